@@ -35,7 +35,7 @@ CACHES = {
     # One for each event loop or session of the process.
     "storage.sql.pools._async_engines": "WeakKeyDictionary",
     "storage.sql.session._marks": "WeakKeyDictionary",
-    "workflows.runtime.publisher._turns": "WeakKeyDictionary",
+    "workflows.runtime.publisher._start_slots": "WeakKeyDictionary",
     # Texts of the library's own: which columns and conditions a statement has is written in the code.
     "storage.sql.rows.delete_statement": "cache",
     "storage.sql.rows.find_statement": "cache",
@@ -55,7 +55,7 @@ CACHES = {
     "changes.guard._known": "BoundedCache",
     "events.consumers.consumer._known": "BoundedCache",
     "workflows.runs.store._definitions": "BoundedCache",
-    "workflows.services.purge._known": "BoundedCache",
+    "workflows.services.purge._last_removed": "BoundedCache",
 }
 KINDS = {"cache", "lru_cache", "cached_property", "WeakKeyDictionary", "WeakValueDictionary", "BoundedCache"}
 
@@ -129,7 +129,7 @@ def test_definitions_of_many_tenants_stay_within_their_bound(monkeypatch: pytest
     for number in range(50):
         steps = [{"name": f"s{step}", "type": "action", "action": "work.do"} for step in range(number % 20 + 1)]
         data = {"definition_id": str(number), "definition": {"steps": steps}}
-        assert len(store.parsed(Record("w/1", 1, data, now, now)).steps) == number % 20 + 1
+        assert len(store.load_definition(Record("w/1", 1, data, now, now)).steps) == number % 20 + 1
         assert 0 < kept.size <= 100_000
     assert 1 < len(kept) < 50
 

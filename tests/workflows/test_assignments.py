@@ -233,9 +233,9 @@ async def test_what_is_no_assignment_by_now_is_said_so_and_hides_no_other(harnes
             assert listed.id == runs[-1].assignment_id
     for run in runs[:-1]:
         got = await harness.ask("workflow_assignments.get", {"assignment_id": run.assignment_id})
-        refused(got, ErrorCode.UNPROCESSABLE, "is no assignment any more")
+        refused(got, ErrorCode.UNPROCESSABLE, "is no valid assignment")
     for run in runs[: len(ODD) - 1]:
-        refused(await complete(harness, run.assignment_id), ErrorCode.UNPROCESSABLE, "is no assignment any more")
+        refused(await complete(harness, run.assignment_id), ErrorCode.UNPROCESSABLE, "is no valid assignment")
         expect(await harness.cancel(run))
 
 

@@ -247,7 +247,7 @@ async def test_a_run_is_not_resumed_while_what_it_asked_for_counts(harness: Harn
     approval_id = await ask(harness, id)
     refused(await harness.ask("workflows.resume", {"run_id": id}), CONFLICT, approval_id, "approve or reject")
     await refuse(harness, "rejected", approval_id)
-    refused(await harness.ask("workflows.resume", {"run_id": id}), CONFLICT, approval_id, "moves the run on")
+    refused(await harness.ask("workflows.resume", {"run_id": id}), CONFLICT, approval_id, "the run continues")
 
 
 @run_in_mode

@@ -158,7 +158,7 @@ def test_a_purge_begins_with_the_first_run_again_after_a_while(
     works = Works(storage)
     ended_runs(works, 3)
     purge = partial(works.do, "workflows.purge", {"ended_before": datetime.now(UTC).isoformat(), "limit": 2})
-    monkeypatch.setattr(purging, "_FULL_LOOK", -1.0)
+    monkeypatch.setattr(purging, "_FULL_SCAN_INTERVAL", -1.0)
     assert purge().unwrap() == Purged(runs=2, has_more=True)
     # Its end is committed late.
     late = derived_run_id(datetime.now(UTC), "late")

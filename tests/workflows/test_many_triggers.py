@@ -46,7 +46,7 @@ async def test_a_tenant_has_so_many_triggers_of_a_type(harness: Harness, monkeyp
     first = expect(await create(harness, key))
 
     error = refused(await create(harness, key), ErrorCode.UNPROCESSABLE)
-    assert error.message == ("the tenant has 2 triggers of the type 'event', as many as it may have: delete one first")
+    assert error.message == "the tenant has 2 triggers of the type 'event', its limit: delete one first"
     assert error.details == {"type": "event", "limit": 2}
     other = await harness.define(note("a"))
     version = expect(await harness.ask("workflows.define", {"key": other, "definition": _definition(EVENT)})).version

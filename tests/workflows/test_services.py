@@ -124,7 +124,7 @@ async def test_workflows_are_listed_by_key_a_page_at_a_time(harness: Harness) ->
         (action("a", "host.nothing"), "there is no action host.nothing"),
         (action("a", "nobody.echo"), "there is no action nobody.echo"),
         (action("a", "host.ecoh"), "there is no action host.ecoh; did you mean 'echo'?"),
-        (action("a", "workflow_steps.perform"), "drives runs"),
+        (action("a", "workflow_steps.perform"), "advances runs"),
         (action("a", "host.people"), "only for human actors"),
         (action("a", "approvals.approve"), "only for human, integration, system actors"),
     ],

@@ -280,7 +280,7 @@ async def test_an_approver_is_shown_no_more_than_can_be_read(harness: Harness) -
     run = await harness.run(approval("ok", message="${input.who}: pay?"), input={"who": "x" * 10_000})
 
     assert (run.status, run.paused_for, run.error["code"]) == ("paused", "failure", "unprocessable")
-    assert "more than 10000 characters" in run.error["message"]
+    assert "at most 10000 are allowed" in run.error["message"]
 
 
 @run_in_mode
@@ -623,9 +623,9 @@ async def test_whoever_has_started_the_run_does_not_approve_it_unless_that_is_sa
     run = await harness.run(approval("ok"))
     own = await harness.run(approval("ok", by_starter=True))
 
-    refused(await harness.approve(run, by=ANN), FORBIDDEN, "human:ann has started the run", "somebody else")
+    refused(await harness.approve(run, by=ANN), FORBIDDEN, "human:ann started the run", "another actor")
     for same in (Actor.human("ANN\u200b", (), ANN.permissions), Actor.integration("ann", (), ANN.permissions)):
-        refused(await harness.approve(run, by=same), FORBIDDEN, "has started the run")
+        refused(await harness.approve(run, by=same), FORBIDDEN, "started the run")
     assert (await harness.get(run.id)).paused_for == "approval"
     expect(await harness.approve(own, by=ANN))
     assert (await harness.get(own.id)).status == "succeeded"
@@ -637,7 +637,7 @@ async def test_whoever_has_started_the_run_does_not_approve_what_an_action_in_it
     run = await harness.run(action("go", "host.approved", {"n": 1}))
     assert run.paused_for == "approval"
 
-    refused(await harness.approve(run, by=ANN), FORBIDDEN, "human:ann has started the run")
+    refused(await harness.approve(run, by=ANN), FORBIDDEN, "human:ann started the run")
     assert await harness.read("notes") == []
     expect(await harness.approve(run, by=BOB))
 
@@ -658,7 +658,7 @@ async def test_whoever_has_started_a_run_that_starts_another_approves_neither(ha
     [run] = expect(await harness.ask("workflows.list", {"key": inner}))
 
     assert run.started_by == f"workflow:{middle}"
-    refused(await harness.approve(run, by=EVE), FORBIDDEN, "human:eve has started the run")
+    refused(await harness.approve(run, by=EVE), FORBIDDEN, "human:eve started the run")
     expect(await harness.approve(run, by=BOB))
 
 
@@ -671,7 +671,7 @@ async def test_a_workflow_that_starts_itself_comes_to_an_end(harness: Harness) -
 
     runs = expect(await harness.ask("workflows.list", {"key": "endless"}))
     assert [run.status for run in runs] == ["succeeded"] * 50 + ["paused"]
-    assert "at most 50 deep" in runs[-1].error["message"]
+    assert "at most 50 are allowed" in runs[-1].error["message"]
     assert runs[-1].error["code"] == "unprocessable"
 
 
@@ -892,7 +892,7 @@ async def test_a_run_takes_no_more_steps_than_it_may(harness: Harness) -> None:
     run = await harness.run(*steps, max_steps=5)
 
     assert (run.status, run.position) == ("failed", 6)
-    assert run.error["message"] == "the run has taken 5 steps: that is all it may"
+    assert run.error["message"] == "the run has taken 5 steps, its limit (max_steps=5): raise it, or end the loop"
 
 
 # Versions, cancelling, drivers

@@ -1,4 +1,4 @@
-"""What the services of workflows take and give."""
+"""Inputs and outputs of the services of workflows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _given(**wanted: str | None) -> dict[str, str]:
 
 
 class DefineWorkflow(Input):
-    """A new version of a workflow, a draft. `name` is its key where none is given."""
+    """A new version of a workflow, a draft. `name` is its key by default."""
 
     key: Key
     name: Title | None = None
@@ -43,14 +43,14 @@ class DefineWorkflow(Input):
 
 
 class WorkflowVersion(Input):
-    """One version of a workflow; the newest where none is named."""
+    """One version of a workflow, by default the newest."""
 
     key: Key
     version: int | None = Field(default=None, ge=1)
 
 
 class ListWorkflows(Page):
-    """The newest version of each workflow, by key: `after` is a key."""
+    """The newest version of each workflow, by key. `after` is a key."""
 
 
 class Workflow(Output):
@@ -83,33 +83,33 @@ class RunReference(Input):
 
 
 class CancelRun(Input):
-    """One run, and why it is to end."""
+    """One run, and the reason for its end."""
 
     run_id: Id
     reason: str | None = Field(default=None, max_length=2000)
 
 
 class ListRuns(Page):
-    """Runs, by id, oldest first unless asked otherwise; of a workflow, or of a status, or all."""
+    """Runs by id: all, or those of a workflow or a status."""
 
     key: Key | None = None
     status: RunStatus | None = None
     newest_first: bool = False
 
     def filter(self) -> dict[str, str]:
-        """What documents have to have."""
+        """Return the fields that documents have to match."""
         return _given(workflow_key=self.key, status=self.status)
 
 
 class PurgeRuns(Input):
-    """Runs that have ended before a time, and the steps that they have taken: up to `limit` runs at once."""
+    """Runs that ended before a time, and their steps: at most `limit` runs at once."""
 
     ended_before: AwareDatetime
     limit: int = Field(default=100, ge=1, le=1000)
 
 
 class Purged(Output):
-    """How many runs were removed, and whether there are more."""
+    """The number of removed runs, and whether there are more."""
 
     runs: int
     has_more: bool
@@ -118,8 +118,8 @@ class Purged(Output):
 class RunSummary(Output):
     """A run without its steps.
 
-    `step` is where it is: the step that comes next, or the one that it is paused at; None once it has ended. `position`
-    counts the steps that it has taken. `error` says why it is paused or has failed.
+    `step` is the one that comes next, or that the run is paused at; None once it has ended. `position` is the number of
+    steps that it has taken. `error` is the reason for which it is paused or has failed.
     """
 
     id: str
@@ -141,7 +141,7 @@ class RunSummary(Output):
 
 
 class StepRecord(Output):
-    """A step that a run has taken. `action_id` is the execution's in the action log."""
+    """A step that a run has taken. `action_id` is its execution in the action log."""
 
     position: int
     step: str
@@ -154,7 +154,7 @@ class StepRecord(Output):
 
 
 class Run(RunSummary):
-    """A run with the steps that it has taken, in their order (the newest thousand)."""
+    """A run with its steps in their order; of more than a thousand, the newest thousand."""
 
     steps: tuple[StepRecord, ...]
 
@@ -169,13 +169,13 @@ class AssignmentReference(Input):
 
 
 class CompleteAssignment(AssignmentReference):
-    """What is done, and what has come of it: `result` is what later steps refer to, where the run waits for it."""
+    """A completed assignment and its result. If the run waits for it, later steps can read `result`."""
 
     result: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class ListAssignments(Page):
-    """Assignments, by id, oldest first unless asked otherwise; each field that is given has to match."""
+    """Assignments by id. Each field that is given has to match."""
 
     assignee: Text | None = None
     status: Text | None = None
@@ -184,13 +184,13 @@ class ListAssignments(Page):
     newest_first: bool = False
 
     def filter(self) -> dict[str, str]:
-        """What documents have to have."""
+        """Return the fields that documents have to match."""
         return _given(assignee=self.assignee, status=self.status, run_id=self.run_id, workflow_key=self.key)
 
 
 class AssignmentView(Output):
-    """What somebody is to do, or has done. `status` is `open`, `completed`, or `cancelled` with a run that waited for
-    it; or what the host says, whose collection it is."""
+    """An assignment. `status` is `open`, `completed`, or `cancelled` with the run that waited for it; or another one
+    that the host has written to the collection."""
 
     id: str
     assignee: str
@@ -210,7 +210,7 @@ class AssignmentView(Output):
 
 
 class CreateTrigger(Input):
-    """What starts runs of a workflow: `{"type": "event", …}` or `{"type": "schedule", …}`."""
+    """A trigger of a workflow: `{"type": "event", …}` or `{"type": "schedule", …}`."""
 
     key: Key
     trigger: dict[str, JsonValue]
@@ -223,14 +223,13 @@ class TriggerReference(Input):
 
 
 class ListTriggers(Page):
-    """Triggers, by id; of a workflow, or all."""
+    """Triggers by id: all, or those of a workflow."""
 
     key: Key | None = None
 
 
 class TriggerView(Output):
-    """A trigger. `from_definition` says that it came with its workflow, whose next version says what it
-    waits for."""
+    """A trigger. With `from_definition`, the active version of the workflow defines it."""
 
     id: str
     workflow_key: str
@@ -241,12 +240,15 @@ class TriggerView(Output):
     updated_at: datetime
 
 
-# What steps tell each other
+# Executors
 
 
 class RunCursor(BaseModel):
-    """Where a run is, for its driver. `dispatch` counts how often it was set going, `description` is what its step is
-    for, and `approval_id` what the run waits for."""
+    """The position of a run, for its executor.
+
+    `dispatch` counts the executions of the run, `description` describes its step, and `approval_id` is the approval
+    that it waits for.
+    """
 
     model_config = ConfigDict(frozen=True)
 

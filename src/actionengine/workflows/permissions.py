@@ -1,4 +1,4 @@
-"""What the services of workflows ask of an actor, beside what no permission can give to an AI."""
+"""The permissions of the services of workflows, and the types of actors that they admit."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ from dataclasses import dataclass
 from actionengine.context import ActorType
 
 ACTIVATORS: tuple[ActorType, ...] = ("human", "integration", "system")
-"""Who may put workflows and triggers into use: no AI, and no workflow."""
+"""Actors that may activate workflows and triggers: no AI, and no workflow."""
 
 PEOPLE_AND_AGENTS: tuple[ActorType, ...] = ("human", "ai", "integration", "system")
-"""Who may say that what a workflow has asked for is done: no workflow."""
+"""Actors that may complete assignments: no workflow."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkflowPermissions:
-    """The permission that each part asks for; None asks for none.
+    """The permission that each group of actions asks for; None for no permission.
 
-    `read`: get and list. `start`: start runs. `manage`: resume, cancel and purge runs. `define`: write definitions.
-    `activate`: put them into use, and triggers. `complete`: complete assignments. `records`: what is asked of a
-    workflow whose steps write or lock documents, as `records.<collection>.<operation>`; a role that allows `records.*`
-    lets it do all. An AI can be given all but `activate`, and purges nothing. Whoever may define and activate can have
-    done whatever the workflow's own roles allow, so give these two to few.
+    - `read`: get and list.
+    - `start`: start runs.
+    - `manage`: resume, cancel and purge runs.
+    - `define`: write definitions.
+    - `activate`: activate definitions and triggers.
+    - `complete`: complete assignments.
+    - `records`: asked of a workflow whose steps write or lock documents, as `records.<collection>.<operation>`. A role
+      that allows `records.*` permits all of them.
+
+    An AI may have all but `activate`, and cannot purge. An actor that may define and activate can do all that the
+    workflow's own roles allow, so give these two to few actors.
     """
 
     read: str | None = "workflows.read"

@@ -1,4 +1,4 @@
-"""The events that tell of workflows."""
+"""The events of workflows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Payload(BaseModel):
 
 
 class RunStarted(_Payload):
-    """The payload of `workflows.started`. `dispatch` counts how often the run was set going."""
+    """The payload of `workflows.started`. `dispatch` counts the executions of the run."""
 
     run_id: str
     workflow_key: str
@@ -44,8 +44,8 @@ class StepCompleted(_Payload):
 
 
 class RunEnded(_Payload):
-    """The payload of `workflows.ended`: `succeeded`, `failed` or `cancelled`. `approval_id` is what a cancelled run
-    waited for."""
+    """The payload of `workflows.ended`: `succeeded`, `failed` or `cancelled`. `approval_id` is the approval that a
+    cancelled run waited for."""
 
     run_id: str
     workflow_key: str
@@ -55,7 +55,7 @@ class RunEnded(_Payload):
 
 
 class RunPaused(_Payload):
-    """The payload of `workflows.paused`: for an approval or an assignment, or because a step has failed."""
+    """The payload of `workflows.paused`: a run waits for an approval or an assignment, or its step has failed."""
 
     run_id: str
     workflow_key: str
@@ -94,7 +94,7 @@ class _AssignmentPayload(_Payload):
 
 
 class Assignment(_AssignmentPayload):
-    """The payload of `workflows.assigned`; `id` is the document's in `workflow_assignments`."""
+    """The payload of `workflows.assigned`. `id` is that of the document in `workflow_assignments`."""
 
     details: dict[str, Any]
     assigned_at: datetime
@@ -109,7 +109,7 @@ class AssignmentCompleted(_AssignmentPayload):
 
 
 class TriggerChanged(_Payload):
-    """The payload of `triggers.changed`: `schedule` and `timezone` are those of a schedule that is active."""
+    """The payload of `triggers.changed`. `schedule` and `timezone` are None unless an active schedule has them."""
 
     trigger_id: str
     workflow_key: str
@@ -117,32 +117,34 @@ class TriggerChanged(_Payload):
     timezone: str | None
 
 
-STARTED = create_event_type(type="workflows.started", payload=RunStarted)
-RESUMED = create_event_type(type="workflows.resumed", payload=RunResumed)
-STEP_COMPLETED = create_event_type(type="workflows.step_completed", payload=StepCompleted)
-PAUSED = create_event_type(type="workflows.paused", payload=RunPaused)
-ENDED = create_event_type(type="workflows.ended", payload=RunEnded)
-PURGED = create_event_type(type="workflows.purged", payload=RunsPurged)
-NOTIFICATION = create_event_type(type="workflows.notification", payload=Notification)
-ASSIGNED = create_event_type(type="workflows.assigned", payload=Assignment)
-COMPLETED = create_event_type(type="workflows.assignment_completed", payload=AssignmentCompleted)
+WORKFLOW_STARTED = create_event_type(type="workflows.started", payload=RunStarted)
+WORKFLOW_RESUMED = create_event_type(type="workflows.resumed", payload=RunResumed)
+WORKFLOW_STEP_COMPLETED = create_event_type(type="workflows.step_completed", payload=StepCompleted)
+WORKFLOW_PAUSED = create_event_type(type="workflows.paused", payload=RunPaused)
+WORKFLOW_ENDED = create_event_type(type="workflows.ended", payload=RunEnded)
+WORKFLOW_PURGED = create_event_type(type="workflows.purged", payload=RunsPurged)
+WORKFLOW_NOTIFICATION = create_event_type(type="workflows.notification", payload=Notification)
+WORKFLOW_ASSIGNED = create_event_type(type="workflows.assigned", payload=Assignment)
+WORKFLOW_ASSIGNMENT_COMPLETED = create_event_type(type="workflows.assignment_completed", payload=AssignmentCompleted)
 TRIGGER_CHANGED = create_event_type(type="triggers.changed", payload=TriggerChanged)
 
 REFUSALS = ("approvals.reject", "approvals.cancel")
-CONTROL = frozenset({STARTED.type, RESUMED.type, TRIGGER_CHANGED.type, "approvals.approve", *REFUSALS})
-"""Types of the events that move runs on. They have a queue of their own."""
+CONTROL = frozenset(
+    {WORKFLOW_STARTED.type, WORKFLOW_RESUMED.type, TRIGGER_CHANGED.type, "approvals.approve", *REFUSALS}
+)
+"""Types of the events that continue runs. They have their own queue."""
 
 
 def emit_run_started(ctx: InternalContext, run: Record, first: bool = False) -> None:
-    """Have a run set going, once this commits."""
+    """Emit the event that enqueues a run once this transaction commits."""
     payload = (RunStarted if first else RunResumed)(
         run_id=run.id, workflow_key=run.data["workflow_key"], dispatch=run.data["dispatch"]
     )
-    ctx.emit(STARTED if first else RESUMED, payload, subject=run_subject(run.id))
+    ctx.emit(WORKFLOW_STARTED if first else WORKFLOW_RESUMED, payload, subject=run_subject(run.id))
 
 
 def emit_run_ended(ctx: InternalContext, run: Record, approval_id: str | None = None) -> None:
-    """Tell of a run that has ended, and of the approval that it waited for then."""
+    """Emit the end of a run, with the approval that it waited for."""
     data = run.data
     payload = RunEnded(
         run_id=run.id,
@@ -151,4 +153,4 @@ def emit_run_ended(ctx: InternalContext, run: Record, approval_id: str | None = 
         error=data["error"],
         approval_id=approval_id,
     )
-    ctx.emit(ENDED, payload, subject=run_subject(run.id))
+    ctx.emit(WORKFLOW_ENDED, payload, subject=run_subject(run.id))

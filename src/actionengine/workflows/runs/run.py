@@ -1,4 +1,4 @@
-"""A run at the step that is to be taken, and how it goes on: to another step, to its end, or into a pause."""
+"""`RunStepper`: moves a run from its current step to another one, to its end, or into a pause."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.definitions.steps import END, FAIL, PAUSE, RESERVED, ApprovalStep, Step
 from actionengine.workflows.models import PausedFor, StepStatus
 from actionengine.workflows.runs.events import (
-    PAUSED,
-    STEP_COMPLETED,
+    WORKFLOW_PAUSED,
+    WORKFLOW_STEP_COMPLETED,
     RunPaused,
     StepCompleted,
     emit_run_ended,
@@ -25,20 +25,20 @@ from actionengine.workflows.runs.step_handlers import StepContext, StepResult, r
 from actionengine.workflows.runs.store import RUNS, Store, open_store, run_subject, step_id, timestamp
 
 MAX_OUTPUT_BYTES = 64 * 1024
-"""Bytes of JSON of a step's output that later steps can refer to; of a longer one they see only how long it is."""
+"""Bytes of JSON of an output that later steps can read. Of a longer one, they read only its length."""
 
 MAX_OUTPUTS_BYTES = 1024 * 1024
-"""Bytes of JSON of what all steps of a run have given."""
+"""Bytes of JSON of the outputs of all steps of a run."""
 
 _MAX_MESSAGE_LENGTH = 1000
-"""Characters of the message of an error that is too long to be kept."""
+"""Characters of the message of an error that is too long to be stored."""
 
 _MAX_DETAILS_DEPTH = 32
-"""Values within values of the details of an error: a payload has to hold them."""
+"""Levels of nesting in the details of an error. They have to fit into a payload."""
 
 
 class RunStepper:
-    """A run at the step that is to be taken, and how it goes on from there."""
+    """A run at its current step."""
 
     def __init__(self, ctx: InternalContext, store: Store, run: Record, definition: Definition) -> None:
         self._ctx = ctx
@@ -50,7 +50,7 @@ class RunStepper:
 
     @classmethod
     async def load(cls, ctx: InternalContext, run_id: str, position: int) -> RunStepper | None:
-        """The run, where it still is at this position."""
+        """Return the run if it still is at this position, or None."""
         store = open_store(ctx)
         run = await store.run(run_id)
         check_workflow_actor(ctx, run)
@@ -61,67 +61,66 @@ class RunStepper:
         return cls(ctx, store, run, await store.definition(run))
 
     @property
-    def waits_for(self) -> str | None:
-        """The approval that the step has asked for."""
+    def approval_id(self) -> str | None:
+        """The id of the approval that the run waits for."""
         approval_id: str | None = self.run.data["approval_id"]
         return approval_id
 
     def limit_error(self) -> ActionError | None:
-        """The error of a run that has taken all the steps, or been here as often, as it may; None before that."""
-        data, step = self.run.data, self.step
-        if data["position"] >= self.definition.max_steps:
-            message = f"the run has taken {data['position']} steps: that is all it may"
-            return ActionError(ErrorCode.UNPROCESSABLE, message, {"max_steps": self.definition.max_steps})
+        """Return the error of a run that has reached its limit of steps, or of visits to this step; None otherwise."""
+        step, taken, max_steps = self.step, self.run.data["position"], self.definition.max_steps
+        if taken >= max_steps:
+            message = f"the run has taken {taken} steps, its limit (max_steps={max_steps}): raise it, or end the loop"
+            return ActionError(ErrorCode.UNPROCESSABLE, message, {"max_steps": max_steps})
         if step.max_visits is not None and self._visits >= step.max_visits:
-            message = f"the run has been at {step.name!r} {step.max_visits} times: that is all it may"
+            message = f"the run has visited {step.name!r} {self._visits} times, its limit (max_visits)"
             return ActionError(ErrorCode.UNPROCESSABLE, message, {"step": step.name, "max_visits": step.max_visits})
         return None
 
     async def fail_at_limit(self, limit_error: ActionError) -> None:
-        """Fail without taking the step. Where its failure leads to another step, it does so once: from there a run may
-        come back, and has to end."""
+        """Fail without performing the step. Its failure leads to another step once; a run that comes back ends."""
         is_way_out = self.step.on_failure not in RESERVED and self._visits == self.step.max_visits
         has_steps_left = self.run.data["position"] < self.definition.max_steps
-        may_go_on = has_steps_left and (is_way_out or self.step.on_failure == PAUSE)
-        await self._fail_step("failed", self.step.on_failure if may_go_on else FAIL, limit_error)
+        can_continue = has_steps_left and (is_way_out or self.step.on_failure == PAUSE)
+        await self._fail_step("failed", self.step.on_failure if can_continue else FAIL, limit_error)
 
     @property
     def _visits(self) -> int:
         visits: int = self.run.data["visits"].get(self.step.name, 0)
         return visits
 
-    async def advance(self, done: StepResult, wakes: bool = False) -> None:
-        """Go on from a step that has succeeded, or wait for whom it has asked to do something. With `wakes`, somebody
-        else than the run's driver has done it."""
-        if done.assignment_id is not None:
-            await self.pause("assignment", assignment_id=done.assignment_id)
+    async def advance(self, result: StepResult, resumes: bool = False) -> None:
+        """Continue after a step that has succeeded, or wait for its assignment. With `resumes`, another actor than the
+        workflow has completed the step."""
+        if result.assignment_id is not None:
+            await self.pause("assignment", assignment_id=result.assignment_id)
             return
-        output = _kept(done.output, {**self.run.data["outputs"], self.step.name: None})
-        locks = [lock for lock in self.run.data["locks"] if lock != done.released]
-        if done.locked is not None and done.locked not in locks:
-            locks.append(done.locked)
-        target = done.next or self.step.next or self.definition.next_step(self.step.name)
-        await self._take("succeeded", target, output, None, locks=locks, wakes=wakes)
+        output = _storable_output(result.output, {**self.run.data["outputs"], self.step.name: None})
+        locks = [lock for lock in self.run.data["locks"] if lock != result.released]
+        if result.locked is not None and result.locked not in locks:
+            locks.append(result.locked)
+        target = result.next or self.step.next or self.definition.next_step(self.step.name)
+        await self._complete_step("succeeded", target, output, None, locks=locks, resumes=resumes)
 
     async def fail(self, error: ActionError) -> None:
-        """The step has failed for good."""
+        """Continue after a step that has failed permanently."""
         await self._fail_step("failed", self.step.on_failure, error)
 
     async def decline(self, error: ActionError) -> None:
-        """What the step waited for is refused."""
+        """Continue after a step whose approval is refused."""
         target = self.step.on_reject if isinstance(self.step, ApprovalStep) else self.step.on_failure
-        await self._fail_step("rejected", target, error, wakes=True)
+        await self._fail_step("rejected", target, error, resumes=True)
 
-    async def _fail_step(self, status: StepStatus, target: str, error: ActionError, wakes: bool = False) -> None:
+    async def _fail_step(self, status: StepStatus, target: str, error: ActionError, resumes: bool = False) -> None:
         stored = storable_error(error.to_dict(), _room({**self.run.data["outputs"], self.step.name: None}))
-        await self._take(status, target, {"error": stored}, stored, wakes=wakes)
+        await self._complete_step(status, target, {"error": stored}, stored, resumes=resumes)
 
-    async def pause(self, reason: PausedFor, **what: str) -> None:
-        """Stop here until somebody acts: on what `approval_id` or `assignment_id` names."""
-        await self._write({"status": "paused", "paused_for": reason, **what})
+    async def pause(self, reason: PausedFor, **ids: str) -> None:
+        """Pause until an actor handles the approval or the assignment: `approval_id` or `assignment_id`."""
+        await self._write({"status": "paused", "paused_for": reason, **ids})
         self._emit_paused()
 
-    async def _take(
+    async def _complete_step(
         self,
         status: StepStatus,
         target: str,
@@ -129,9 +128,9 @@ class RunStepper:
         error: dict[str, Any] | None,
         *,
         locks: list[str] | None = None,
-        wakes: bool = False,
+        resumes: bool = False,
     ) -> None:
-        """Write the step, and move the run on: to a step, to its end, or into a pause where it is."""
+        """Record the step, and move the run: to another step, to its end, or into a pause at this one."""
         data, step, now = self.run.data, self.step, await timestamp(self._ctx)
         changed: dict[str, Any] = {
             "position": data["position"] + 1,
@@ -146,13 +145,12 @@ class RunStepper:
         elif target == FAIL:
             changed |= {"status": "failed", "step": None, "paused_for": None, "error": error, "ended_at": now}
         elif target == PAUSE:
-            # It is tried again from here.
             changed |= {"status": "paused", "paused_for": "failure", "error": error}
         else:
             changed |= {"status": "running", "step": target, "paused_for": None, "error": None}
-        # Somebody else than its driver has moved the run: it has to be set going.
-        wakes = (wakes or self._ctx.approved is not None) and changed["status"] == "running"
-        if wakes:
+        # No executor performs this run now, so it needs a new dispatch.
+        resumes = (resumes or self._ctx.approved is not None) and changed["status"] == "running"
+        if resumes:
             changed["dispatch"] = data["dispatch"] + 1
         await self._store.steps.insert(
             {
@@ -172,24 +170,24 @@ class RunStepper:
         self._emit_step(status)
         if changed.get("ended_at") is not None:
             await self._store.release_locks(self.run)
-            await self._store.note_end(self.run)
+            await self._store.record_end(self.run)
             emit_run_ended(self._ctx, self.run)
         elif changed["status"] == "paused":
             self._emit_paused()
-        elif wakes:
+        elif resumes:
             emit_run_started(self._ctx, self.run)
 
     async def pause_when_asked(self, unit_of_work: UnitOfWork, approval_id: str) -> None:
-        """Pause in the transaction that stores the approval which the step asks for: so whoever looks at the run, after
-        the death of its driver too, finds that approval, and whoever decides it finds the run waiting.
+        """Pause in the transaction that stores the approval, so the run and its approval never disagree, even if the
+        process dies.
 
-        Raises `ActionError(idempotency_in_progress)` where somebody else has moved the run meanwhile.
+        Raises `ActionError(idempotency_in_progress)` if the run has moved in the meantime.
         """
         runs, approved = unit_of_work.records(RUNS), self.step_context.ctx.approved
         run = await runs.get(self.run.id)
-        waits_for = None if approved is None else approved.approval_id
-        if run is None or not is_at(run, self.run.data["position"]) or run.data["approval_id"] != waits_for:
-            raise _moved_meanwhile(self.run)
+        approval_before = None if approved is None else approved.approval_id
+        if run is None or not is_at(run, self.run.data["position"]) or run.data["approval_id"] != approval_before:
+            raise _moved_error(self.run)
         now = (await unit_of_work.now()).isoformat()
         paused = {"status": "paused", "paused_for": "approval", "approval_id": approval_id, "updated_at": now}
         try:
@@ -197,8 +195,8 @@ class RunStepper:
         except ActionError as refusal:
             if refusal.code is not ErrorCode.CONFLICT:
                 raise
-            raise _moved_meanwhile(run) from None
-        self.step_context.ctx.emit_asked(PAUSED, self._paused_payload(), run_subject(run.id))
+            raise _moved_error(run) from None
+        self.step_context.ctx.emit_asked(WORKFLOW_PAUSED, self._paused_payload(), run_subject(run.id))
 
     async def _write(self, changed: dict[str, Any]) -> None:
         data = {**self.run.data, **changed, "updated_at": await timestamp(self._ctx)}
@@ -216,10 +214,10 @@ class RunStepper:
             next=data["step"],
             run_status=data["status"],
         )
-        self._ctx.emit(STEP_COMPLETED, payload, subject=run_subject(self.run.id))
+        self._ctx.emit(WORKFLOW_STEP_COMPLETED, payload, subject=run_subject(self.run.id))
 
     def _emit_paused(self) -> None:
-        self._ctx.emit(PAUSED, self._paused_payload(), subject=run_subject(self.run.id))
+        self._ctx.emit(WORKFLOW_PAUSED, self._paused_payload(), subject=run_subject(self.run.id))
 
     def _paused_payload(self) -> RunPaused:
         data = self.run.data
@@ -234,40 +232,40 @@ class RunStepper:
 
 
 def is_at(run: Record, position: int) -> bool:
-    """Return whether a run is at a position: about to take the step there, or waiting for the approval of that."""
+    """Return whether a run is at a position: its step is next, or waits for an approval."""
     data = run.data
     is_waiting = data["status"] == "paused" and data["paused_for"] == "approval"
     return bool(data["position"] == position and (data["status"] == "running" or is_waiting))
 
 
-def _moved_meanwhile(run: Record) -> ActionError:
-    # The driver waits, and looks at the run again.
-    message = f"the run {run.id} was moved by somebody else while its step asked for an approval"
+def _moved_error(run: Record) -> ActionError:
+    # The executor waits, and reads the run again.
+    message = f"the run {run.id} has moved while its step asked for an approval: read it again"
     return ActionError(ErrorCode.IDEMPOTENCY_IN_PROGRESS, message, {"run_id": run.id})
 
 
-def _kept(output: Any, others: dict[str, Any]) -> Any:
+def _storable_output(output: Any, others: dict[str, Any]) -> Any:
     size = len(to_json(output))
     return output if size <= _room(others) else {"omitted_bytes": size}
 
 
 def _room(others: dict[str, Any]) -> int:
-    """Bytes that an output may have beside those of the other steps."""
+    """Return the bytes that an output may have, given those of the other steps."""
     return min(MAX_OUTPUT_BYTES, MAX_OUTPUTS_BYTES - len(to_json(others)))
 
 
-def storable_error(error: dict[str, Any], most: int = MAX_OUTPUT_BYTES) -> dict[str, Any]:
-    """An error, as `ActionError.to_dict` tells it, so that it can be kept: without the one character that no database
-    keeps, and in `most` bytes, or shortened. What has gone wrong is told in any case."""
-    if len(to_json(error)) > most or _is_deep(error):
+def storable_error(error: dict[str, Any], max_bytes: int = MAX_OUTPUT_BYTES) -> dict[str, Any]:
+    """Return an error, as `ActionError.to_dict` gives it, in a form that databases store: without NUL, and shortened
+    if it is longer than `max_bytes`. Its code is kept in any case."""
+    if len(to_json(error)) > max_bytes or _is_deep(error):
         is_long = len(error["message"]) > _MAX_MESSAGE_LENGTH
         error = {
             **error,
             "message": f"{error['message'][:_MAX_MESSAGE_LENGTH]}…" if is_long else error["message"],
             "details": {},
         }
-    kept: dict[str, Any] = _without_nul(error)
-    return kept
+    stored: dict[str, Any] = _without_nul(error)
+    return stored
 
 
 def _is_deep(value: Any, depth: int = 0) -> bool:
@@ -286,12 +284,12 @@ def _without_nul(value: Any) -> Any:
 
 
 def check_workflow_actor(ctx: InternalContext, run: Record) -> None:
-    """Raises `ActionError(forbidden)` for another actor than the run's workflow."""
-    check_actor(ctx, run.data["workflow_key"], f"the run {run.id} is driven")
+    """Raise `ActionError(forbidden)` for another actor than the run's workflow."""
+    check_actor(ctx, run.data["workflow_key"], f"the run {run.id} is advanced")
 
 
 def check_actor(ctx: InternalContext, key: str, what: str) -> None:
-    """Raises `ActionError(forbidden)` for another actor than a workflow."""
+    """Raise `ActionError(forbidden)` for another actor than this workflow."""
     if ctx.actor is None or ctx.actor.id != key:
-        raise ActionError(ErrorCode.FORBIDDEN, f"{what} by workflow:{key} alone")
+        raise ActionError(ErrorCode.FORBIDDEN, f"{what} only by workflow:{key}, not {ctx.actor}")
     ctx.replay_for_actor_only()

@@ -1,4 +1,4 @@
-"""How a run begins: by hand, by a trigger, or from inside another action; set going once that commits."""
+"""The start of a run: by a caller, by a trigger, or from inside another action."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from actionengine.storage.records import new_id
 from actionengine.storage.rows import Record
 from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.runs.events import emit_run_started
-from actionengine.workflows.runs.store import open_store, parsed, timestamp
+from actionengine.workflows.runs.store import load_definition, open_store, timestamp
 
 MAX_INPUT_BYTES = 64 * 1024
 """Bytes of JSON of the input of a run."""
 
 MAX_RUN_DEPTH = 50
-"""Runs that were started by a step of a run that was started by a step of …: a workflow may start itself."""
+"""Levels of runs that steps of runs start. A workflow may start itself."""
 
 
 async def start_run(
@@ -34,11 +34,12 @@ async def start_run(
     id: str | None = None,
     outer: Record | None = None,
 ) -> Record:
-    """A new run of a workflow's active version, set going once this commits; `outer` is the run that has caused it,
-    where it is not the one whose step this is.
+    """Insert a run of a workflow's active version, and return it. It is enqueued once this transaction commits.
 
-    Raises `ActionError`: `not_found` for a workflow that there is not, `conflict` for one that is not active,
-    `invalid_input` for an input that is not what the definition says, `unprocessable` for one too deep.
+    `outer` is the run that caused it; by default, the run whose step this is.
+
+    Raises `ActionError`: `not_found` for an unknown workflow, `conflict` for one that is not active, `invalid_input`
+    for an input that does not match the definition, `unprocessable` beyond `MAX_RUN_DEPTH`.
     """
     store = open_store(ctx)
     head = await store.heads.get(key)
@@ -47,7 +48,7 @@ async def start_run(
     if head.data["active"] is None:
         raise conflict(f"no version of the workflow {key!r} is active: activate one", key=key)
     record = await store.workflow(key, head.data["active"])
-    definition = parsed(record)
+    definition = load_definition(record)
     _check_input(key, definition, input)
     now = await timestamp(ctx)
     holder = ctx.lock_holder
@@ -57,7 +58,8 @@ async def start_run(
     if depth > MAX_RUN_DEPTH:
         raise ActionError(
             ErrorCode.UNPROCESSABLE,
-            f"runs that start runs are at most {MAX_RUN_DEPTH} deep: {key!r} is not started",
+            f"the run of {key!r} would be number {depth} in a chain of runs that start each other: at most "
+            f"{MAX_RUN_DEPTH} are allowed",
             {"key": key},
         )
     run = {
@@ -78,7 +80,7 @@ async def start_run(
         "input": input,
         "depth": depth,
         "started_by": started_by,
-        # Who is behind it, where another run has caused this one.
+        # The actors that started the runs which led to this one.
         "ancestors": [] if outer is None else list(dict.fromkeys((outer.data["started_by"], *outer.data["ancestors"]))),
         "trigger_id": trigger_id,
         "created_at": now,
@@ -93,9 +95,8 @@ async def start_run(
 def _check_input(key: str, definition: Definition, input: dict[str, Any]) -> None:
     encoded = to_json(input)
     if len(encoded) > MAX_INPUT_BYTES:
-        raise ActionError(
-            ErrorCode.INVALID_INPUT, f"the input of a run has at most {MAX_INPUT_BYTES >> 10} KB", {"key": key}
-        )
+        message = f"the input has {len(encoded)} bytes of JSON; at most {MAX_INPUT_BYTES >> 10} KB are allowed"
+        raise ActionError(ErrorCode.INVALID_INPUT, message, {"key": key})
     if definition.input is None:
         return
     fields = field_problems(model_of(key, Schema.from_document(definition.input.document())), encoded)

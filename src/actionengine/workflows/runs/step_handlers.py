@@ -1,4 +1,4 @@
-"""What each type of step does, inside the action that performs it: it gives the step's output, and where to go."""
+"""The handlers of the types of steps. Each returns the output of the step, and the step that it leads to."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from actionengine.workflows.definitions.steps import (
     RecordMutationStep,
     Step,
 )
-from actionengine.workflows.runs.events import ASSIGNED, NOTIFICATION, Assignment, Notification
+from actionengine.workflows.runs.events import WORKFLOW_ASSIGNED, WORKFLOW_NOTIFICATION, Assignment, Notification
 from actionengine.workflows.runs.store import Store, insert_once, is_in_force, lock_id, run_subject, workflow_subject
 
 ASSIGNMENTS = "workflow_assignments"
-"""The collection of what workflows have given people to do; the host's to read and to change."""
+"""The collection of the assignments of workflows. The host may read and change it."""
 
 MAX_MESSAGE_LENGTH = 10_000
-"""Characters of what an approval step tells approvers."""
+"""Characters of the message of an approval step."""
 
 
 class StepContext(NamedTuple):
-    """What a step is performed with."""
+    """The action, the run and the values with which a step is performed."""
 
     ctx: InternalContext
     store: Store
@@ -49,7 +49,7 @@ class StepContext(NamedTuple):
     scope: Mapping[str, Any]
 
     def records(self, collection: str) -> AsyncRecords:
-        """A collection of the host's, with what guards its documents."""
+        """Return a collection of the host, behind the guards of its documents."""
         return self.ctx.async_records(collection)
 
     @property
@@ -58,10 +58,21 @@ class StepContext(NamedTuple):
         key: str = self.run.data["workflow_key"]
         return key
 
+    def render(self, value: Any) -> Any:
+        """Return a value with its references filled in."""
+        return render(value, self.scope)
+
+    def render_text(self, text: str) -> str:
+        """Return a text with its references filled in."""
+        return _text(render(text, self.scope))
+
 
 class StepResult(NamedTuple):
-    """What came of a step: its output; `next`, the step that it leads to, where that is not the following one; the lock
-    that it took, or gave up; the assignment that the run has to wait for."""
+    """The result of a step.
+
+    `next` is the step that it leads to, if that is not the following one. `locked` and `released` are the lock that it
+    took or released. `assignment_id` is the assignment that the run waits for.
+    """
 
     output: Any
     next: str | None = None
@@ -70,180 +81,162 @@ class StepResult(NamedTuple):
     assignment_id: str | None = None
 
 
-async def perform(scene: StepContext, step: Step, records: str | None = None) -> StepResult:
-    """Do what a step says. Raises `ActionError` with what it fails with.
+async def perform(context: StepContext, step: Step, records: str | None = None) -> StepResult:
+    """Perform a step. Raise the `ActionError` that it fails with.
 
-    Where `records` is a permission, what the step does to documents asks for it: `<records>.<collection>.<operation>`.
+    If `records` is a permission, a step that changes documents asks for `<records>.<collection>.<operation>`.
     """
-    _check_approver(scene, step)
+    _check_approver(context, step)
     if records is not None and isinstance(step, RecordMutationStep | RecordLockStep):
-        await scene.ctx.authorize_async(f"{records}.{step.collection}.{step.operation}")
-    return await _PERFORM[step.type](scene, step)
+        await context.ctx.authorize_async(f"{records}.{step.collection}.{step.operation}")
+    return await _HANDLERS[step.type](context, step)
 
 
 def run_scope(run: Record) -> dict[str, Any]:
-    """What references of a run's steps look into."""
+    """Return the values that references in a run's steps read."""
     data = run.data
-    about = {"id": run.id, "workflow": data["workflow_key"], "started_by": data["started_by"]}
-    return {"input": data["input"], "steps": data["outputs"], "run": about}
+    members = {"id": run.id, "workflow": data["workflow_key"], "started_by": data["started_by"]}
+    return {"input": data["input"], "steps": data["outputs"], "run": members}
 
 
 def initiators(run: Record) -> frozenset[str]:
-    """Whoever has had a run started: by itself, or by a run that started this one."""
+    """Return the actors that started a run, or a run that led to it."""
     return frozenset((run.data["started_by"], *run.data["ancestors"]))
 
 
 def description(run: Record, step: Step) -> str:
-    """What the action log says of a step, and whoever is to approve it."""
+    """Return the description of a step for the action log and for approvers."""
     if isinstance(step, ApprovalStep):
         try:
             return _message(step, run_scope(run))
         except ActionError:
-            # It is told when the step is performed.
+            # The step fails with this error when it is performed.
             return step.message
-    does = f" ({step.action})" if isinstance(step, ActionStep) else ""
-    return f"workflow {run.data['workflow_key']}, run {run.id}, step {step.name}{does}"
+    suffix = f" ({step.action})" if isinstance(step, ActionStep) else ""
+    return f"workflow {run.data['workflow_key']}, run {run.id}, step {step.name}{suffix}"
 
 
-def _check_approver(scene: StepContext, step: Step) -> None:
-    """Whoever has started a run does not grant what it asks for, be it a step or the policy of an action: that would
-    have them approve what they ask for themselves."""
-    approved = scene.ctx.approved
+def _check_approver(context: StepContext, step: Step) -> None:
+    """Refuse an approval, of a step or of an action's policy, by an actor that started the run: it would be an approval
+    of its own request."""
+    approved = context.ctx.approved
     if approved is None or (isinstance(step, ApprovalStep) and step.by_starter):
         return
-    if identity_of(approved.approved_by) in map(identity_of, initiators(scene.run)):
+    if identity_of(approved.approved_by) in map(identity_of, initiators(context.run)):
         raise ActionError(
             ErrorCode.FORBIDDEN,
-            f"{approved.approved_by} has started the run {scene.run.id}: somebody else must decide",
-            {"run_id": scene.run.id},
+            f"{approved.approved_by} started the run {context.run.id}: another actor has to decide",
+            {"run_id": context.run.id},
         )
 
 
-async def _action(scene: StepContext, step: ActionStep) -> StepResult:
+async def _action(context: StepContext, step: ActionStep) -> StepResult:
     service, _, action = step.action.partition(".")
-    answer = await scene.ctx.execute_action(service, action, render(step.input, scene.scope))
+    answer = await context.ctx.execute_action(service, action, context.render(step.input))
     if isinstance(answer, Failure):
         raise answer.failure()
-    return StepResult(scene.ctx.to_log_json(service, action, answer.unwrap()))
+    return StepResult(context.ctx.to_log_json(service, action, answer.unwrap()))
 
 
-async def _assignment(scene: StepContext, step: AssignmentStep) -> StepResult:
-    assignee, title = _text(render(step.assignee, scene.scope)), _text(render(step.title, scene.scope))
-    details = render(step.details, scene.scope)
-    document = {
-        "assignee": assignee,
-        "title": title,
-        "details": details,
-        "run_id": scene.run.id,
-        "workflow_key": scene.key,
+async def _assignment(context: StepContext, step: AssignmentStep) -> StepResult:
+    given = {
+        "assignee": context.render_text(step.assignee),
+        "title": context.render_text(step.title),
+        "details": context.render(step.details),
+        "run_id": context.run.id,
+        "workflow_key": context.key,
         "step": step.name,
-        "status": "open",
-        "result": None,
-        "completed_by": None,
-        "completed_at": None,
     }
-    record = await scene.records(ASSIGNMENTS).insert(document)
-    scene.ctx.emit(
-        ASSIGNED,
-        Assignment(
-            id=record.id,
-            run_id=scene.run.id,
-            workflow_key=scene.key,
-            step=step.name,
-            assignee=assignee,
-            title=title,
-            details=details,
-            assigned_at=record.created_at,
-        ),
-        subject=run_subject(scene.run.id),
-    )
-    output = {"id": record.id, "assignee": assignee, "title": title}
+    open_assignment = {"status": "open", "result": None, "completed_by": None, "completed_at": None}
+    record = await context.records(ASSIGNMENTS).insert({**given, **open_assignment})
+    payload = Assignment(id=record.id, assigned_at=record.created_at, **given)
+    context.ctx.emit(WORKFLOW_ASSIGNED, payload, subject=run_subject(context.run.id))
+    output = {"id": record.id, "assignee": given["assignee"], "title": given["title"]}
     return StepResult(output, assignment_id=record.id if step.wait else None)
 
 
-async def _approval(scene: StepContext, step: ApprovalStep) -> StepResult:
-    policy = f"workflows.{scene.key}.{step.name}"
-    approved = scene.ctx.approved
+async def _approval(context: StepContext, step: ApprovalStep) -> StepResult:
+    policy = f"workflows.{context.key}.{step.name}"
+    approved = context.ctx.approved
     if approved is None or policy not in approved.granted:
-        _message(step, scene.scope)
+        _message(step, context.scope)
         wanted = ApprovalPolicy(_always, step.permission, timedelta(seconds=step.expires_after))
-        raise scene.ctx.approval_needed(policy, wanted, workflow_subject(scene.key))
+        raise context.ctx.approval_needed(policy, wanted, workflow_subject(context.key))
     output = {
         "approved_by": approved.approved_by,
         "approval_id": approved.approval_id,
-        "approved_at": (await scene.ctx.unit_of_work.now()).isoformat(),
+        "approved_at": (await context.ctx.unit_of_work.now()).isoformat(),
     }
     return StepResult(output)
 
 
-async def _notification(scene: StepContext, step: NotificationStep) -> StepResult:
-    to = render(step.to, scene.scope)
+async def _notification(context: StepContext, step: NotificationStep) -> StepResult:
+    to = context.render(step.to)
     payload = Notification(
-        run_id=scene.run.id,
-        workflow_key=scene.key,
+        run_id=context.run.id,
+        workflow_key=context.key,
         step=step.name,
         to=tuple(map(_text, to if isinstance(to, list) else [to])),
-        message=_text(render(step.message, scene.scope)),
-        subject=_text(render(step.subject, scene.scope)),
-        channel=_text(render(step.channel, scene.scope)),
-        data=render(step.data, scene.scope),
+        message=context.render_text(step.message),
+        subject=context.render_text(step.subject),
+        channel=context.render_text(step.channel),
+        data=context.render(step.data),
     )
-    scene.ctx.emit(NOTIFICATION, payload, subject=run_subject(scene.run.id))
+    context.ctx.emit(WORKFLOW_NOTIFICATION, payload, subject=run_subject(context.run.id))
     return StepResult({})
 
 
-async def _decision(scene: StepContext, step: DecisionStep) -> StepResult:
-    for branch in step.branches:
-        if evaluate(branch.when, scene.scope):
-            return StepResult({"next": branch.next}, branch.next)
-    return StepResult({"next": step.otherwise}, step.otherwise)
+async def _decision(context: StepContext, step: DecisionStep) -> StepResult:
+    holding = (branch.next for branch in step.branches if evaluate(branch.when, context.scope))
+    target = next(holding, step.otherwise)
+    return StepResult({"next": target}, target)
 
 
-async def _mutation(scene: StepContext, step: RecordMutationStep) -> StepResult:
-    records = scene.records(step.collection)
-    id = None if step.id is None else _text(render(step.id, scene.scope))
-    data = None if step.data is None else render(step.data, scene.scope)
+async def _mutation(context: StepContext, step: RecordMutationStep) -> StepResult:
+    records = context.records(step.collection)
+    id = None if step.id is None else context.render_text(step.id)
+    data = None if step.data is None else context.render(step.data)
     if step.operation == "insert":
         assert data is not None
-        return _of_record(await records.insert(data, id))
+        return _to_result(await records.insert(data, id))
     assert id is not None
     before = await _existing(records, step.collection, id)
     if step.operation == "delete":
         await records.delete(id, before.version)
-        return StepResult({"id": id, "version": before.version, "data": before.data})
+        return _to_result(before)
     kept = _without(before.data, step.drop)
-    return _of_record(await records.update(id, {**kept, **(data or {})}, before.version))
+    return _to_result(await records.update(id, {**kept, **(data or {})}, before.version))
 
 
 def _without(document: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Return a document without these fields. One that it does not have may be there in another form of Unicode."""
+    """Return a document without these fields. A missing one may have another form of Unicode there."""
     others = {nfc(name) for name in names if name not in document}
     return {name: value for name, value in document.items() if name not in names and nfc(name) not in others}
 
 
-async def _lock(scene: StepContext, step: RecordLockStep) -> StepResult:
-    id = _text(render(step.id, scene.scope))
+async def _lock(context: StepContext, step: RecordLockStep) -> StepResult:
+    id = context.render_text(step.id)
     key = lock_id(step.collection, id)
-    locks, run_id = scene.store.locks, scene.run.id
+    locks, run_id = context.store.locks, context.run.id
     held = await locks.get(key)
     if step.operation == "release":
         if held is not None and held.data["run_id"] == run_id:
             await locks.delete(key, held.version)
         return StepResult({"collection": step.collection, "id": id, "version": None}, released=key)
-    now = await scene.ctx.unit_of_work.now()
+    now = await context.ctx.unit_of_work.now()
     if held is not None and held.data["run_id"] != run_id and is_in_force(held, now):
         raise conflict(f"the workflow run {held.data['run_id']} has locked {key}", collection=step.collection, id=id)
-    # A new version, so that whoever has read the document before does not write it any more. It comes first: where it
-    # is refused, there is no lock to take back.
-    records = scene.records(step.collection)
+    # A new version of the document makes writers that read it before the lock fail. The update comes first: if it is
+    # refused, there is no lock to release.
+    records = context.records(step.collection)
     before = await _existing(records, step.collection, id)
     record = await records.update(id, before.data, before.version)
-    until = await scene.ctx.unit_of_work.now() + timedelta(seconds=step.expires_after)
+    until = await context.ctx.unit_of_work.now() + timedelta(seconds=step.expires_after)
     document = {"run_id": run_id, "expires_at": until.isoformat()}
     if held is not None:
         await locks.update(key, document, held.version)
     elif not await insert_once(locks, document, key):
-        raise SerializationFailure(f"{key} is being locked by another run")
+        raise SerializationFailure(f"another run locks {key} at the same time: run the step again")
     return StepResult({"collection": step.collection, "id": id, "version": record.version}, locked=key)
 
 
@@ -254,17 +247,16 @@ async def _existing(records: AsyncRecords, collection: str, id: str) -> Record:
     return record
 
 
-def _of_record(record: Record) -> StepResult:
+def _to_result(record: Record) -> StepResult:
     return StepResult({"id": record.id, "version": record.version, "data": record.data})
 
 
 def _message(step: ApprovalStep, scope: Mapping[str, Any]) -> str:
-    """What an approver reads: all of it, so that an input cannot push anything out of sight."""
+    """Return the message to approvers. It is never shortened: a long input could hide the rest of it."""
     text = _text(render(step.message, scope))
     if len(text) > MAX_MESSAGE_LENGTH:
-        raise ActionError(
-            ErrorCode.UNPROCESSABLE, f"the message to approvers has more than {MAX_MESSAGE_LENGTH} characters"
-        )
+        message = f"the message to approvers has {len(text)} characters; at most {MAX_MESSAGE_LENGTH} are allowed"
+        raise ActionError(ErrorCode.UNPROCESSABLE, message)
     return text
 
 
@@ -276,7 +268,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else to_json(value).decode()
 
 
-_PERFORM: Mapping[str, Callable[[StepContext, Any], Awaitable[StepResult]]] = {
+_HANDLERS: Mapping[str, Callable[[StepContext, Any], Awaitable[StepResult]]] = {
     "action": _action,
     "assignment": _assignment,
     "approval": _approval,

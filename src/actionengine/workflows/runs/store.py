@@ -1,13 +1,13 @@
-"""The things of workflows as documents of a unit of work: definitions, runs, the steps that they took, triggers, locks.
+"""The documents of workflows in a unit of work: definitions, runs, the steps that they took, triggers, locks.
 
 ae_workflows        <key>/<version>       a version of a workflow
-ae_workflow_heads   <key>                 which of its versions is the newest, and which is active
-ae_workflow_runs    <run id>              a run: where it is, and what its steps gave
-ae_workflow_steps   <run id>/<position>   a step that was taken
-ae_workflow_ends    <time>/<run id>       a run that has ended then
-ae_triggers         <trigger id>
-ae_trigger_counts   <type>                how many triggers of a type there are
-ae_record_locks     <collection>/<id>     which run has locked a document, and until when
+ae_workflow_heads   <key>                 its newest version, and its active one
+ae_workflow_runs    <run id>              a run: its step, and the outputs of earlier steps
+ae_workflow_steps   <run id>/<position>   a step that the run took
+ae_workflow_ends    <time>/<run id>       the end of a run
+ae_triggers         <trigger id>          a trigger
+ae_trigger_counts   <type>                the number of triggers of a type
+ae_record_locks     <collection>/<id>     the lock of a document: its run, and its end
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ TRIGGER_COUNTS = "ae_trigger_counts"
 LOCKS = "ae_record_locks"
 
 DEFINITION_BYTES = 64 * 1024 * 1024
-"""Of the parsed definitions that a process keeps: a version never changes."""
-_OF_A_BYTE = 20
-"""Bytes of a parsed definition, about, for one of its JSON."""
+"""Bytes of the parsed definitions that a process caches. A version never changes."""
+
+_PARSED_BYTES_PER_BYTE = 20
+"""Approximate bytes of a parsed definition per byte of its JSON."""
 
 _definitions: BoundedCache[Definition] = BoundedCache(DEFINITION_BYTES, "workflow_definitions")
-"""By the id that a version has for good, so that no other storage's or tenant's is taken for it, nor one that was never
-committed."""
+"""Definitions by `definition_id`, which is unique across tenants and storages, and across rolled-back transactions."""
 
 
 class Store:
-    """The documents as one unit of work sees them."""
+    """The documents in one unit of work."""
 
     def __init__(self, unit_of_work: UnitOfWork) -> None:
         self.workflows = unit_of_work.records(WORKFLOWS)
@@ -63,7 +63,7 @@ class Store:
         self.locks = unit_of_work.records(LOCKS)
 
     async def workflow(self, key: str, version: int | None = None) -> Record:
-        """A version of a workflow, the newest where none is named. Raises `ActionError(not_found)`."""
+        """Return a version of a workflow, by default the newest. Raise `ActionError(not_found)`."""
         if version is None:
             head = await self.heads.get(key)
             if head is None:
@@ -75,32 +75,32 @@ class Store:
         return record
 
     async def definition(self, run: Record) -> Definition:
-        """The definition that a run goes by."""
-        known = _definitions.find(run.data["definition_id"])
-        if known is None:
-            known = parsed(await self.workflow(run.data["workflow_key"], run.data["workflow_version"]))
-        return known
+        """Return the definition of a run."""
+        cached = _definitions.find(run.data["definition_id"])
+        if cached is None:
+            cached = load_definition(await self.workflow(run.data["workflow_key"], run.data["workflow_version"]))
+        return cached
 
     async def run(self, id: str) -> Record:
-        """A run. Raises `ActionError(not_found)`."""
+        """Return a run. Raise `ActionError(not_found)`."""
         record = await self.runs.get(id)
         if record is None:
             raise not_found("run", id)
         return record
 
-    async def note_end(self, run: Record) -> None:
-        """Let a purge find a run, which has ended."""
+    async def record_end(self, run: Record) -> None:
+        """Record that a run has ended, so a purge finds it."""
         await self.ends.insert({}, f"{sortable(datetime.fromisoformat(run.data['ended_at']))}/{run.id}")
 
     async def trigger(self, id: str) -> Record:
-        """A trigger. Raises `ActionError(not_found)`."""
+        """Return a trigger. Raise `ActionError(not_found)`."""
         record = await self.triggers.get(id)
         if record is None:
             raise not_found("trigger", id)
         return record
 
     async def release_locks(self, run: Record) -> None:
-        """Give up the documents that a run has locked."""
+        """Release the locks of a run."""
         for id in run.data["locks"]:
             held = await self.locks.get(id)
             if held is not None and held.data["run_id"] == run.id:
@@ -108,25 +108,25 @@ class Store:
 
 
 def open_store(ctx: InternalContext) -> Store:
-    """The documents, from inside an action."""
+    """Return the documents in the unit of work of an action."""
     return Store(ctx.unit_of_work)
 
 
-def parsed(workflow: Record) -> Definition:
-    """The definition of a version of a workflow."""
-    id = workflow.data["definition_id"]
-    known = _definitions.find(id)
-    if known is None:
-        known = parse_definition(workflow.data["definition"], stored=True)
-        _definitions.keep(id, known, _OF_A_BYTE * len(to_json(workflow.data["definition"])))
-    return known
+def load_definition(workflow: Record) -> Definition:
+    """Return the definition of a version of a workflow, from the cache if it is there."""
+    id, document = workflow.data["definition_id"], workflow.data["definition"]
+    cached = _definitions.find(id)
+    if cached is None:
+        cached = parse_definition(document, stored=True)
+        _definitions.keep(id, cached, _PARSED_BYTES_PER_BYTE * len(to_json(document)))
+    return cached
 
 
 class RecordLockGuard:
-    """Refuses changes of documents that another run has locked."""
+    """The guard that refuses changes of documents that another run has locked."""
 
     async def check(self, unit_of_work: UnitOfWork, collection: str, id: str, holder: str | None) -> None:
-        """Raises `ActionError(conflict)` where another run than `holder` has locked the document."""
+        """Raise `ActionError(conflict)` if another run than `holder` has locked the document."""
         held = await unit_of_work.records(LOCKS).get(lock_id(collection, id))
         if held is not None and held.data["run_id"] != holder and is_in_force(held, await unit_of_work.now()):
             raise conflict(
@@ -139,12 +139,12 @@ class RecordLockGuard:
 
 
 def is_in_force(lock: Record, now: datetime) -> bool:
-    """Return whether a lock still holds."""
+    """Return whether a lock has not expired."""
     return datetime.fromisoformat(lock.data["expires_at"]) > now
 
 
 async def insert_once(records: AsyncRecords, data: dict[str, Any], id: str) -> bool:
-    """Add a document, where none of its id is there; whether there was none."""
+    """Insert a document unless its id exists, and return whether it was inserted."""
     try:
         await records.insert(data, id)
     except ActionError as refusal:
@@ -155,18 +155,18 @@ async def insert_once(records: AsyncRecords, data: dict[str, Any], id: str) -> b
 
 
 def version_id(key: str, version: int) -> str:
-    """The id of a version of a workflow: versions sort by number."""
+    """Return the id of a version of a workflow. Versions sort by number."""
     return f"{key}/{version:06}"
 
 
 def step_id(run_id: str, position: int) -> str:
-    """The id of a step that a run took: steps sort by position."""
+    """Return the id of a step that a run took. Steps sort by position."""
     return f"{run_id}/{position:06}"
 
 
 def derived_run_id(at: datetime, *cause: str) -> str:
-    """The id of the run that a cause has, whenever it is told again; it sorts by the time of the cause, as others do by
-    theirs (a UUID of version 7, with a hash for its random part)."""
+    """Return the id of the run that a cause starts, however often it is repeated: a UUID of version 7 with the time of
+    the cause, and a hash as its random part."""
     milliseconds = int(at.timestamp() * 1000).to_bytes(6, "big")
     random = bytearray(sha256("/".join(cause).encode()).digest()[:10])
     random[0] = random[0] & 0x0F | 0x70
@@ -175,22 +175,22 @@ def derived_run_id(at: datetime, *cause: str) -> str:
 
 
 def lock_id(collection: str, id: str) -> str:
-    """The id of a lock. The name of a collection may have a slash in it; what is too long for an id is hashed, which
-    has none."""
+    """Return the id of a lock. Slashes in the collection are escaped. What is too long for an id is hashed; a hash has
+    no slash."""
     whole = f"{quote(collection, safe=' ')}/{id}"
     return whole if len(whole) <= MAX_ID_LENGTH else sha256(whole.encode()).hexdigest()
 
 
 def workflow_subject(key: str) -> str:
-    """What rules and the action log call a workflow."""
+    """Return the name of a workflow in rules and in the action log."""
     return f"workflow/{key}"
 
 
 def run_subject(run_id: str) -> str:
-    """What events and the action log call a run."""
+    """Return the name of a run in events and in the action log."""
     return f"workflow_run/{run_id}"
 
 
 async def timestamp(ctx: InternalContext) -> str:
-    """Return the time by the storage's clock, in UTC, as documents have it."""
+    """Return the time by the storage's clock, as an ISO text in UTC."""
     return (await ctx.unit_of_work.now()).isoformat()

@@ -28,7 +28,13 @@ from actionengine.storage.rows import Record
 from actionengine.text.names import nfc
 from actionengine.workflows.definitions.parse import parse_trigger
 from actionengine.workflows.definitions.triggers import EventTrigger
-from actionengine.workflows.runs.events import ENDED, REFUSALS, RESUMED, STARTED, TRIGGER_CHANGED
+from actionengine.workflows.runs.events import (
+    REFUSALS,
+    TRIGGER_CHANGED,
+    WORKFLOW_ENDED,
+    WORKFLOW_RESUMED,
+    WORKFLOW_STARTED,
+)
 from actionengine.workflows.runs.store import TRIGGERS as TRIGGER_DOCUMENTS
 from actionengine.workflows.runtime.queries import Queries
 from actionengine.workflows.runtime.scheduler import Scheduler
@@ -85,8 +91,8 @@ class WorkflowPublisher:
         self._actions = StepActions(engine, "async", roles)
         self._queries = Queries(engine.storage, "async")
         self._handlers: Mapping[str, Callable[[Event, Tenant], Any]] = {
-            STARTED.type: self._enqueue_run,
-            RESUMED.type: self._enqueue_run,
+            WORKFLOW_STARTED.type: self._enqueue_run,
+            WORKFLOW_RESUMED.type: self._enqueue_run,
             TRIGGER_CHANGED.type: self._reschedule,
             "approvals.approve": self._handle_approval,
             **dict.fromkeys(REFUSALS, self._handle_refusal),
@@ -105,7 +111,7 @@ class WorkflowPublisher:
                 if event.type in self._handlers and queue != TRIGGERS:
                     await self._handlers[event.type](event, tenant)
                 if queue != WORKFLOWS:
-                    if event.type == ENDED.type and event.payload.get("approval_id") is not None:
+                    if event.type == WORKFLOW_ENDED.type and event.payload.get("approval_id") is not None:
                         # A cancelled run waits for its approval no more. No other queue has this event.
                         await self._cancel_expiry(event.payload["approval_id"])
                     await self._fire(event, tenant)

@@ -1,4 +1,4 @@
-"""The service `workflow_assignments`: what workflows have given people to do, and how they say that it is done."""
+"""The service `workflow_assignments`: the assignments that workflows give to people, and their completion."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from actionengine.workflows.models import (
     ListAssignments,
 )
 from actionengine.workflows.permissions import PEOPLE_AND_AGENTS, WorkflowPermissions
-from actionengine.workflows.runs.events import COMPLETED, AssignmentCompleted
+from actionengine.workflows.runs.events import WORKFLOW_ASSIGNMENT_COMPLETED, AssignmentCompleted
 from actionengine.workflows.runs.run import RunStepper
 from actionengine.workflows.runs.step_handlers import ASSIGNMENTS, StepResult
 from actionengine.workflows.runs.store import open_store, run_subject, timestamp
@@ -44,25 +44,26 @@ async def _complete(data: CompleteAssignment, ctx: InternalContext) -> Result[As
     record = replace(record, data={**record.data, **done})
     view = _view(record)
     await ctx.async_records(ASSIGNMENTS).update(record.id, record.data, record.version)
-    about = run_subject(record.data["run_id"])
-    ctx.add_subject(about)
-    about_assignment = {name: record.data[name] for name in ("run_id", "workflow_key", "step", "assignee", "title")}
+    subject = run_subject(record.data["run_id"])
+    ctx.add_subject(subject)
     ctx.emit(
-        COMPLETED, AssignmentCompleted.model_validate({"id": record.id, **about_assignment, **done}), subject=about
+        WORKFLOW_ASSIGNMENT_COMPLETED,
+        AssignmentCompleted.model_validate({"id": record.id, **record.data}),
+        subject=subject,
     )
-    await _go_on(ctx, record)
+    await _continue_run(ctx, record)
     return Success(view)
 
 
-async def _go_on(ctx: InternalContext, assignment: Record) -> None:
-    """Move the run on that waits for this. Whoever has completed it has taken the step."""
+async def _continue_run(ctx: InternalContext, assignment: Record) -> None:
+    """Continue the run that waits for an assignment. Its completion is the step."""
     store = open_store(ctx)
     run = await store.runs.get(assignment.data["run_id"])
     if run is None or run.data["assignment_id"] != assignment.id:
         return
-    journey = RunStepper(ctx, store, run, await store.definition(run))
+    stepper = RunStepper(ctx, store, run, await store.definition(run))
     output = {name: assignment.data[name] for name in ("assignee", "title", "result", "completed_by", "completed_at")}
-    await journey.advance(StepResult({"id": assignment.id, **output}), wakes=True)
+    await stepper.advance(StepResult({"id": assignment.id, **output}), resumes=True)
 
 
 @sync_and_async
@@ -77,7 +78,7 @@ async def _list(data: ListAssignments, ctx: InternalContext) -> Result[tuple[Ass
     while len(found) < data.limit:
         page = await ctx.async_records(ASSIGNMENTS).list(data.filter(), data.limit, after, data.newest_first)
         found.extend(view for view, _ in map(_read, page) if view is not None)
-        # A page of large documents is short: then what was found is enough.
+        # A page of large documents is short, and then enough.
         if page.next is None or (found and len(page) < data.limit):
             break
         after = page.next
@@ -98,14 +99,14 @@ def _view(record: Record) -> AssignmentView:
     if view is None:
         raise ActionError(
             ErrorCode.UNPROCESSABLE,
-            f"the document {ASSIGNMENTS}/{record.id} is no assignment any more: {summarize(wrong)}; mend it",
+            f"the document {ASSIGNMENTS}/{record.id} is no valid assignment: {summarize(wrong)}: correct it",
             {"id": record.id, "fields": wrong},
         )
     return view
 
 
 def _read(record: Record) -> tuple[AssignmentView | None, list[dict[str, str]]]:
-    """An assignment, or what is wrong with it: the collection is the host's to write to."""
+    """Return an assignment, or the errors of its document, which the host may have changed."""
     fields = {**record.data, "id": record.id, "created_at": record.created_at}
     try:
         return AssignmentView.model_validate(fields), []
@@ -118,17 +119,17 @@ def _subject(data: Any) -> str:
 
 
 def assignments_service(permissions: WorkflowPermissions) -> Service:
-    """The service, its actions asking for these permissions."""
+    """Return the service, whose actions ask for these permissions."""
     reading = partial(declare, permission=permissions.read, read_only=True)
     return create_service(
         name="workflow_assignments",
-        description="What workflows have given people to do",
+        description="The assignments that workflows give to people",
         actions=[
             reading("list", "Assignments, oldest first unless asked otherwise", _list, ListAssignments),
             reading("get", "One assignment", _get, AssignmentReference, resource=_subject),
             declare(
                 "complete",
-                "Say that an assignment is done, and with what result; a run that waits for it goes on",
+                "Complete an assignment with its result; a run that waits for it continues",
                 _complete,
                 CompleteAssignment,
                 permission=permissions.complete,

@@ -1,4 +1,4 @@
-"""How workflows come to be: versions that are written, and put into use."""
+"""The actions of definitions: define, activate, get and list versions of workflows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.definitions.parse import parse_definition, to_document
 from actionengine.workflows.definitions.steps import ActionStep
 from actionengine.workflows.models import DefineWorkflow, ListWorkflows, Workflow, WorkflowVersion
-from actionengine.workflows.runs.store import insert_once, open_store, parsed, timestamp, version_id, workflow_subject
+from actionengine.workflows.runs.store import (
+    insert_once,
+    load_definition,
+    open_store,
+    timestamp,
+    version_id,
+    workflow_subject,
+)
 from actionengine.workflows.services.steps import SERVICE as STEPS_SERVICE
 from actionengine.workflows.services.triggers import apply_defined_trigger
 
@@ -42,7 +49,7 @@ async def define(data: DefineWorkflow, ctx: InternalContext) -> Result[Workflow,
     if head is not None:
         await store.heads.update(data.key, {**head.data, "newest": version}, head.version)
     elif not await insert_once(store.heads, {"newest": version, "active": None, "trigger": None}, data.key):
-        raise conflict(f"the workflow {data.key!r} is being defined by somebody else: try again", key=data.key)
+        raise conflict(f"another request defines the workflow {data.key!r} at the same time: try again", key=data.key)
     await store.workflows.insert(workflow, version_id(data.key, version))
     ctx.add_subject(workflow_subject(data.key))
     return Success(Workflow.model_validate(workflow))
@@ -50,7 +57,7 @@ async def define(data: DefineWorkflow, ctx: InternalContext) -> Result[Workflow,
 
 @sync_and_async
 async def activate(data: WorkflowVersion, ctx: InternalContext) -> Result[Workflow, ActionError]:
-    """Put a version of a workflow into use, and its trigger."""
+    """Activate a version of a workflow, and its trigger."""
     store = open_store(ctx)
     record = await store.workflow(data.key, data.version)
     head = await store.heads.get(data.key)
@@ -59,8 +66,8 @@ async def activate(data: WorkflowVersion, ctx: InternalContext) -> Result[Workfl
     if active == record.data["version"]:
         ctx.suppress_default_event()
         return Success(Workflow.model_validate(record.data))
-    definition = parsed(record)
-    # Actions may have gone since it was defined.
+    definition = load_definition(record)
+    # The host may have removed actions since it was defined.
     _check_actions(ctx, definition)
     if active is not None:
         before = await store.workflow(data.key, active)
@@ -75,14 +82,14 @@ async def activate(data: WorkflowVersion, ctx: InternalContext) -> Result[Workfl
 
 @sync_and_async
 async def get_definition(data: WorkflowVersion, ctx: InternalContext) -> Result[Workflow, ActionError]:
-    """One version of a workflow."""
+    """Return one version of a workflow."""
     record = await open_store(ctx).workflow(data.key, data.version)
     return Success(Workflow.model_validate(record.data))
 
 
 @sync_and_async
 async def list_definitions(data: ListWorkflows, ctx: InternalContext) -> Result[tuple[Workflow, ...], ActionError]:
-    """The newest version of each workflow."""
+    """Return the newest version of each workflow."""
     store = open_store(ctx)
     heads = await store.heads.list(limit=data.limit, after=data.after)
     found: list[Workflow] = []
@@ -98,7 +105,7 @@ async def list_definitions(data: ListWorkflows, ctx: InternalContext) -> Result[
 
 
 def _check_actions(ctx: InternalContext, definition: Definition) -> None:
-    """Raises `ActionError(invalid_input)` for a step whose action is not there, or no workflow may execute."""
+    """Raise `ActionError(invalid_input)` for a step whose action does not exist, or is not for workflows."""
     for step in definition.steps:
         if not isinstance(step, ActionStep):
             continue
@@ -107,7 +114,7 @@ def _check_actions(ctx: InternalContext, definition: Definition) -> None:
         if isinstance(action, ActionError):
             reason = f"there is no action {step.action}{hint(action.details['nearest'])}"
         elif service == STEPS_SERVICE:
-            reason = f"{step.action} drives runs, and is no step of one"
+            reason = f"{step.action} advances runs, and cannot be a step"
         elif action.allowed_actors is not None and "workflow" not in action.allowed_actors:
             reason = f"{step.action} is only for {', '.join(sorted(action.allowed_actors))} actors"
         else:

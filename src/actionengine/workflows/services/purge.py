@@ -1,4 +1,4 @@
-"""How runs that ended long ago are removed. What they did stays on the action log."""
+"""The action that removes runs which ended long ago. Their actions stay on the action log."""
 
 from __future__ import annotations
 
@@ -18,48 +18,47 @@ from actionengine.storage.clock import sortable
 from actionengine.storage.errors import SerializationFailure
 from actionengine.storage.rows import Record
 from actionengine.workflows.models import Purged, PurgeRuns
-from actionengine.workflows.runs.events import PURGED, RunsPurged
+from actionengine.workflows.runs.events import WORKFLOW_PURGED, RunsPurged
 from actionengine.workflows.runs.store import Store, open_store, run_subject
 
-_PAGE = 1000
+_PAGE_SIZE = 1000
 
-_FULL_LOOK = 60.0
-"""Seconds after which a purge begins with the first run again, whatever is known: a run whose end was committed late is
-left for no longer."""
+_FULL_SCAN_INTERVAL = 60.0
+"""Seconds after which a purge begins with the first run again, for runs whose end was committed late."""
 
-_REMEMBERED_BYTES = 1 << 20
-_OF_A_TENANT = 400
-"""Bytes of what is remembered of one, about."""
+_CACHE_BYTES = 1 << 20
+_ENTRY_BYTES = 400
+"""Approximate bytes of the entry of one tenant."""
 
-_known: BoundedCache[str] = BoundedCache(_REMEMBERED_BYTES)
-"""By storage and tenant, the last note that this process has removed: a look that passes those before it, while a
-snapshot is held, reads them all."""
+_last_removed: BoundedCache[str] = BoundedCache(_CACHE_BYTES)
+"""The last end that this process removed, by storage and tenant. While a snapshot is held, a scan from the start reads
+all removed ends."""
 
 
 @sync_and_async
 async def purge(data: PurgeRuns, ctx: InternalContext) -> Result[Purged, ActionError]:
-    """Remove runs that ended before a time, with the steps that they have taken: first those that ended first."""
+    """Remove runs that ended before a time, and their steps, in the order of their ends."""
     store = open_store(ctx)
     place = (ref(ctx.storage), ctx.tenant.id)
-    known = _known.get(place, 0)
-    ends = await _ends(store, data.ended_before, data.limit + 1, None if known is None else known.value)
+    last = _last_removed.get(place, 0)
+    ends = await _ends(store, data.ended_before, data.limit + 1, None if last is None else last.value)
     removed = [id for end in ends[: data.limit] if (id := await _remove(store, end)) is not None]
     for id in removed:
         ctx.add_subject(run_subject(id))
     if removed:
-        until = monotonic() + _FULL_LOOK if known is None else known.expires
-        last = Entry(ends[: data.limit][-1].id, 0, until, _OF_A_TENANT)
-        ctx.after_commit(partial(_known.put, place, last))
-        ctx.emit(PURGED, RunsPurged(run_ids=tuple(removed)))
+        expires = monotonic() + _FULL_SCAN_INTERVAL if last is None else last.expires
+        entry = Entry(ends[: data.limit][-1].id, 0, expires, _ENTRY_BYTES)
+        ctx.after_commit(partial(_last_removed.put, place, entry))
+        ctx.emit(WORKFLOW_PURGED, RunsPurged(run_ids=tuple(removed)))
     else:
         ctx.suppress_default_event()
     return Success(Purged(runs=len(removed), has_more=len(ends) > data.limit))
 
 
-async def _ends(store: Store, before: datetime, most: int, after: str | None) -> list[Record]:
-    """The first notes, after one, of runs that have ended before a time: they sort by when that was."""
+async def _ends(store: Store, before: datetime, limit: int, after: str | None) -> list[Record]:
+    """Return the first ends after an id that are before a time. They sort by time."""
     found: list[Record] = []
-    while left := most - len(found):
+    while left := limit - len(found):
         page = await store.ends.list(limit=left, after=after)
         ended = [end for end in page if end.id < sortable(before)]
         found += ended
@@ -70,13 +69,13 @@ async def _ends(store: Store, before: datetime, most: int, after: str | None) ->
 
 
 async def _remove(store: Store, end: Record) -> str | None:
-    """Remove a run that has ended: its id, or None where there is none any more."""
+    """Remove a run that has ended. Return its id, or None if it does not exist."""
     _, _, id = end.id.partition("/")
     try:
-        # First of all: of two that remove a run at once, one waits here.
+        # First: of two purges that remove the same run, one waits here.
         await store.ends.delete(end.id, end.version)
     except ActionError as refusal:
-        raise SerializationFailure(f"the run {id} is removed by somebody else: run it again") from refusal
+        raise SerializationFailure(f"another purge removes the run {id}: run it again") from refusal
     run = await store.runs.get(id)
     if run is None:
         return None
@@ -87,9 +86,9 @@ async def _remove(store: Store, end: Record) -> str | None:
 
 
 async def _steps_of(store: Store, run: Record) -> AsyncIterator[Record]:
-    """The steps that a run has taken, from the first."""
+    """Yield the steps of a run, from the first."""
     after = f"{run.id}/"
-    while page := await store.steps.list(limit=_PAGE, after=after):
+    while page := await store.steps.list(limit=_PAGE_SIZE, after=after):
         for step in page:
             if step.data["run_id"] != run.id:
                 return

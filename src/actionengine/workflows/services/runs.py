@@ -1,4 +1,4 @@
-"""What is done with runs: start, resume, cancel, get, list."""
+"""The actions of runs: start, resume, cancel, get, list."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ async def start(data: StartRun, ctx: InternalContext) -> Result[RunSummary, Acti
 
 @sync_and_async
 async def resume(data: RunReference, ctx: InternalContext) -> Result[RunSummary, ActionError]:
-    """Try the step again at which a run is paused."""
+    """Try the step again that a run is paused at."""
     store = open_store(ctx)
     run = await store.run(data.run_id)
     if run.data["status"] != "paused":
         raise conflict(f"the run {run.id} is {run.data['status']}, not paused", status=run.data["status"])
     if run.data["paused_for"] == "approval":
-        raise await _waiting(ctx, run)
+        raise await _waiting_error(ctx, run)
     if run.data["paused_for"] == "assignment":
         id = run.data["assignment_id"]
         raise conflict(
-            f"the run {run.id} waits for the assignment {id}: complete that, or cancel the run",
+            f"the run {run.id} waits for the assignment {id}: complete it, or cancel the run",
             status="paused",
             assignment_id=id,
         )
@@ -49,22 +49,19 @@ async def resume(data: RunReference, ctx: InternalContext) -> Result[RunSummary,
     return Success(to_summary(run))
 
 
-async def _waiting(ctx: InternalContext, run: Record) -> ActionError:
-    """The answer for a run that somebody has to decide about."""
+async def _waiting_error(ctx: InternalContext, run: Record) -> ActionError:
+    """Return the error of a run that waits for an approval."""
     approval_id = run.data["approval_id"]
     pending = await find_approval(ctx.unit_of_work.records(APPROVALS), approval_id)
     is_open = pending is not None and pending.is_open(await ctx.unit_of_work.now())
-    to_do = (
-        "approve or reject that" if is_open else "that is decided or has expired, and moves the run on; or cancel it"
-    )
-    return conflict(
-        f"the run {run.id} waits for the approval {approval_id}: {to_do}", status="paused", approval_id=approval_id
-    )
+    advice = "approve or reject it" if is_open else "it is decided or has expired, so the run continues; or cancel it"
+    message = f"the run {run.id} waits for the approval {approval_id}: {advice}"
+    return conflict(message, status="paused", approval_id=approval_id)
 
 
 @sync_and_async
 async def cancel(data: CancelRun, ctx: InternalContext) -> Result[RunSummary, ActionError]:
-    """End a run where it is."""
+    """End a run at its current step."""
     store = open_store(ctx)
     run = await store.run(data.run_id)
     if run.data["status"] == "cancelled":
@@ -75,7 +72,7 @@ async def cancel(data: CancelRun, ctx: InternalContext) -> Result[RunSummary, Ac
     if ctx.lock_holder == run.id:
         raise ActionError(
             ErrorCode.UNPROCESSABLE,
-            f"a step of the run {run.id} cannot cancel it: have the step lead to the end, or fail",
+            f"a step of the run {run.id} cannot cancel it: lead the step to the end, or to fail",
             {"run_id": run.id},
         )
     now = await timestamp(ctx)
@@ -98,13 +95,13 @@ async def cancel(data: CancelRun, ctx: InternalContext) -> Result[RunSummary, Ac
     }
     approval_id = run.data["approval_id"]
     run = await store.runs.update(run.id, {**run.data, **changed}, run.version)
-    await store.note_end(run)
+    await store.record_end(run)
     emit_run_ended(ctx, run, approval_id)
     return Success(to_summary(run))
 
 
 async def _cancel_assignment(ctx: InternalContext, id: str) -> None:
-    """Nobody need do what no run waits for any more."""
+    """Cancel an assignment that the run waited for, unless it is completed."""
     assignments = ctx.unit_of_work.records(ASSIGNMENTS)
     record = await assignments.get(id)
     if record is not None and record.data.get("status") != "completed":
@@ -114,12 +111,12 @@ async def _cancel_assignment(ctx: InternalContext, id: str) -> None:
 
 @sync_and_async
 async def get_run(data: RunReference, ctx: InternalContext) -> Result[Run, ActionError]:
-    """One run, with the steps that it has taken."""
+    """Return one run with its steps."""
     store = open_store(ctx)
     run = await store.run(data.run_id)
     first = max(0, run.data["position"] - _MAX_LISTED_STEPS)
     limit = max(1, run.data["position"] - first)
-    # From the newest one back: a page of large steps is short.
+    # From the newest backwards: a page of large steps is short.
     taken = await store.steps.list(limit=limit, after=step_id(run.id, run.data["position"]), descending=True)
     steps = tuple(StepRecord.model_validate(step.data) for step in reversed(taken) if step.data["run_id"] == run.id)
     found = Run(**dict(to_summary(run)), steps=steps)
@@ -129,12 +126,12 @@ async def get_run(data: RunReference, ctx: InternalContext) -> Result[Run, Actio
 
 @sync_and_async
 async def list_runs(data: ListRuns, ctx: InternalContext) -> Result[tuple[RunSummary, ...], ActionError]:
-    """Runs, by id."""
+    """Return runs by id."""
     runs = await open_store(ctx).runs.list(data.filter(), data.limit, data.after, data.newest_first)
     ctx.set_logged_output({"count": len(runs)})
     return Success(tuple(map(to_summary, runs)))
 
 
 def to_summary(run: Record) -> RunSummary:
-    """A run as callers see it."""
+    """Return a run as callers see it."""
     return RunSummary.model_validate({"id": run.id, **run.data})

@@ -1,14 +1,15 @@
-"""The service `workflow_steps`: what drives a run. Each step is performed by one action, in one transaction with its
-effect: the step's row, and where the run goes next.
+"""The service `workflow_steps`, which advances runs. One action performs a step, in one transaction with its effect,
+its record, and the move of the run to the next step.
 
-Who drives, calls `next`, and then `perform` with the key `<run>/<position>`, until the run ends or pauses. It does not
-matter how often, or by how many at once: a step that is taken is not taken again, since a run moves on from the version
-in which it was read, or not at all. Only workflow actors may; the host makes these.
+An executor calls `next`, and then `perform` with the key `<run>/<position>`, until the run ends or pauses. Several
+executors may do so at once, and repeat calls: a run moves only from the version in which it was read, so no step is
+performed twice. Only workflow actors may call it.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -16,7 +17,8 @@ from pydantic import UUID7, AwareDatetime, Field
 from pydantic_core import from_json
 from returns.result import Result, Success
 
-from actionengine.actions import Action, Service, create_action, create_service
+from actionengine.actions import Service, create_service
+from actionengine.builtin.declarations import declare
 from actionengine.conditions.conditions import evaluate
 from actionengine.conditions.templates import render
 from actionengine.errors import ActionError, ErrorCode, conflict
@@ -40,7 +42,7 @@ from actionengine.workflows.services.triggers import sees
 SERVICE = "workflow_steps"
 
 FAILED_STEP = "failed_step"
-"""In an error's details: the step that may be tried again. Without it, what has failed is not the step's doing."""
+"""The key in an error's details that names the step to try again. Without it, the step did not cause the error."""
 
 RETRYABLE = frozenset(
     {
@@ -51,23 +53,23 @@ RETRYABLE = frozenset(
         ErrorCode.IDEMPOTENCY_IN_PROGRESS,
     }
 )
-"""What another attempt may mend."""
+"""Errors after which another attempt at the step may succeed."""
 
 
 class RunInput(Input):
-    """A run, wherever it is."""
+    """A run at any position."""
 
     run_id: str
 
 
 class StepInput(RunInput):
-    """A run, at a position."""
+    """A run at a position."""
 
     position: int = Field(ge=0)
 
 
 class StepError(Input):
-    """An error, as `ActionError.to_dict` tells it."""
+    """An error, as `ActionError.to_dict` gives it."""
 
     code: ErrorCode
     message: str
@@ -75,20 +77,20 @@ class StepError(Input):
 
 
 class FailStep(StepInput):
-    """The step at this position has failed as often as it may."""
+    """The permanent failure of the step at a position."""
 
     error: StepError
 
 
 class AwaitApproval(StepInput):
-    """An approval that the step at this position has asked for."""
+    """An approval that the step at a position waits for."""
 
     approval_id: str
 
 
 class FireTrigger(Input):
-    """What has set off a trigger: what its condition and its input refer to as `input`. `cause` is the event's id, or
-    the scheduled time, and `at` when that was; `position` is the event's in the tenant's log."""
+    """The cause of a trigger. Its condition and its input read `input`. `cause` is the id of the event or the scheduled
+    time, `at` its time, and `position` that of the event in the tenant's log."""
 
     trigger_id: str
     input: dict[str, Any]
@@ -96,7 +98,7 @@ class FireTrigger(Input):
     cause: str
     at: Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC))]
     action_id: UUID7 | None = None
-    """Of the execution that has emitted the event, where that was a workflow's."""
+    """The execution that emitted the event, if a workflow executed it."""
     position: int | None = None
 
 
@@ -111,65 +113,65 @@ async def _next(data: RunInput, ctx: InternalContext) -> Result[RunCursor, Actio
     store = open_store(ctx)
     run = await store.run(data.run_id)
     check_workflow_actor(ctx, run)
-    return Success(_point(run, await store.definition(run)))
+    return Success(_to_cursor(run, await store.definition(run)))
 
 
 async def _perform(data: StepInput, ctx: InternalContext, records: str | None) -> Result[RunCursor, ActionError]:
-    journey = await RunStepper.load(ctx, data.run_id, data.position)
+    stepper = await RunStepper.load(ctx, data.run_id, data.position)
     approved = ctx.approved
-    if approved is not None and (journey is None or journey.waits_for != approved.approval_id):
-        # Whoever approves is not told that something was done.
-        raise conflict(f"the run {data.run_id} waits for this approval no more", run_id=data.run_id)
-    if journey is None:
+    if approved is not None and (stepper is None or stepper.approval_id != approved.approval_id):
+        # The approver has to see that nothing happened.
+        raise conflict(f"the run {data.run_id} no longer waits for this approval", run_id=data.run_id)
+    if stepper is None:
         return await _current_cursor(data, ctx)
-    if approved is None and journey.waits_for is not None:
-        # It has asked already: what became of that counts.
-        pending = await find_approval(ctx.unit_of_work.records(APPROVALS), journey.waits_for)
+    if approved is None and stepper.approval_id is not None:
+        # The step has asked already, and that approval counts.
+        pending = await find_approval(ctx.unit_of_work.records(APPROVALS), stepper.approval_id)
         assert pending is not None
         if pending.is_open(await ctx.unit_of_work.now()):
             raise error_for(pending)
-        return await _go_on_refused(journey, pending)
-    ctx.when_asked(journey.pause_when_asked)
-    step = journey.step
+        return await _continue_refused(stepper, pending)
+    ctx.when_asked(stepper.pause_when_asked)
+    step = stepper.step
     try:
-        if (limit_error := journey.limit_error()) is not None:
-            await journey.fail_at_limit(limit_error)
-            return Success(_point(journey.run, journey.definition))
-        done = await perform(journey.step_context, step, records)
+        if (limit_error := stepper.limit_error()) is not None:
+            await stepper.fail_at_limit(limit_error)
+            return Success(_to_cursor(stepper.run, stepper.definition))
+        result = await perform(stepper.step_context, step, records)
     except ActionError as refusal:
         if approved is not None:
             raise
         if (error := refusal.without_traceback()).code in RETRYABLE:
             details = {**error.details, FAILED_STEP: step.name}
             raise ActionError(error.code, error.message, details) from None
-        await journey.fail(refusal.without_traceback())
+        await stepper.fail(refusal.without_traceback())
     else:
-        await journey.advance(done)
-    return Success(_point(journey.run, journey.definition))
+        await stepper.advance(result)
+    return Success(_to_cursor(stepper.run, stepper.definition))
 
 
 @sync_and_async
 async def _fail_step(data: FailStep, ctx: InternalContext) -> Result[RunCursor, ActionError]:
-    journey = await RunStepper.load(ctx, data.run_id, data.position)
-    if journey is None or journey.waits_for is not None:
+    stepper = await RunStepper.load(ctx, data.run_id, data.position)
+    if stepper is None or stepper.approval_id is not None:
         return await _current_cursor(data, ctx)
-    await journey.fail(ActionError(data.error.code, data.error.message, data.error.details))
-    return Success(_point(journey.run, journey.definition))
+    await stepper.fail(ActionError(data.error.code, data.error.message, data.error.details))
+    return Success(_to_cursor(stepper.run, stepper.definition))
 
 
 @sync_and_async
 async def _await_approval(data: AwaitApproval, ctx: InternalContext) -> Result[RunCursor, ActionError]:
-    journey = await RunStepper.load(ctx, data.run_id, data.position)
-    if journey is None:
-        # It was cancelled, say, before it has paused.
-        await cancel_approval(ctx, data.approval_id, f"the run {data.run_id} waits for it no more")
+    stepper = await RunStepper.load(ctx, data.run_id, data.position)
+    if stepper is None:
+        # The run was cancelled before it paused, for example.
+        await cancel_approval(ctx, data.approval_id, f"the run {data.run_id} no longer waits for it")
         return await _current_cursor(data, ctx)
-    if journey.waits_for != data.approval_id:
+    if stepper.approval_id != data.approval_id:
         return await _current_cursor(data, ctx)
     pending = await find_approval(ctx.unit_of_work.records(APPROVALS), data.approval_id)
     if pending is None or pending.is_open(await ctx.unit_of_work.now()):
         return await _current_cursor(data, ctx)
-    return await _go_on_refused(journey, pending)
+    return await _continue_refused(stepper, pending)
 
 
 @sync_and_async
@@ -180,23 +182,22 @@ async def _decline(data: DeclineApproval, ctx: InternalContext) -> Result[RunCur
         ctx.suppress_default_event()
         return Success(None)
     at = StepInput.model_validate(from_json(pending.payload))
-    journey = await RunStepper.load(ctx, at.run_id, at.position)
-    if journey is None or journey.waits_for != pending.id:
+    stepper = await RunStepper.load(ctx, at.run_id, at.position)
+    if stepper is None or stepper.approval_id != pending.id:
         return await _current_cursor(at, ctx)
-    return await _go_on_refused(journey, pending)
+    return await _continue_refused(stepper, pending)
 
 
-async def _go_on_refused(journey: RunStepper, pending: PendingApproval) -> Result[RunCursor, ActionError]:
-    """Go on from a step whose approval was refused: rejected, cancelled or expired."""
-    how = pending.status if pending.status != "pending" else "expired"
+async def _continue_refused(stepper: RunStepper, pending: PendingApproval) -> Result[RunCursor, ActionError]:
+    """Continue after a step whose approval was rejected or cancelled, or has expired."""
+    status = pending.status if pending.status != "pending" else "expired"
     by = f" by {pending.decided_by}" if pending.decided_by else ""
     comment = f": {pending.comment}" if pending.comment else ""
-    what = "has expired" if how == "expired" else f"was {how}"
-    error = ActionError(
-        ErrorCode.FORBIDDEN, f"the approval {what}{by}{comment}", {"approval_id": pending.id, "status": how}
-    )
-    await journey.decline(error)
-    return Success(_point(journey.run, journey.definition))
+    refusal = "has expired" if status == "expired" else f"was {status}"
+    details = {"approval_id": pending.id, "status": status}
+    error = ActionError(ErrorCode.FORBIDDEN, f"the approval {refusal}{by}{comment}", details)
+    await stepper.decline(error)
+    return Success(_to_cursor(stepper.run, stepper.definition))
 
 
 @sync_and_async
@@ -211,7 +212,7 @@ async def _fire(data: FireTrigger, ctx: InternalContext) -> Result[str | None, A
         trigger = parse_trigger(record.data["trigger"], stored=True)
         if not isinstance(trigger, EventTrigger) or trigger.when is None or evaluate(trigger.when, scope):
             input = render(trigger.input, scope)
-            # One run of a workflow for one cause, whichever of its triggers has seen that, and in whichever version.
+            # A cause starts one run of a workflow, by whichever of its triggers, in whichever version.
             id = derived_run_id(data.at, head.id, data.cause)
             if await store.runs.get(id) is None:
                 outer = await _causing_run(ctx, data.action_id)
@@ -224,7 +225,7 @@ async def _fire(data: FireTrigger, ctx: InternalContext) -> Result[str | None, A
 
 
 async def _causing_run(ctx: InternalContext, action_id: UUID | None) -> Record | None:
-    """The run whose step has executed an action: what drives it gives the run's id as that of the request."""
+    """Return the run whose step executed an action. The executor gives the run's id as that of the request."""
     if action_id is None:
         return None
     next_id = str(UUID(int=action_id.int + 1))
@@ -235,15 +236,15 @@ async def _causing_run(ctx: InternalContext, action_id: UUID | None) -> Record |
 
 
 async def _current_cursor(data: StepInput, ctx: InternalContext) -> Result[Any, ActionError]:
-    """The answer where a run is somewhere else by now: where that is."""
+    """Return the cursor of a run that has moved from the position."""
     ctx.suppress_default_event()
     store = open_store(ctx)
     run = await store.run(data.run_id)
-    return Success(_point(run, await store.definition(run)))
+    return Success(_to_cursor(run, await store.definition(run)))
 
 
 async def cancel_approval(ctx: InternalContext, approval_id: str, reason: str) -> None:
-    """Nobody approves a step that is not taken any more."""
+    """Cancel a pending approval that no run waits for."""
     approvals = ctx.unit_of_work.records(APPROVALS)
     pending = await find_approval(approvals, approval_id)
     if pending is not None and pending.status == "pending":
@@ -253,7 +254,7 @@ async def cancel_approval(ctx: InternalContext, approval_id: str, reason: str) -
         ctx.add_subject(f"approval/{approval_id}")
 
 
-def _point(run: Record, definition: Definition) -> RunCursor:
+def _to_cursor(run: Record, definition: Definition) -> RunCursor:
     data = run.data
     retry = definition.step(data["step"]).retry if data["step"] is not None else None
     return RunCursor(
@@ -270,39 +271,24 @@ def _point(run: Record, definition: Definition) -> RunCursor:
     )
 
 
-def _internal(name: str, description: str, handler: Any, validation: Any, *, read_only: bool = False) -> Action:
-    return create_action(
-        name=name,
-        description=description,
-        handler=handler,
-        validation=validation,
-        allowed_actors=("workflow",),
-        read_only=read_only,
-    )
-
-
 def workflow_steps_service(permissions: WorkflowPermissions) -> Service:
-    """The service; what steps do to documents asks for these permissions."""
+    """Return the service. Steps that change documents ask for these permissions."""
 
     @sync_and_async
     async def perform_step(data: StepInput, ctx: InternalContext) -> Result[RunCursor, ActionError]:
         return await _perform(data, ctx, permissions.records)
 
+    internal = partial(declare, allowed_actors=("workflow",))
     return create_service(
         name=SERVICE,
-        description="What drives the runs of workflows: for workflow actors alone",
+        description="Advance the runs of workflows; only for workflow actors",
         permissions=() if permissions.records is None else (f"{permissions.records}.*",),
         actions=[
-            _internal("next", "Where a run is", _next, RunInput, read_only=True),
-            _internal("perform", "Take the step that a run is at", perform_step, StepInput),
-            _internal("fail_step", "Have the step that a run is at failed for good", _fail_step, FailStep),
-            _internal(
-                "await_approval",
-                "Go on with what became of an approval that a run waits for",
-                _await_approval,
-                AwaitApproval,
-            ),
-            _internal("fire", "Start the run that a trigger is for, where its condition holds", _fire, FireTrigger),
-            _internal("decline", "Move on a run whose approval is refused", _decline, DeclineApproval),
+            internal("next", "The current step of a run", _next, RunInput, read_only=True),
+            internal("perform", "Perform the current step of a run", perform_step, StepInput),
+            internal("fail_step", "Fail the current step of a run permanently", _fail_step, FailStep),
+            internal("await_approval", "Continue a run whose approval is decided", _await_approval, AwaitApproval),
+            internal("fire", "Start the run of a trigger, if its condition holds", _fire, FireTrigger),
+            internal("decline", "Continue a run whose approval is refused", _decline, DeclineApproval),
         ],
     )

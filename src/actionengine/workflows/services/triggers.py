@@ -1,4 +1,4 @@
-"""The service `triggers`: what starts runs by itself, events and schedules."""
+"""The service `triggers`: events and schedules that start runs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def _delete(data: TriggerReference, ctx: InternalContext) -> Result[Trigge
     store = open_store(ctx)
     record = await store.trigger(data.trigger_id)
     if record.data["from_definition"]:
-        # The next version brings it back as what it is now: out of use.
+        # A later version that defines a trigger restores this one, disabled.
         head = await store.heads.get(record.data["workflow_key"])
         assert head is not None
         await store.heads.update(head.id, {**head.data, "trigger": _remembered(record, "disabled")}, head.version)
@@ -69,16 +69,16 @@ async def _delete(data: TriggerReference, ctx: InternalContext) -> Result[Trigge
 
 
 def sees(record: Record, position: int | None) -> bool:
-    """Return whether a trigger is in use, and was when the event at this position of the log was recorded."""
+    """Return whether a trigger is active, and was when the event at this position of the log was recorded."""
     return record.data["status"] == "active" and (position is None or position > record.data["since"])
 
 
 async def apply_defined_trigger(
     ctx: InternalContext, store: Store, head: Record, trigger: EventTrigger | ScheduleTrigger | None
 ) -> dict[str, Any] | None:
-    """Make a workflow's own trigger what its active version says, and keep what operators have set.
+    """Replace a workflow's own trigger by that of its active version. It keeps its id and its status.
 
-    Returns what the head remembers of the trigger while no version has one: its id and its status.
+    Returns this id and status for the head, which keeps them while no version has a trigger.
     """
     found = await store.triggers.list({"workflow_key": head.id, "from_definition": True}, limit=1)
     record = found[0] if found else None
@@ -100,8 +100,8 @@ def _remembered(record: Record, status: str) -> dict[str, Any]:
 async def _content(
     ctx: InternalContext, trigger: EventTrigger | ScheduleTrigger, before: Record | None
 ) -> dict[str, Any]:
-    """What a trigger's document says of what it waits for. Where it begins to wait for a type of events, it sees those
-    that come later in the log than what has committed by now."""
+    """Return the fields of a trigger's document that say what it waits for. It sees only events of its type that are
+    recorded after now; if its type stays the same, after it was set."""
     event_type = trigger.event_type if isinstance(trigger, EventTrigger) else None
     is_new = before is None or before.data["event_type"] != event_type
     return {
@@ -140,7 +140,7 @@ async def _insert(
 
 
 async def _replace(ctx: InternalContext, store: Store, record: Record, trigger: EventTrigger | ScheduleTrigger) -> None:
-    """Have a trigger wait for something else; it stays as enabled or disabled as it was."""
+    """Replace what a trigger waits for. Its status stays."""
     if record.data["type"] != trigger.type:
         await count_trigger(store, record.data["type"], -1)
         await count_trigger(store, trigger.type, 1)
@@ -154,7 +154,7 @@ async def _set_status(ctx: InternalContext, id: str, status: str) -> Record:
     if record.data["status"] == status:
         ctx.suppress_default_event()
         return record
-    # What has committed while it was disabled it does not see.
+    # It does not see events that were recorded while it was disabled.
     since = await ctx.unit_of_work.last_position()
     data = {**record.data, "status": status, "since": since, "updated_at": await timestamp(ctx)}
     record = await store.triggers.update(id, data, record.version)
@@ -169,7 +169,7 @@ async def _remove(ctx: InternalContext, store: Store, record: Record) -> None:
 
 
 def _emit_changed(ctx: InternalContext, record: Record, *, is_removed: bool = False) -> None:
-    # What is taken out of use need not be what a trigger may be by now.
+    # A trigger that is disabled or removed is not read: its stored form may be invalid by now.
     is_active = record.data["status"] == "active" and not is_removed
     trigger = parse_trigger(record.data["trigger"], stored=True) if is_active else None
     scheduled = trigger if isinstance(trigger, ScheduleTrigger) else None
@@ -190,31 +190,26 @@ def _subject(data: Any) -> str:
     return f"trigger/{data.trigger_id}"
 
 
-def _workflow(data: Any) -> str:
+def _workflow_subject(data: Any) -> str:
     return workflow_subject(data.key)
 
 
 def triggers_service(permissions: WorkflowPermissions) -> Service:
-    """The service, its actions asking for these permissions."""
-
+    """Return the service, whose actions ask for these permissions."""
     reading = partial(declare, permission=permissions.read, read_only=True)
     activating = partial(declare, permission=permissions.activate, allowed_actors=ACTIVATORS)
     of_trigger = partial(activating, validation=TriggerReference, resource=_subject)
     return create_service(
         name="triggers",
-        description="What starts runs of workflows by itself: events and schedules",
+        description="Events and schedules that start runs of workflows",
         actions=[
             activating(
-                "create",
-                "Have an event or a schedule start runs of a workflow",
-                _create,
-                CreateTrigger,
-                resource=_workflow,
+                "create", "Start runs on an event or a schedule", _create, CreateTrigger, resource=_workflow_subject
             ),
             reading("get", "One trigger", _get, TriggerReference, resource=_subject),
             reading("list", "Triggers, by id", _list, ListTriggers),
-            of_trigger("enable", "Put a trigger into use again", _enable),
-            of_trigger("disable", "Have a trigger start nothing for now", _disable),
+            of_trigger("enable", "Enable a trigger", _enable),
+            of_trigger("disable", "Disable a trigger: it starts no runs", _disable),
             of_trigger("delete", "Remove a trigger", _delete),
         ],
     )

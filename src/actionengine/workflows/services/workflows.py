@@ -24,23 +24,23 @@ from actionengine.workflows.services.purge import purge
 from actionengine.workflows.services.runs import cancel, get_run, list_runs, resume, start
 
 
-def _workflow_subject(data: Any) -> str:
+def of_workflow(data: Any) -> str:
+    """Return the resource of an input that names a workflow."""
     return workflow_subject(data.key)
 
 
-def _run_subject(data: Any) -> str:
+def of_run(data: Any) -> str:
+    """Return the resource of an input that names a run."""
     return run_subject(data.run_id)
 
 
 def workflows_service(permissions: WorkflowPermissions) -> Service:
-    """The service, its actions asking for these permissions."""
-
+    """Return the service, whose actions ask for these permissions."""
     reading = partial(declare, permission=permissions.read, read_only=True)
     managing = partial(declare, permission=permissions.manage)
-    of_workflow, of_run = _workflow_subject, _run_subject
     return create_service(
         name="workflows",
-        description="Work that lasts longer than a request: definitions, and their runs",
+        description="Definitions of workflows, and their runs",
         actions=[
             declare(
                 "define",
@@ -52,7 +52,7 @@ def workflows_service(permissions: WorkflowPermissions) -> Service:
             ),
             declare(
                 "activate",
-                "Put a version of a workflow into use, for the runs that start from now on",
+                "Activate a version of a workflow, for the runs that start from now on",
                 activate,
                 WorkflowVersion,
                 permission=permissions.activate,
@@ -63,24 +63,11 @@ def workflows_service(permissions: WorkflowPermissions) -> Service:
                 "get_definition", "One version of a workflow", get_definition, WorkflowVersion, resource=of_workflow
             ),
             reading("list_definitions", "The newest version of each workflow", list_definitions, ListWorkflows),
-            declare(
-                "start",
-                "Start a run of a workflow",
-                start,
-                StartRun,
-                permission=permissions.start,
-                resource=of_workflow,
-            ),
-            managing("resume", "Try the step again at which a run is paused", resume, RunReference, resource=of_run),
-            managing("cancel", "End a run where it is", cancel, CancelRun, resource=of_run),
-            reading("get", "One run, with the steps that it has taken", get_run, RunReference, resource=of_run),
+            declare("start", "Start a run", start, StartRun, permission=permissions.start, resource=of_workflow),
+            managing("resume", "Try the step again that a run is paused at", resume, RunReference, resource=of_run),
+            managing("cancel", "End a run at its current step", cancel, CancelRun, resource=of_run),
+            reading("get", "One run with its steps", get_run, RunReference, resource=of_run),
             reading("list", "Runs, oldest first unless asked otherwise", list_runs, ListRuns),
-            managing(
-                "purge",
-                "Remove runs that ended before a time, with the steps that they have taken",
-                purge,
-                PurgeRuns,
-                allowed_actors=ACTIVATORS,
-            ),
+            managing("purge", "Remove runs that ended before a time", purge, PurgeRuns, allowed_actors=ACTIVATORS),
         ],
     )
