@@ -261,7 +261,7 @@ def test_nobody_decides_what_they_asked_for(till: Till, decision: str, spelling:
     error = till.decide(decision, id, actor).failure()
     assert error.code is ErrorCode.FORBIDDEN
     assert error.message == (
-        f"human:ann asked for the approval {id}, and {actor} counts as the same: somebody else must decide"
+        f"human:ann asked for the approval {id}, and {actor} counts as the same actor: another one has to decide"
     )
     assert till.paid == []
     assert till.do("approvals.get", {"approval_id": id}).unwrap().status == "pending"

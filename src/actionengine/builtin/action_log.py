@@ -1,4 +1,4 @@
-"""The built-in service `action_log`: who changed this, when and why."""
+"""The built-in service `action_log`: reads the action log."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ READ_PERMISSION = "action_log.read"
 
 
 class LogListing(BaseModel):
-    """Which executions: each field that is given has to match. `subject` is a name such as `"jobs/17"`, `action` a full
-    name, `since` and `until` bound the start (`until` excluded). `before` is the id to page on from."""
+    """A filter of executions. Each field that is given has to match.
+
+    `subject` is a name such as `"jobs/17"`, `action` a full name, and `since` and `until` bound the start (`until`
+    excluded). `before` is the id to page on from.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -69,7 +72,7 @@ class LogEntry(BaseModel):
 
     @classmethod
     def of(cls, row: LogRow) -> LogEntry:
-        """A stored row, decoded."""
+        """Return a stored row, decoded."""
         fields = row._asdict()
         del fields["tenant_id"]
         for name in ("input", "output", "error"):
@@ -78,7 +81,7 @@ class LogEntry(BaseModel):
 
 
 def _read(name: str, encoded: bytes) -> Any:
-    """The value of a column of JSON. One that cannot be read must not keep the page from its reader."""
+    """Return the value of a column of JSON. If it is invalid, return the reason, so the page can still be read."""
     try:
         return from_json(encoded)
     except ValueError as error:
@@ -89,7 +92,7 @@ def _read(name: str, encoded: bytes) -> Any:
 class LogPage(BaseModel):
     """A page of the action log, newest first; `next` is the `before` of the following page, or None.
 
-    A page looks at 1 000 rows and holds 4 MiB of JSON at most: it may be short, or empty, and yet have a `next`.
+    A page reads at most 1 000 rows and has at most 4 MiB of JSON: it may be short or empty, and still have a `next`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -105,14 +108,14 @@ async def _list(data: LogListing, ctx: InternalContext) -> Result[LogPage, Actio
         query = query._replace(subject=query.subject[:MAX_SUBJECT_LENGTH])
     rows = await ctx.unit_of_work.read_log(query)
     page = LogPage(items=tuple(LogEntry.of(row) for row in rows), next=rows.next)
-    # A page of the log in the log would be in the next page again, with all that is in it.
+    # If the log had this page, a later page would repeat it.
     ctx.set_logged_output({"items": len(page.items), "next": page.next})
     return Success(page)
 
 
 action_log: Service = create_service(
     name="action_log",
-    description="Who changed what, when and why",
+    description="The executions of actions: who changed what, when and why",
     actions=[
         create_action(
             name="list",

@@ -1,8 +1,8 @@
 """The built-in service `approvals`: list, get, approve, reject, cancel.
 
-An approver has the permission that the policy names today, on the resource that the action is about. It is no AI, and
-not the requester, under another spelling or actor type either. Approving runs the original action once, as its
-requester, in the unit of work of the approval: both are there or neither is.
+An approver needs the permission that the policy names today, on the resource of the action. It cannot be an AI or the
+requester, under another spelling or actor type either. An approval executes the original action once, as its requester,
+in the same unit of work: both commit, or neither does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from returns.result import Result, Success
 from actionengine.actions import Service, create_service
 from actionengine.builtin.declarations import declare
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType, identity_of
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, conflict
 from actionengine.pipeline.execution import GrantedApproval
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import ApprovalStatus, PendingApproval, find_approval
@@ -29,15 +29,15 @@ from actionengine.storage.pages import Page
 from actionengine.storage.records import APPROVALS
 from actionengine.storage.rows import Record
 
-_LEAST_EXAMINED = 50
-"""Approvals that a page looks at, if there are as many, however few it may have."""
+_MIN_EXAMINED = 50
+"""Approvals that a page reads at least, however small its limit is."""
 
 _DECIDERS: tuple[ActorType, ...] = ("human", "integration", "system")
 
 
 class ListApprovals(Input):
-    """Which approvals: of this status (an expired one is no longer pending), asked for by this actor (`type:id`, as in
-    `human:ann`), after this id, at most so many."""
+    """A filter of approvals: their status (an expired one is no longer pending), their requester (`type:id`, as in
+    `human:ann`), the id to page on from, and the size of a page."""
 
     status: ApprovalStatus | None = None
     requested_by: str | None = Field(default=None, max_length=MAX_ACTOR_ID_LENGTH + 20)
@@ -52,14 +52,14 @@ class GetApproval(Input):
 
 
 class DecideApproval(Input):
-    """One approval, and why it is decided so."""
+    """One approval, and the reason for the decision."""
 
     approval_id: Id
     comment: str | None = Field(default=None, max_length=2000)
 
 
 class Approval(BaseModel):
-    """An approval as people see it; `input` is masked."""
+    """The public part of an approval. `input` is masked."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -78,7 +78,7 @@ class Approval(BaseModel):
 
     @classmethod
     def of(cls, pending: PendingApproval, now: datetime) -> Approval:
-        """The public part of a stored approval."""
+        """Return the public part of a stored approval."""
         expired = pending.status == "pending" and not pending.is_open(now)
         return cls(
             id=pending.id,
@@ -99,7 +99,7 @@ class Approval(BaseModel):
 class ApprovalPage(BaseModel):
     """A page of approvals, newest first; `next` is the `after` of the following page, or None.
 
-    A page has fewer than `limit` approvals, or none, where others that it has looked at are not for the caller.
+    A page has fewer than `limit` approvals, or none, if others that it has read are not for the caller.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -109,7 +109,7 @@ class ApprovalPage(BaseModel):
 
 
 class ApprovalResult(BaseModel):
-    """An approved action: its result, or the further approval that it now waits for."""
+    """The result of an approved action, or the further approval that it waits for."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -131,21 +131,21 @@ async def _list(data: ListApprovals, ctx: InternalContext) -> Result[ApprovalPag
             if len(items) == data.limit:
                 next = record.id if number < len(found) else found.next
                 break
-    # A page on the log would be the inputs of all these once more.
+    # The log does not repeat the inputs of all these approvals.
     ctx.set_logged_output({"items": len(items), "next": next})
     return Success(ApprovalPage(items=tuple(items), next=next))
 
 
 async def _stored(data: ListApprovals, ctx: InternalContext) -> Page[Record]:
-    """Return the approvals to look at for a page, newest first. No caller costs more, however few are for it."""
+    """Return the approvals that a page examines, newest first. Their number does not depend on the caller's rights."""
     records = ctx.unit_of_work.records(APPROVALS)
     asked = {} if data.requested_by is None else {"requested_by": data.requested_by}
-    # One that has expired is pending in the storage until it is marked.
+    # An expired approval is pending in the storage until it is marked.
     statuses = ("expired", "pending") if data.status == "expired" else (data.status,)
     filters = [asked if status is None else {**asked, "status": status} for status in statuses]
-    size = max(data.limit, _LEAST_EXAMINED)
+    size = max(data.limit, _MIN_EXAMINED)
     pages = [await records.list(filter, size, data.after, descending=True) for filter in filters]
-    # What one of them does not tell of yet may come before the rest of another.
+    # Rows of an unread page may come before the rest of another.
     end = max((page.next for page in pages if page.next is not None), default=None)
     found = merge(*pages, key=attrgetter("id"), reverse=True)
     return Page([record for record in found if end is None or record.id >= end], end)
@@ -170,7 +170,7 @@ async def _approve(data: DecideApproval, ctx: InternalContext) -> Result[Approva
         approval=Approval.of(decided, await ctx.unit_of_work.now()), result=result, further_approval_id=further
     )
     if further is None:
-        # What is secret in it is said by the action that gave it.
+        # The original action declares the secrets of its result.
         masked = ctx.to_log_json(pending.service, pending.action, result)
         ctx.set_logged_output({**given.model_dump(mode="json", exclude={"result"}), "result": masked})
     return Success(given)
@@ -199,11 +199,11 @@ async def _for_decision(data: DecideApproval, ctx: InternalContext) -> PendingAp
     if pending.requester is not None and identity_of(pending.requester.actor) == identity_of(ctx.actor):
         raise ActionError(
             ErrorCode.FORBIDDEN,
-            f"{pending.requested_by} asked for the approval {pending.id}, and {ctx.actor} counts as the same: "
-            "somebody else must decide",
+            f"{pending.requested_by} asked for the approval {pending.id}, and {ctx.actor} counts as the same actor: "
+            "another one has to decide",
         )
     if pending.has_secret_resource and pending.resource is not None:
-        # The decision names the resource.
+        # The decision contains the resource, so it has to be masked.
         ctx.learn(pending.resource)
     await ctx.authorize_async(pending.permission, pending.resource)
     await _check_open(pending, ctx)
@@ -213,17 +213,14 @@ async def _for_decision(data: DecideApproval, ctx: InternalContext) -> PendingAp
 async def _check_open(pending: PendingApproval, ctx: InternalContext) -> None:
     approval = Approval.of(pending, await ctx.unit_of_work.now())
     if approval.status != "pending":
-        raise ActionError(
-            ErrorCode.CONFLICT,
-            f"the approval {pending.id} is {approval.status} and cannot be used again",
-            {"approval_id": pending.id, "status": approval.status},
-        )
+        message = f"the approval {pending.id} is {approval.status} and cannot be used again"
+        raise conflict(message, approval_id=pending.id, status=approval.status)
 
 
 async def _decide(
     pending: PendingApproval, status: ApprovalStatus, data: DecideApproval, ctx: InternalContext
 ) -> PendingApproval:
-    """Write the decision. The write locks the approval, so that of many deciders one goes on."""
+    """Write the decision. The write locks the approval, so only one of several deciders succeeds."""
     decided = pending.model_copy(
         update={
             "status": status,
@@ -244,7 +241,7 @@ async def _find(approval_id: str, ctx: InternalContext, to_decide: bool = False)
         pending = _today(found, ctx)
         if await _may_see(pending, ctx):
             return pending
-        # An approver of other resources, or of an earlier policy, is refused openly.
+        # An approver for other resources, or by an earlier policy, may know that the approval exists.
         permissions = (pending.permission, found.permission) if to_decide else ()
         if any([await ctx.is_allowed(each, on) for each in permissions for on in (None, found.resource)]):
             return pending
@@ -252,14 +249,14 @@ async def _find(approval_id: str, ctx: InternalContext, to_decide: bool = False)
 
 
 def _today(pending: PendingApproval, ctx: InternalContext) -> PendingApproval:
-    """While it is pending, an approval asks for what its policy names today; then it keeps what was asked for."""
+    """Return an approval with the permission that its policy names today; a decided one keeps its own."""
     if pending.status != "pending":
         return pending
     return pending.model_copy(update={"permission": ctx.permission_to_approve(pending)})
 
 
 async def _may_see(pending: PendingApproval, ctx: InternalContext) -> bool:
-    """Requesters see what they asked for; others what they may decide."""
+    """Return whether the caller asked for the approval, or may decide it."""
     return _is_requester(pending, ctx.actor) or await ctx.is_allowed(pending.permission, pending.resource)
 
 
@@ -272,12 +269,12 @@ _deciding = partial(declare, allowed_actors=_DECIDERS)
 
 approvals: Service = create_service(
     name="approvals",
-    description="Actions that wait for a second person",
+    description="Actions that wait for the decision of a second person",
     actions=[
         _reading("list", "The approvals that you asked for or may decide, newest first", _list, ListApprovals),
         _reading("get", "One approval that you asked for or may decide", _get, GetApproval),
-        _deciding("approve", "Agree: the original action runs, as its requester", _approve, DecideApproval),
-        _deciding("reject", "Refuse: the original action does not run", _reject, DecideApproval),
-        declare("cancel", "Take back what you asked for yourself", _cancel, DecideApproval),
+        _deciding("approve", "Approve: the original action is executed, as its requester", _approve, DecideApproval),
+        _deciding("reject", "Reject: the original action is not executed", _reject, DecideApproval),
+        declare("cancel", "Cancel an approval that you asked for", _cancel, DecideApproval),
     ],
 )

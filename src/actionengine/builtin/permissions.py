@@ -1,4 +1,4 @@
-"""The permissions that the optional services ask for: their own by default, others where the host names them."""
+"""The permissions that the optional services ask for: their own by default, or those of the host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def choose_permissions(factory: str, given: object, open: bool, default: P, none
     `given` is the host's choice, of the type of `default`, or None for the default. With `open`, they are `none`.
 
     Raises:
-        ConfigurationError: where both are given, or `given` is of another type.
+        ConfigurationError: if both are given, or `given` has another type.
     """
     name = type(default).__name__
     if given is not None and not isinstance(given, type(default)):

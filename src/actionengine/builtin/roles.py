@@ -1,7 +1,7 @@
-"""The built-in service `roles`: what each role of a tenant allows and denies, and which actors have it.
+"""The built-in service `roles`: the roles of a tenant, with their rules and the actors that have them.
 
-No path through it gives a right that the caller does not hold: not by assigning a role, nor by adding an allow rule to
-one, nor by taking away a deny rule. Full power is the exception: `roles.manage` on everything.
+A caller cannot give a right that it does not hold: not by assigning a role, by adding an allow rule, or by removing a
+deny rule. The exception is full power: `roles.manage` on everything.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from actionengine.authorization.rbac import load_roles, to_role
 from actionengine.authorization.rules import Rights, Role, Rule
 from actionengine.builtin.declarations import declare
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, conflict
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
 from actionengine.schemas.models import Input, Output, Page
@@ -29,24 +29,25 @@ from actionengine.text.names import MAX_PERMISSION_LENGTH, clean, fold
 READ_PERMISSION = "roles.read"
 MANAGE_PERMISSION = "roles.manage"
 FULL_POWER = Rule(MANAGE_PERMISSION)
-"""An actor that holds this, on everything and denied nothing of it, gives any right."""
+"""The right, on everything and without a denial, to give any right."""
+
 MAX_ROLE_NAME_LENGTH = 100
 """Characters of a role's name."""
 
 MAX_RULES = 1000
-"""Rules of a role that allow, and as many that deny."""
+"""Allow rules of a role, and deny rules of it."""
 
 MAX_ASSIGNED_ROLES = 100
-"""Roles that one actor may have: each decision that is not in the cache reads them."""
+"""Roles of one actor. Each decision that is not cached reads them."""
 
 RoleKey = Annotated[str, Field(max_length=MAX_ROLE_NAME_LENGTH)]
-"""The name of a role that there is."""
+"""The name of an existing role."""
 
 _ADMINISTRATORS: tuple[ActorType, ...] = ("human", "integration", "system")
 
 
 class RuleInput(Input):
-    """A permission (`payments.refund`, `payments.*`, `*`), on one resource or on every one."""
+    """A permission (`payments.refund`, `payments.*`, `*`), on one resource or on all."""
 
     permission: str = Field(min_length=1, max_length=MAX_PERMISSION_LENGTH)
     resource: str | None = Field(default=None, min_length=1, max_length=MAX_SUBJECT_LENGTH)
@@ -58,7 +59,7 @@ class RuleInput(Input):
 
 
 class RoleInput(Input):
-    """A role: deny beats allow."""
+    """A role. A deny rule overrides an allow rule."""
 
     name: str = Field(min_length=1, max_length=MAX_ROLE_NAME_LENGTH)
     description: str = Field(default="", max_length=10_000)
@@ -70,15 +71,17 @@ class RoleInput(Input):
     def _check_name(cls, name: str) -> str:
         if "*" in name or clean(name) != name:
             raise ValueError(
-                f"no role is named {name!r}: a name has no *, no characters that show nothing, no spaces at its ends "
-                f"or in a row, and is in Unicode's form NFKC, as in {clean(name)!r}"
+                f"{name!r} cannot name a role: leave out *, invisible characters, and spaces at the ends or in a row, "
+                f"and use Unicode's form NFKC, as in {clean(name)!r}"
             )
         return name
 
 
 class DefinedRole(RoleInput):
-    """A role as it was defined. `unknown_permissions` are those of its rules that nothing in the engine names: they are
-    misspelt, or a handler asks for them whose service does not declare them."""
+    """A role as it was defined. `unknown_permissions` are those of its rules that no action of the engine asks for.
+
+    They are misspelt, or a handler asks for them and its service does not declare them.
+    """
 
     unknown_permissions: tuple[str, ...] = ()
 
@@ -89,19 +92,17 @@ class RoleName(Input):
     name: RoleKey
 
 
-class Assignment(Input):
-    """A role of an actor."""
-
-    actor_type: ActorType
-    actor_id: str = Field(min_length=1, max_length=MAX_ACTOR_ID_LENGTH)
-    role: RoleKey
-
-
 class ActorReference(Input):
     """One actor."""
 
     actor_type: ActorType
     actor_id: str = Field(min_length=1, max_length=MAX_ACTOR_ID_LENGTH)
+
+
+class Assignment(ActorReference):
+    """A role of an actor."""
+
+    role: RoleKey
 
 
 class AssignedRoles(Output):
@@ -145,7 +146,7 @@ async def _delete(data: RoleName, ctx: InternalContext) -> Result[None, ActionEr
     if current is None:
         raise _no_role(data.name)
     await _check_holds(ctx, to_role(current.data).deny)
-    # Nobody has it from now on, nor another one that is made under its name: assignments name its id.
+    # Assignments name its id, so a new role of this name is assigned to no actor.
     await records.delete(data.name, current.version)
     return Success(None)
 
@@ -192,8 +193,8 @@ async def _of_actor(data: ActorReference, ctx: InternalContext) -> Result[Assign
 
 
 async def _check_holds(ctx: InternalContext, rules: Iterable[Rule], role: str | None = None) -> None:
-    """Raise `ActionError(forbidden)` where a caller without full power would give one of these rights, or the name
-    of a role that actions ask for, without holding it. What is read is what this transaction sees, not a cache."""
+    """Raise `ActionError(forbidden)` if a caller without full power would give a right that it does not hold, or a role
+    that actions ask for by name. The check reads this transaction, not a cache."""
     actor = ctx.actor
     assert actor is not None
     ctx.replay_for_actor_only()
@@ -203,35 +204,33 @@ async def _check_holds(ctx: InternalContext, rules: Iterable[Rule], role: str | 
     rights = Rights.of(actor, *await load_roles(actor, record, ctx.unit_of_work.records(ROLES)))
     if rights.include(FULL_POWER):
         return
-    wanting = [str(rule) for rule in rules if not rights.include(rule)]
+    missing = [str(rule) for rule in rules if not rights.include(rule)]
     if role is not None and role not in rights.roles and role in ctx.known_roles():
-        wanting.append(f"the role {role}, which actions ask for")
-    if wanting:
+        missing.append(f"the role {role}, which actions ask for")
+    if missing:
         raise ActionError(
             ErrorCode.FORBIDDEN,
-            f"{actor} does not hold {', '.join(wanting)}, and so cannot give it: that takes {MANAGE_PERMISSION} on "
+            f"{actor} does not hold {', '.join(missing)}, and so cannot give it: that takes {MANAGE_PERMISSION} on "
             f"everything",
         )
 
 
 def _beyond(rules: Iterable[Rule], others: Sequence[Rule]) -> list[Rule]:
-    """Return the rules that are about more than one of the others is."""
+    """Return the rules that no other rule contains."""
     return [rule for rule in rules if not any(other.contains(rule) for other in others)]
 
 
 async def _check_name(name: str, roles: AsyncRecords) -> None:
-    """Raise `ActionError(conflict)` for the name of a new role that looks like another one's."""
+    """Raise `ActionError(conflict)` for the name of a new role that looks like an existing one."""
     for like in await roles.list({"folded_name": fold(name)}, limit=1):
-        raise ActionError(
-            ErrorCode.CONFLICT, f"there is a role {like.id!r}, which looks like {name!r}", {"role": like.id}
-        )
+        raise conflict(f"there is a role {like.id!r}, which looks like {name!r}", role=like.id)
 
 
 def _role(record: Record) -> RoleInput:
     return RoleInput(**{name: record.data[name] for name in RoleInput.model_fields if name in record.data})
 
 
-async def _assigned(ctx: InternalContext, actor: Assignment | ActorReference) -> tuple[Record | None, tuple[str, ...]]:
+async def _assigned(ctx: InternalContext, actor: ActorReference) -> tuple[Record | None, tuple[str, ...]]:
     """Return the document of an actor's assignments, and the names of the roles that it gives."""
     record = await ctx.unit_of_work.records(ROLE_ASSIGNMENTS).get(_key(actor))
     held = await load_roles(Actor(actor.actor_type, actor.actor_id), record, ctx.unit_of_work.records(ROLES))
@@ -240,7 +239,7 @@ async def _assigned(ctx: InternalContext, actor: Assignment | ActorReference) ->
 
 async def _write(
     ctx: InternalContext,
-    actor: Assignment | ActorReference,
+    actor: ActorReference,
     record: Record | None,
     roles: Sequence[str],
     new_ids: Mapping[str, str | None],
@@ -254,11 +253,11 @@ async def _write(
         await records.update(record.id, document, record.version)
 
 
-def _answer(actor: Assignment | ActorReference, roles: tuple[str, ...]) -> AssignedRoles:
+def _answer(actor: ActorReference, roles: tuple[str, ...]) -> AssignedRoles:
     return AssignedRoles(actor_type=actor.actor_type, actor_id=actor.actor_id, roles=roles)
 
 
-def _key(actor: Assignment | ActorReference) -> str:
+def _key(actor: ActorReference) -> str:
     return f"{actor.actor_type}:{actor.actor_id}"
 
 
@@ -279,13 +278,13 @@ _managing = partial(declare, permission=MANAGE_PERMISSION, allowed_actors=_ADMIN
 
 roles: Service = create_service(
     name="roles",
-    description="What each role allows and denies, and who has it",
+    description="The rules of roles, and the actors that have them",
     actions=[
-        _managing("define", "Make a role, or give it other rules", _define, RoleInput, resource=_role_subject),
-        _managing("delete", "Remove a role from everybody", _delete, RoleName, resource=_role_subject),
+        _managing("define", "Create a role, or replace its rules", _define, RoleInput, resource=_role_subject),
+        _managing("delete", "Delete a role", _delete, RoleName, resource=_role_subject),
         _reading("list", "The tenant's roles, by name", _list, Page),
-        _managing("assign", "Give an actor a role", _assign, Assignment, resource=_actor_subject),
-        _managing("unassign", "Take a role from an actor", _unassign, Assignment, resource=_actor_subject),
+        _managing("assign", "Assign a role to an actor", _assign, Assignment, resource=_actor_subject),
+        _managing("unassign", "Unassign a role from an actor", _unassign, Assignment, resource=_actor_subject),
         _reading("of_actor", "The roles that are assigned to an actor", _of_actor, ActorReference),
     ],
 )
