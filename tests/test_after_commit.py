@@ -165,7 +165,7 @@ def test_what_is_run_again_is_done_once(bench: Bench) -> None:
     assert bench.notes == ["attempt 3"]
 
 
-def test_what_nested_actions_ask_for_waits_for_the_outermost_commit(bench: Bench) -> None:
+def test_work_of_nested_actions_waits_for_the_outermost_commit(bench: Bench) -> None:
     steps = [["work", {"notes": ["inner"], "steps": [["work", {"notes": ["innermost"]}]]}]]
 
     answer = bench.ask("work", notes=["outer"], steps=steps)
@@ -182,7 +182,7 @@ def test_what_is_rolled_back_to_a_savepoint_is_not_done(bench: Bench) -> None:
     assert bench.notes == ["outer", "kept"]
 
 
-def test_what_is_rolled_back_with_the_outermost_action_is_not_done(bench: Bench) -> None:
+def test_work_is_dropped_when_the_outermost_action_rolls_back(bench: Bench) -> None:
     answer = bench.ask("work", notes=["outer"], steps=[["work", {"notes": ["inner"]}]], fails=True)
 
     assert answer.failure().message == "it was not to be"
@@ -195,7 +195,7 @@ def test_a_hook_that_fails_has_nothing_done(bench: Bench) -> None:
     assert bench.notes == ["hooked"]
 
 
-def test_all_of_it_is_done_although_the_caller_is_cancelled_meanwhile(bench: Bench) -> None:
+def test_work_is_done_although_the_caller_is_cancelled(bench: Bench) -> None:
     if isinstance(bench.backend, SyncBackend):
         return
     begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
@@ -226,7 +226,7 @@ def test_all_of_it_is_done_although_the_caller_is_cancelled_meanwhile(bench: Ben
     assert bench.notes == ["first", "second"]
 
 
-def test_it_is_done_although_the_caller_is_cancelled_while_it_waits_for_a_thread(bench: Bench) -> None:
+def test_work_is_done_if_the_caller_is_cancelled_before_it(bench: Bench) -> None:
     if isinstance(bench.backend, SyncBackend):
         return
     begun, go_on = threading.Event(), threading.Event()

@@ -129,7 +129,7 @@ def test_an_approval_without_key_and_reason_keeps_none(till: Till, storage: InMe
     assert one.fingerprint != other.fingerprint
 
 
-def test_the_document_of_an_approval_is_json_and_is_the_approval_again(
+def test_the_document_of_an_approval_makes_the_approval_again(
     till: Till, storage: InMemoryStorage, acme: Tenant
 ) -> None:
     kept = stored(storage, acme, till.ask(actor=Actor.human("ann", ["clerk"]), idempotency_key="k1"))
@@ -139,7 +139,7 @@ def test_the_document_of_an_approval_is_json_and_is_the_approval_again(
     assert PendingApproval.of(Record(kept.id, kept.version, document, kept.created_at, kept.created_at)) == kept
 
 
-def test_an_approval_knows_that_a_secret_is_in_the_name_of_its_resource(
+def test_an_approval_knows_of_a_secret_in_its_resource_name(
     engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, acme: Tenant
 ) -> None:
     pay = create_action(
@@ -173,7 +173,7 @@ def test_an_approval_keeps_which_policies_others_have_satisfied(
     assert kept.granted == {"work.pay": StoredActor.of(approver)}
 
 
-def test_an_approval_of_somebody_who_is_not_signed_in_names_no_requester(
+def test_an_approval_for_an_anonymous_actor_names_no_requester(
     engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, acme: Tenant
 ) -> None:
     pay = create_action(

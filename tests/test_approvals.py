@@ -38,7 +38,7 @@ def boss(tenant: Tenant, *permissions: str) -> RequestContext:
 
 
 @pytest.mark.parametrize("pipeline", [False, True])
-def test_a_retry_after_the_approval_gets_what_the_first_would_have_got(
+def test_a_retry_after_the_approval_gets_the_first_result(
     engine_of: EngineOf, execute: Execute, acme: Tenant, pipeline: bool
 ) -> None:
     result = ActionResultConfig(pipeline=pipeline)
@@ -93,7 +93,7 @@ def test_a_second_policy_inside_asks_a_second_time(engine_of: EngineOf, execute:
     assert runs == ["outer", "outer"]
 
 
-def test_a_requester_who_lost_the_permission_meanwhile_is_refused(
+def test_a_requester_who_has_lost_the_permission_is_refused(
     engine_of: EngineOf, execute: Execute, acme: Tenant, as_system: RequestContext
 ) -> None:
     engine = engine_of(
@@ -135,7 +135,7 @@ def test_approvals_are_seen_by_who_asked_and_who_may_decide(
         assert isinstance(found, Success) if sees else found.failure().code is ErrorCode.NOT_FOUND
 
 
-def test_an_approval_that_is_rolled_back_leaves_no_answer_under_its_key(
+def test_a_rolled_back_approval_stores_no_result_for_its_key(
     engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
     def change_mind(data: Any, ctx: ActionContext) -> Result[Any, Any]:

@@ -104,7 +104,7 @@ class Till:
 # About one thing
 
 
-def test_an_approver_who_is_denied_one_thing_decides_about_others_alone() -> None:
+def test_an_approver_denied_one_resource_decides_only_on_others() -> None:
     till = Till()
     denied, other = till.ask(job="9"), till.ask(job="1")
 
@@ -135,7 +135,7 @@ def test_somebody_who_may_decide_nothing_finds_nothing(decision: str) -> None:
     assert till.code(Actor.human("gus"), decision, till.ask(job="1")) == "not_found"
 
 
-def test_what_a_before_hook_makes_of_the_input_is_what_is_approved() -> None:
+def test_the_input_is_approved_as_a_before_hook_changed_it() -> None:
     till = Till()
     id = till.ask("s.hooked", job="1", pays="9")
 
@@ -158,7 +158,7 @@ def test_each_nested_thing_is_asked_of_the_approver() -> None:
     assert till.paid == ["1", "9"]
 
 
-def test_an_earlier_approver_is_asked_again_when_a_later_one_has_the_action_run() -> None:
+def test_earlier_approvers_are_checked_again_at_the_last() -> None:
     storage = InMemoryStorage()
 
     def outer(data: Any, ctx: ActionContext) -> Result[Any, Any]:
@@ -198,7 +198,7 @@ def test_an_earlier_approver_is_asked_again_when_a_later_one_has_the_action_run(
 # By the policy of today
 
 
-def test_who_holds_only_the_permission_of_an_older_policy_does_not_decide() -> None:
+def test_the_permission_of_an_older_policy_does_not_decide() -> None:
     before = Till(always())
     old, new = Actor.human("olga", roles=["old"]), Actor.human("nina", roles=["new"])
     id = before.ask(job="1")

@@ -100,7 +100,7 @@ def test_nothing_in_a_payload_makes_a_system_actor(
     assert execute(engine, "work.refund", payload, as_actor(acme, "ai")).failure().code is ErrorCode.FORBIDDEN
 
 
-def test_an_assigned_role_counts_from_the_next_execution_and_until_it_is_taken(
+def test_a_role_counts_from_its_assignment_to_its_removal(
     engine: Engine, execute: Execute, acme: Tenant, globex: Tenant
 ) -> None:
     define(engine, acme, "cashier", allow=[("payments.refund", None)])
@@ -139,7 +139,7 @@ def test_a_rule_can_name_one_resource(engine: Engine, execute: Execute, acme: Te
     assert execute(engine, "work.close", {"job": 7}, all_but_one).failure().code is ErrorCode.FORBIDDEN
 
 
-def test_a_rule_on_one_resource_does_not_open_an_action_that_names_none(
+def test_a_rule_on_a_resource_opens_no_action_without_one(
     engine: Engine, execute: Execute, acme: Tenant
 ) -> None:
     define(engine, acme, "one_payment", allow=[("payments.refund", "payment/7")])
@@ -211,7 +211,7 @@ def test_every_actor_has_the_public_role(engine_of: EngineOf, execute: Execute, 
     assert execute(engine, "work.inside", {}, RequestContext(tenant=acme)).failure().code is ErrorCode.UNAUTHENTICATED
 
 
-def test_an_authorizer_that_waits_for_a_loop_where_there_is_none_refuses(engine_of: EngineOf, acme: Tenant) -> None:
+def test_an_authorizer_that_needs_a_loop_refuses_in_sync_mode(engine_of: EngineOf, acme: Tenant) -> None:
     class Waiting:
         async def authorize(self, request: AccessRequest) -> Decision:
             await asyncio.sleep(0)
@@ -339,7 +339,7 @@ def test_a_role_that_was_deleted_comes_back_to_nobody(engine_of: EngineOf, execu
     assert do("of_actor", **ann).unwrap().roles == ("clerk", "lead")
 
 
-def test_a_role_that_is_deleted_while_it_is_assigned_is_not_assigned(
+def test_a_role_deleted_during_its_assignment_is_not_assigned(
     engine_of: EngineOf, storage: InMemoryStorage, acme: Tenant
 ) -> None:
     admin = RequestContext(acme, Actor.human("admin", permissions=["*", "roles.manage"]))

@@ -62,7 +62,7 @@ def asking(
 
 
 @pytest.mark.parametrize("protected", [True, False])
-def test_allowed_actors_need_an_actor_even_where_nothing_is_protected(
+def test_allowed_actors_need_an_actor_on_unprotected_actions_too(
     engine_of: EngineOf, execute: Execute, acme: Tenant, protected: bool
 ) -> None:
     action = create_action(
@@ -87,7 +87,7 @@ def test_without_protection_and_allowed_actors_anybody_is_let_in(
         assert execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=actor)) == Success("done")
 
 
-def test_a_handler_that_asks_about_somebody_who_is_not_signed_in_is_refused(
+def test_a_handler_cannot_authorize_an_anonymous_actor(
     engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
     def go(data: Any, ctx: ActionContext) -> Result[Any, Any]:
@@ -105,7 +105,7 @@ def test_a_protected_action_needs_an_actor_first_of_all(engine_of: EngineOf, exe
     assert error.code is ErrorCode.UNAUTHENTICATED
 
 
-def test_an_actor_without_the_permission_hears_what_the_authorizer_said(
+def test_a_denied_actor_gets_the_reason_of_the_authorizer(
     engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
     class Refusing:
@@ -117,7 +117,7 @@ def test_an_actor_without_the_permission_hears_what_the_authorizer_said(
     assert (error.code, error.message) == (ErrorCode.FORBIDDEN, "work.go: no x.do today")
 
 
-def test_an_actor_whose_id_fits_no_column_is_refused_before_it_is_asked_about(
+def test_an_actor_id_that_fits_no_column_is_refused_at_once(
     engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
     engine = engine_of(create_action(name="go", description="", handler=ok, allowed_actors=["human"]))
@@ -129,7 +129,7 @@ def test_an_actor_whose_id_fits_no_column_is_refused_before_it_is_asked_about(
         assert error.message == "the id of the actor has 241 characters; at most 240 are allowed"
 
 
-def test_allowed_actors_bind_a_system_actor_and_one_with_every_permission(
+def test_allowed_actors_bind_system_actors_and_every_permission(
     engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
     engine = engine_of(create_action(name="go", description="", handler=ok, allowed_actors=["human"], permission="x"))
@@ -138,7 +138,7 @@ def test_allowed_actors_bind_a_system_actor_and_one_with_every_permission(
         assert error.code is ErrorCode.FORBIDDEN
 
 
-def test_the_resource_is_asked_about_whatever_the_general_answer_was(
+def test_the_resource_is_checked_whatever_the_general_answer_was(
     engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
     asked: list[AccessRequest] = []
@@ -184,7 +184,7 @@ def test_the_resource_is_asked_about_whatever_the_general_answer_was(
     assert (first, second) == ("asked about None; asked about job/1", "asked about None; asked about job/2")
 
 
-def test_an_authorizer_that_raises_or_says_nothing_lets_nobody_in(
+def test_an_authorizer_that_raises_or_returns_none_denies(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext
 ) -> None:
     class Broken:

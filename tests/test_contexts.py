@@ -163,7 +163,7 @@ def test_a_request_context_is_frozen(as_ann: RequestContext) -> None:
         as_ann.actor.roles = ("admin",)  # type: ignore[misc,union-attr]
 
 
-def test_a_request_context_has_nothing_in_it_that_a_storage_cannot_keep() -> None:
+def test_a_request_context_holds_only_storable_values() -> None:
     context = RequestContext(None, source="a\0", reason="b\0", request_id="\ud800")
 
     assert (context.source, context.reason, context.request_id) == ("a\ufffd", "b\ufffd", "?")
@@ -202,7 +202,7 @@ def test_a_host_is_told_what_is_wrong_with_its_values(make: Callable[[], Any], m
         make()
 
 
-def test_a_tenant_of_the_hosts_own_directory_needs_no_row_of_ours(
+def test_a_tenant_of_the_hosts_directory_needs_no_row(
     engine_of: Callable[..., Engine], storage: InMemoryStorage
 ) -> None:
     engine = engine_of(

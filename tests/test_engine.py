@@ -58,7 +58,7 @@ def engine(storage: InMemoryStorage) -> Engine:
     return create_engine(services=[JOBS], storage=storage)
 
 
-def test_services_are_summarised_in_order_with_the_built_in_ones_last(engine: Engine) -> None:
+def test_services_are_listed_in_order_with_built_in_ones_last(engine: Engine) -> None:
     summaries = engine.get_services().unwrap()
     assert summaries[0] == ServiceSummary("jobs", "Jobs", ("add", "count"))
     assert [summary.name for summary in summaries[1:]] == ["approvals", "action_log", "roles"]

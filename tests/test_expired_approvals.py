@@ -57,7 +57,7 @@ def test_what_has_expired_is_marked_when_others_are_asked_for(
     assert len(brief.do("approvals.list", {"status": "pending"}).unwrap().items) == 2
 
 
-def test_many_that_expire_together_become_fewer_with_each_that_is_asked_for(
+def test_each_request_marks_some_of_many_expired_approvals(
     engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, acme: Tenant
 ) -> None:
     till = Till(engine_of, execute, acme)
@@ -104,7 +104,7 @@ def test_what_was_decided_is_not_marked(
     assert waiting(storage, acme) == 1
 
 
-def test_what_is_in_the_way_of_the_marking_is_not_in_the_way_of_the_asking(
+def test_a_failure_to_mark_expired_approvals_fails_no_request(
     engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, acme: Tenant
 ) -> None:
     till = Till(engine_of, execute, acme, policy(expires_after=AT_ONCE))

@@ -134,7 +134,7 @@ def expired(office: Office, number: int) -> None:
     ],
     ids=str,
 )
-def test_a_list_of_approvals_does_not_read_those_that_were_decided(storage: AnyStorage, asked: dict[str, Any]) -> None:
+def test_a_list_of_approvals_does_not_read_decided_ones(storage: AnyStorage, asked: dict[str, Any]) -> None:
     costs_the_same(storage, decided, lambda office: office.do("approvals.list", asked).unwrap())
 
 

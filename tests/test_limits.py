@@ -310,7 +310,7 @@ def test_a_cursor_of_another_listing_begins_a_page_or_is_refused(any_office: Off
         )
 
 
-def test_a_cursor_of_another_listing_of_a_storage_begins_a_page_or_is_refused(any_office: Office) -> None:
+def test_a_foreign_cursor_of_a_storage_lists_or_is_refused(any_office: Office) -> None:
     storage, tenant = any_office.storage, any_office.tenant
     for cursor in CURSORS:
         _page_or_refusal(lambda cursor=cursor: storage.list_tenants(after=cursor, limit=10))  # type: ignore[misc]
@@ -371,7 +371,7 @@ def test_a_resource_name_of_100_kb_is_refused_and_kept_nowhere(any_office: Offic
     assert authorizer.cached_bytes - before < 10_000
 
 
-def test_a_hundred_followers_of_a_rare_type_read_nothing_of_the_others(tmp_path: Path) -> None:
+def test_followers_of_a_rare_type_read_no_other_events(tmp_path: Path) -> None:
     with SQLiteStorage(tmp_path / "followers.db", pool_size=1, max_overflow=0) as storage:
         office = Office(storage)
         office.ask("notes.emit", {"type": "rare"}).unwrap()

@@ -319,7 +319,7 @@ def test_a_type_can_be_secret_as_a_whole(kind: Any) -> None:
     assert bool(names) is True
 
 
-def test_a_class_whose_annotations_do_not_resolve_is_read_by_its_text() -> None:
+def test_unresolved_annotations_are_read_by_their_text() -> None:
     @dataclasses.dataclass
     class Local:
         user: Missing  # type: ignore[name-defined]  # noqa: F821
@@ -383,7 +383,7 @@ def test_an_adapter_says_what_is_secret_where_the_value_does_not() -> None:
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
-def test_numbers_that_are_not_finite_are_refused_where_they_would_be_read_again(number: float) -> None:
+def test_numbers_that_are_not_finite_are_refused_if_read_again(number: float) -> None:
     for value in (number, [number], {"a": number}, {"a": number, "b": None}):
         with pytest.raises(ValueError, match=r"^a number in it is not finite$"):
             masked_finite_json(value)
@@ -498,7 +498,7 @@ def test_a_secret_may_hold_what_json_cannot_carry() -> None:
     assert typed_secrets(Secret[dict[str, Any]]({"a": ["x", 5]})).values == {"x", "5"}
 
 
-def test_names_are_remembered_for_each_class_and_are_the_same_again() -> None:
+def test_names_are_cached_for_each_class() -> None:
     for _ in range(3):
         assert found(Account("ann", "h1")) == ({"password"}, {"h1"})
         assert typed_secrets(loud("l1")).values == {"l1"}

@@ -103,7 +103,7 @@ def test_named_permissions_take_the_place_of_the_default_ones() -> None:
     }
 
 
-def test_open_services_are_for_every_person_and_still_not_for_an_ai() -> None:
+def test_open_services_serve_every_person_but_no_ai() -> None:
     engine, gus = engine_with(*change_control_services(open=True), *workflow_services(open=True))
     bot = RequestContext(gus.tenant, Actor.ai("bot"))
     steps = {"steps": [{"name": "tell", "type": "notification", "to": "x", "message": "y"}]}

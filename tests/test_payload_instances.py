@@ -196,7 +196,7 @@ def test_an_instance_and_its_json_are_one_payload(engine_of: EngineOf, execute: 
 
 
 @pytest.mark.parametrize("what", PARTIAL)
-def test_a_key_refuses_an_instance_that_its_json_leaves_parts_of_out(
+def test_a_key_refuses_an_instance_that_json_does_not_keep_whole(
     what: str, engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
     model, payload = PARTIAL[what]
@@ -266,7 +266,7 @@ class Colour(Enum):
         ((1, 2), "the payload", "tuple"),
     ],
 )
-def test_what_a_plain_payload_cannot_have_is_named_with_its_place_and_type(
+def test_a_value_that_json_cannot_have_is_named_with_its_place(
     payload: Any, place: str, kind: str, engine_of: EngineOf, execute: Execute, as_ann: RequestContext
 ) -> None:
     engine, seen = engine_for(None, engine_of)

@@ -55,7 +55,7 @@ def refusal(call: Any, *arguments: Any) -> str:
 # Copies
 
 
-def test_again_gives_an_equal_copy_of_plain_values_and_of_objects() -> None:
+def test_a_copy_equals_plain_values_and_objects() -> None:
     for payload in ({"a": [1]}, Plain("x", ["t"])):
         received = read_payload(payload, Plain, LIMITS)
         again = received.copy()

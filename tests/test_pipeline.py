@@ -354,7 +354,7 @@ def test_a_read_only_action_cannot_write(
     assert storage.read_events(acme) == []
 
 
-def test_a_read_only_action_is_logged_claims_no_key_and_emits_nothing(
+def test_a_read_only_action_claims_no_key_and_emits_nothing(
     engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     engine = engine_of(action("go", lambda data, ctx: Success(len(ctx.records("things").list())), read_only=True))
@@ -366,7 +366,7 @@ def test_a_read_only_action_is_logged_claims_no_key_and_emits_nothing(
 
 
 @pytest.mark.parametrize("nested_as", ["an action", "a hook"])
-def test_a_read_only_action_inside_one_that_writes_cannot_write_either(
+def test_a_nested_read_only_action_cannot_write(
     engine_of: EngineOf,
     execute: Execute,
     as_ann: RequestContext,
@@ -387,7 +387,7 @@ def test_a_read_only_action_inside_one_that_writes_cannot_write_either(
 # Timeouts
 
 
-def test_a_handler_with_a_timeout_never_opens_a_unit_of_work_of_its_own(
+def test_a_handler_with_a_timeout_opens_no_second_unit_of_work(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext
 ) -> None:
     """One that was left behind could otherwise open another after the rollback."""
@@ -455,7 +455,7 @@ def test_an_async_handler_that_never_returns_is_cancelled(
     assert cancelled == [True]
 
 
-def test_a_blocking_handler_with_a_timeout_does_not_stop_the_loop(engine_of: EngineOf, as_ann: RequestContext) -> None:
+def test_a_blocking_handler_with_a_timeout_frees_the_loop(engine_of: EngineOf, as_ann: RequestContext) -> None:
     release = threading.Event()
 
     def block(data: Any) -> Result[Any, Any]:
@@ -671,7 +671,7 @@ def test_a_nested_action_that_is_not_there_is_a_failure(
     assert execute(engine, "work.go", {}, as_ann).failure().code is ErrorCode.NOT_FOUND
 
 
-def test_a_nested_action_that_requires_a_key_is_covered_by_the_one_around_it(
+def test_a_nested_action_that_requires_a_key_uses_the_outer_one(
     engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
     engine = engine_of(
@@ -783,7 +783,7 @@ def test_cancelling_a_task_rolls_back_and_frees_its_key(
     assert documents(storage, acme) == 0
 
 
-def test_a_crash_while_logging_a_failure_does_not_hide_the_failure(
+def test_a_crash_while_logging_a_failure_does_not_hide_it(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage = Flaky(gone=True)
@@ -798,7 +798,7 @@ def test_a_crash_while_logging_a_failure_does_not_hide_the_failure(
 # What is left over, or goes on at the same time
 
 
-def test_a_nested_handler_left_behind_at_its_deadline_writes_nothing(
+def test_an_abandoned_nested_handler_writes_nothing(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     release, over = threading.Event(), threading.Event()
@@ -824,7 +824,7 @@ def test_a_nested_handler_left_behind_at_its_deadline_writes_nothing(
     assert documents(storage, acme) == 0
 
 
-def test_the_context_of_a_nested_execution_is_of_no_use_afterwards(
+def test_the_context_of_a_nested_execution_ends_with_it(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     kept: list[Any] = []
@@ -882,7 +882,7 @@ def test_an_approval_unwinds_through_a_task_group(engine_of: EngineOf, as_ann: R
     assert error.code is ErrorCode.APPROVAL_REQUIRED
 
 
-def test_hooks_of_hooks_leave_the_log_of_the_outer_execution_alone(
+def test_hooks_of_hooks_do_not_change_the_outer_log_row(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext
 ) -> None:
     inner = (HookDefinition("work", "inner"),)

@@ -184,7 +184,7 @@ def test_no_limit_lets_a_payload_in_that_could_not_be_logged() -> None:
         read_payload(deep(MAX_JSON_DEPTH + 1), None, limits)
 
 
-def test_one_unreadable_row_does_not_keep_the_page_from_its_reader() -> None:
+def test_one_unreadable_row_does_not_hide_its_page() -> None:
     storage = InMemoryStorage()
     tenant = storage.create_tenant(slug="acme", name="Acme")
     engine = engine_with(storage, lambda value, ctx: Success(1), None)

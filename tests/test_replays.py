@@ -152,7 +152,7 @@ async def _replay_with_slow() -> tuple[Slow, Any, Any, Any]:
     return authorizer, first, refused, again
 
 
-def test_an_authorizer_of_the_hosts_is_asked_the_same_questions_again() -> None:
+def test_a_custom_authorizer_gets_the_same_questions_on_replay() -> None:
     import asyncio
 
     authorizer, first, refused, again = asyncio.run(_replay_with_slow())
@@ -166,7 +166,7 @@ def test_an_authorizer_of_the_hosts_is_asked_the_same_questions_again() -> None:
     ]
 
 
-def test_a_refusal_that_the_handler_dealt_with_is_not_asked_again() -> None:
+def test_a_refusal_that_the_handler_caught_is_not_asked_again() -> None:
     def tries(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         return Success(ctx.execute("s", "inner", {"id": "1"}).value_or("the short form"))
 
@@ -176,7 +176,7 @@ def test_a_refusal_that_the_handler_dealt_with_is_not_asked_again() -> None:
     assert shop.ask("s.outer", Actor.human("gus")).unwrap() == "the short form"
 
 
-def test_somebody_who_is_not_signed_in_gets_nothing_that_an_actor_was_asked_for() -> None:
+def test_an_anonymous_actor_gets_no_replay_of_an_actors_result() -> None:
     def guarded(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         if ctx.actor is not None:
             ctx.authorize("jobs.archive")
@@ -189,7 +189,7 @@ def test_somebody_who_is_not_signed_in_gets_nothing_that_an_actor_was_asked_for(
     assert is_forbidden(shop.ask("s.open", None))
 
 
-def test_where_the_handler_asked_nothing_everybody_who_may_execute_gets_the_replay() -> None:
+def test_a_result_without_questions_is_replayed_for_any_actor() -> None:
     shop = Shop(make("plain", permission="s.plain"))
     shop.ask("s.plain", Actor.human("ann", permissions=["s.plain"])).unwrap()
 
@@ -212,7 +212,7 @@ def test_a_result_with_too_many_questions_is_for_its_actor_alone() -> None:
     assert is_forbidden(shop.ask("s.much", Actor.human("ann")))
 
 
-def test_an_inner_action_for_some_actors_counts_among_the_questions_of_its_actor() -> None:
+def test_the_allowed_actors_of_an_inner_action_are_questions() -> None:
     def asks(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         for number in range(MAX_QUESTIONS):
             ctx.authorize("inner.do", f"job/{number}")
@@ -225,7 +225,7 @@ def test_an_inner_action_for_some_actors_counts_among_the_questions_of_its_actor
     assert is_forbidden(shop.ask("s.outer", Actor.human("bob", ANN.roles, ANN.permissions)))
 
 
-def test_a_refused_replay_names_the_inner_action_and_whom_it_is_for() -> None:
+def test_a_refused_replay_names_the_inner_action_and_its_actors() -> None:
     shop = Shop(make("inner", **INNER["allowed_actors"]), make("outer", nests), authorizer=STATIC)
     shop.ask("s.outer", ANN).unwrap()
     refused = shop.ask("s.outer", OTHERS["allowed_actors"]).failure()
@@ -253,7 +253,7 @@ POLICY = ApprovalPolicy(when=lambda data, ctx: True, permission="jobs.approve")
 BEA = Actor.human("bea", permissions=["inner.do"])
 
 
-def test_what_the_requester_was_asked_is_no_question_for_the_approver_and_the_other_way_round() -> None:
+def test_requester_and_approver_answer_only_their_own_questions() -> None:
     shop = Shop(make("inner", permission="inner.do"), make("outer", nests, approval=POLICY))
     approval_id = shop.ask("s.outer", BEA, key="bea's").failure().details["approval_id"]
     mo = Actor.human("mo", permissions=["jobs.approve"])
@@ -268,7 +268,7 @@ def test_what_the_requester_was_asked_is_no_question_for_the_approver_and_the_ot
 
 
 @pytest.mark.parametrize("decision", ["approve", "reject", "cancel"])
-def test_a_decision_is_replayed_for_nobody_but_the_one_that_made_it(decision: str) -> None:
+def test_a_decision_is_replayed_only_for_its_approver(decision: str) -> None:
     shop = Shop(make("outer", approval=POLICY))
     approval_id = shop.ask("s.outer", BEA, key=None).failure().details["approval_id"]
     decider = BEA if decision == "cancel" else Actor.human("mo", permissions=["jobs.approve"])

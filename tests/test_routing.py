@@ -55,7 +55,7 @@ def test_a_misspelt_nested_action_is_answered_as_at_the_door(
 
 
 @pytest.mark.parametrize(("service", "action"), MISSPELT)
-def test_async_handlers_get_the_same_answer_for_a_misspelt_action(
+def test_async_handlers_get_the_same_hint_for_a_misspelt_action(
     service: Any, action: Any, engine_of: Callable[..., Engine], as_ann: RequestContext
 ) -> None:
     engine = engine_of(OPEN, create_action(name="call", description="", handler=nested_async))
@@ -140,7 +140,7 @@ def test_a_tenant_that_cannot_be_is_repeated_in_part(slug: str, engine_of: Calla
     assert len(error.message) < 200
 
 
-def test_a_time_zone_of_any_length_is_compared_and_repeated_in_part() -> None:
+def test_a_time_zone_of_any_length_is_quoted_in_part() -> None:
     with pytest.raises(ValueError, match="there is no time zone") as refusal:
         zone("Europe/B" * 200_000)
     assert len(str(refusal.value)) < 300

@@ -232,7 +232,7 @@ def test_a_cost_is_a_finite_number_that_a_row_can_keep(given: Any, cost: float) 
 
 @pytest.mark.parametrize("field", ["input_tokens", "output_tokens", "cost_usd"])
 @pytest.mark.parametrize("given", ["12", [], 1j])
-def test_usage_that_is_no_number_is_a_type_error_that_names_the_field(field: str, given: Any) -> None:
+def test_usage_that_is_no_number_names_the_field(field: str, given: Any) -> None:
     with pytest.raises(TypeError, match=f"AIUsage.{field} must be a number, not"):
         AIUsage("m", **{field: given})
 
@@ -251,7 +251,7 @@ def test_what_is_no_usage_is_refused(engine_of: Callable[..., Engine], as_ann: R
     assert (error.code, error.message) == (ErrorCode.INTERNAL, "record_ai_usage takes an AIUsage, not dict")
 
 
-def test_an_actor_with_a_long_id_is_refused_by_every_action_and_the_row_says_who(each_storage: Storage) -> None:
+def test_an_actor_with_a_long_id_is_refused_and_logged(each_storage: Storage) -> None:
     engine, tenant = engine_on(each_storage, create_action(name="go", description="", handler=lambda data: Success(1)))
     for length, code in ((240, None), (241, ErrorCode.INVALID_INPUT), (3000, ErrorCode.INVALID_INPUT)):
         result = engine.execute_action("work", "go", 1, RequestContext(tenant, Actor.human("é" * length)))
@@ -298,7 +298,7 @@ def test_decisions_that_a_handler_asks_for_are_bounded(each_storage: Storage) ->
 
 
 @pytest.mark.parametrize("details", [{"a": "x" * 100_000}, {str(number): number for number in range(20_000)}])
-def test_an_error_that_is_too_large_keeps_its_code_and_the_beginning_of_its_message(
+def test_a_large_error_keeps_its_code_and_the_start_of_its_text(
     details: dict[str, Any], engine_of: Callable[..., Engine], as_ann: RequestContext, acme: Tenant
 ) -> None:
     failure = ActionError(ErrorCode.CONFLICT, "m" * 20_000, details)
@@ -334,7 +334,7 @@ class _Wrapped:
         return getattr(self.unit_of_work, name)
 
 
-def test_a_row_that_the_storage_refuses_is_written_in_its_reduced_form() -> None:
+def test_a_row_that_the_storage_refuses_is_reduced() -> None:
     def outer(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
         ctx.execute("work", "inner", {"secret": "s3cret"})
         return Failure(ActionError(ErrorCode.CONFLICT, "no", {"secret": "s3cret"}))
@@ -376,7 +376,7 @@ def test_a_reduced_row_fits_whatever_the_row_was(row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("actor", [None, Actor.human("ann")])
-def test_a_payload_that_cannot_be_masked_does_not_keep_the_failure_from_the_log(
+def test_a_payload_that_cannot_be_masked_is_still_logged(
     actor: Actor | None, engine_of: Callable[..., Engine], acme: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: LogRowBuilder) -> bytes:

@@ -199,7 +199,7 @@ def test_a_secret_of_the_payload_is_masked(
 
 
 @pytest.mark.parametrize("what", VALUES)
-def test_a_secret_that_a_handler_makes_is_masked_wherever_it_goes(
+def test_a_secret_that_a_handler_makes_is_masked_everywhere(
     what: str,
     engine_of: EngineOf,
     execute: Execute,
@@ -346,7 +346,7 @@ def test_a_replay_shows_no_more_of_a_payload_than_the_first_row(
     assert_masked(storage, acme)
 
 
-def test_a_result_that_is_a_secret_is_masked_in_what_its_hooks_get(
+def test_a_secret_result_is_masked_for_hooks(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     def give(data: Any) -> Result[dict[str, Annotated[str, Sensitive()]], ActionError]:
@@ -404,7 +404,7 @@ def test_a_secret_key_is_masked_wherever_it_turns_up_again(
     assert_masked(storage, acme)
 
 
-def test_fields_that_a_model_does_not_name_are_masked_where_it_says_that_they_are_secret(
+def test_extra_fields_are_masked_if_the_model_marks_them(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     class Open(BaseModel):
@@ -543,7 +543,7 @@ def test_a_resource_with_a_secret_is_masked_before_it_is_cut(
 
 @pytest.mark.parametrize("decision", ["approve", "reject"])
 @pytest.mark.parametrize("approver", ["may", "may_not"])
-def test_the_decision_about_an_approval_does_not_tell_a_secret_in_its_resource(
+def test_an_approval_decision_masks_a_secret_resource(
     decision: str,
     approver: str,
     engine_of: EngineOf,
@@ -579,7 +579,7 @@ def test_the_decision_about_an_approval_does_not_tell_a_secret_in_its_resource(
     assert_masked(storage, acme)
 
 
-def test_a_replay_asks_about_a_secret_resource_without_telling_it(
+def test_a_replay_checks_a_secret_resource_and_masks_it(
     engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     resource = f"key/{MARKER}"
@@ -623,7 +623,7 @@ def test_nothing_remains_of_secrets_that_overlap(text: str, secrets: set[str], m
     assert scrub_text(text, secrets) == masked
 
 
-def test_a_class_whose_annotations_cannot_be_resolved_is_masked_by_their_text(
+def test_unresolved_annotations_mask_by_their_text(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     from typing import Annotated as An

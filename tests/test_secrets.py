@@ -184,7 +184,7 @@ def test_no_secret_is_written_or_told(
     assert len(log_of(engine, acme)) > 0
 
 
-def test_the_handler_gets_the_secret_and_a_retry_gets_the_whole_result(
+def test_handler_gets_the_secret_and_retry_the_whole_result(
     engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
     def issue(data: Card) -> Result[Issued, ActionError]:
@@ -323,7 +323,7 @@ def test_a_secret_that_a_before_hook_supplies_is_masked(
     assert all(MARKER not in written for written in everything_written(storage, acme))
 
 
-def test_a_replay_never_shows_a_secret_that_the_first_answer_masked(
+def test_a_replay_masks_what_the_first_result_masked(
     engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     engine = engine_of(

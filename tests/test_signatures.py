@@ -258,7 +258,7 @@ def test_an_annotation_that_does_not_resolve_is_refused(
         (handler_of("Any", "Result[Later, ActionError]"), None),
     ],
 )
-def test_a_model_with_a_reference_that_does_not_resolve_is_refused(
+def test_a_model_with_an_unresolved_reference_is_refused(
     handler: Any, validation: Any, engine_of: EngineOf
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"work\.go: .*name 'DefinedNowhere' is not defined"):
@@ -288,7 +288,7 @@ def test_a_handler_that_takes_its_context_first_is_refused(handler: Any, validat
 
 
 @pytest.mark.parametrize("ctx", ["Pay", Pay, "dict[str, Any]", "str"])
-def test_a_second_parameter_that_cannot_be_the_context_is_refused(ctx: Any, engine_of: EngineOf) -> None:
+def test_a_second_parameter_must_accept_the_context(ctx: Any, engine_of: EngineOf) -> None:
     with pytest.raises(ConfigurationError, match=r"work\.go: the handler's second parameter, 'ctx', is annotated with"):
         engine_of(action_of(handler_of("Pay", ANY_RESULT, ctx)))
 

@@ -152,7 +152,7 @@ def test_a_tenant_reads_its_own_rows(harness: SQLHarness) -> None:
     assert all(seen.values())
 
 
-def test_a_tenant_without_a_signature_reads_nothing_where_contexts_are_signed(signed_harness: SQLHarness) -> None:
+def test_an_unsigned_tenant_reads_nothing(signed_harness: SQLHarness) -> None:
     named = {"app.tenant_id": signed_harness.victim.id, "app.action_id": "x"}
 
     with prompt(signed_harness.database.app_url, named) as connection:
@@ -209,7 +209,7 @@ def test_the_app_role_has_no_grant_to_change_what_is_append_only(harness: SQLHar
 
 
 @pytest.mark.parametrize("table", APPEND_ONLY)
-def test_a_trigger_keeps_the_owner_from_changing_what_is_append_only(harness: SQLHarness, table: str) -> None:
+def test_a_trigger_keeps_append_only_rows_from_the_owner(harness: SQLHarness, table: str) -> None:
     with prompt(harness.database.owner_url, signed(harness, harness.victim, "x")) as connection:
         for change in CHANGES:
             with pytest.raises(DatabaseError, match="it is append-only") as refusal, connection.transaction():

@@ -68,7 +68,7 @@ def _has_run(harness: SQLHarness, tenant_id: str) -> bool:
     return harness.query("SELECT FROM host_notes WHERE tenant_id = %s AND id LIKE 'boom-%%'", tenant_id) != []
 
 
-def test_a_trigger_that_does_no_harm_runs_before_what_is_recorded(harness: SQLHarness, mode: Mode) -> None:
+def test_a_harmless_trigger_runs_before_the_recording(harness: SQLHarness, mode: Mode) -> None:
     attacker = harness.new_party("initech")
 
     loot = harness.attack((boom("SELECT 1"), *BOMB), by=attacker, mode=mode)
@@ -94,7 +94,7 @@ def test_temporary_objects_of_a_handler_are_gone_when_it_is_over(harness: SQLHar
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_code_that_waits_in_a_table_of_the_app_roles_own_is_found_after_commit(
+def test_code_left_in_an_own_table_is_found_after_commit(
     signed_harness: SQLHarness, mode: Mode
 ) -> None:
     # The storage refuses such a role when it is opened; this one was given the right since.
@@ -145,7 +145,7 @@ def test_an_action_whose_sql_cuts_its_transaction_fails(harness: SQLHarness, cut
 
 @pytest.mark.parametrize("mode", ["async"])
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
-def test_a_signed_context_is_worth_nothing_in_another_transaction(
+def test_a_signature_is_worth_nothing_in_another_transaction(
     signed_harness: SQLHarness, cut: tuple[str, ...], mode: Mode
 ) -> None:
     attacker = signed_harness.new_party("initech")
@@ -181,7 +181,7 @@ def test_a_read_only_action_writes_nothing_after_a_cut(
 
 @pytest.mark.parametrize("savepoint", ["sa_savepoint_1", "ae_1", "hostile"])
 @pytest.mark.parametrize("session", ["before", "after"])
-def test_a_nested_read_only_action_cannot_roll_back_to_where_it_may_write(
+def test_a_nested_read_only_action_cannot_roll_back_and_write(
     harness: SQLHarness, savepoint: str, session: str, mode: Mode
 ) -> None:
     attacker = harness.new_party("initech")
@@ -197,7 +197,7 @@ def test_a_nested_read_only_action_cannot_roll_back_to_where_it_may_write(
     assert _written(harness, attacker.id) == []
 
 
-def test_a_signature_that_sql_has_kept_is_worth_nothing_in_another_connection(signed_harness: SQLHarness) -> None:
+def test_a_kept_signature_is_worth_nothing_elsewhere(signed_harness: SQLHarness) -> None:
     attacker = signed_harness.new_party("initech")
     loot = signed_harness.attack(
         ("SELECT current_setting('app.action_id')", "SELECT current_setting('app.signature')"), by=attacker

@@ -64,7 +64,7 @@ def test_what_sql_writes_and_commits_is_its_own_tenants(harness: SQLHarness, att
 
 
 @pytest.mark.parametrize("script", NAMING_READS.values(), ids=NAMING_READS)
-def test_where_contexts_are_signed_sql_cannot_read_as_another_tenant(
+def test_signed_contexts_keep_sql_from_reading_another_tenant(
     signed_harness: SQLHarness, script: tuple[str, ...], mode: Mode
 ) -> None:
     with signed_harness.untouched(signed_harness.victim):
@@ -74,7 +74,7 @@ def test_where_contexts_are_signed_sql_cannot_read_as_another_tenant(
 
 
 @pytest.mark.parametrize("script", NAMING_READS.values(), ids=NAMING_READS)
-def test_where_contexts_are_not_signed_sql_can_read_as_another_tenant_by_naming_it(
+def test_unsigned_contexts_let_sql_read_another_tenant(
     unsigned_harness: SQLHarness, script: tuple[str, ...], mode: Mode
 ) -> None:
     loot = unsigned_harness.attack(script, mode=mode)
@@ -83,7 +83,7 @@ def test_where_contexts_are_not_signed_sql_can_read_as_another_tenant_by_naming_
 
 
 @pytest.mark.parametrize("script", NAMING_WRITES.values(), ids=NAMING_WRITES)
-def test_where_contexts_are_signed_sql_cannot_write_as_another_tenant(
+def test_signed_contexts_keep_sql_from_writing_another_tenant(
     signed_harness: SQLHarness, script: tuple[str, ...], mode: Mode
 ) -> None:
     with signed_harness.untouched(signed_harness.victim):
@@ -91,7 +91,7 @@ def test_where_contexts_are_signed_sql_cannot_write_as_another_tenant(
 
 
 @pytest.mark.parametrize("script", NAMING_WRITES.values(), ids=NAMING_WRITES)
-def test_where_contexts_are_not_signed_sql_can_write_as_another_tenant_by_naming_it(
+def test_unsigned_contexts_let_sql_write_another_tenant(
     unsigned_harness: SQLHarness, script: tuple[str, ...], mode: Mode
 ) -> None:
     victim = unsigned_harness.new_party("umbrella")
@@ -123,7 +123,7 @@ def test_a_signature_is_for_one_action(signed_harness: SQLHarness) -> None:
     assert loot.errors == []
 
 
-def test_a_signature_does_not_become_another_tenants_by_moving_the_border_of_its_parts(
+def test_a_signature_cannot_be_shifted_to_another_tenant(
     signed_harness: SQLHarness,
 ) -> None:
     shifted = """
@@ -138,7 +138,7 @@ def test_a_signature_does_not_become_another_tenants_by_moving_the_border_of_its
 
 @pytest.mark.parametrize("call", OPERATOR_CALLS.values(), ids=OPERATOR_CALLS)
 @pytest.mark.parametrize("signature", ["NULL", "''", "current_setting('app.signature')"])
-def test_where_contexts_are_signed_an_operators_call_is_no_handlers(
+def test_signed_contexts_refuse_a_handler_the_operators_calls(
     signed_harness: SQLHarness, call: str, signature: str
 ) -> None:
     tenants = signed_harness.query("SELECT * FROM ae_tenants")
@@ -156,7 +156,7 @@ def test_where_contexts_are_not_signed_sql_can_list_the_tenants(unsigned_harness
     assert unsigned_harness.victim.tenant.slug in loot
 
 
-def test_where_contexts_are_not_signed_sql_can_delete_a_tenant(unsigned_harness: SQLHarness) -> None:
+def test_unsigned_contexts_let_sql_delete_a_tenant(unsigned_harness: SQLHarness) -> None:
     slug = unsigned_harness.new_party("umbrella").tenant.slug
 
     unsigned_harness.attack((f"SELECT public.ae_delete_tenant('{slug}', NULL)",))
@@ -176,7 +176,7 @@ def test_where_contexts_are_not_signed_sql_can_delete_a_tenant(unsigned_harness:
         " SELECT FROM ae_idempotency_keys WHERE tenant_id = 'VICTIM' AND action = '{action}'",
     ],
 )
-def test_what_a_tenant_has_and_what_it_has_not_are_answered_alike(harness: SQLHarness, statement: str) -> None:
+def test_present_and_absent_rows_are_answered_alike(harness: SQLHarness, statement: str) -> None:
     there = harness.attack((statement.format(action="test.work", id="first"),), ending="fail")
     not_there = harness.attack((statement.format(action="test.nope", id="nope"),), ending="fail")
 

@@ -88,7 +88,7 @@ def fresh_connections_after_a_failure(harness: SQLHarness) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("script", LEFTOVERS.values(), ids=LEFTOVERS)
-def test_the_next_tenant_in_the_connection_works_and_is_not_overheard(
+def test_the_next_tenant_works_and_is_not_overheard(
     signed_harness: SQLHarness, script: tuple[str, ...]
 ) -> None:
     for ending, mode in zip(ENDINGS, MODES * 2, strict=True):
@@ -103,7 +103,7 @@ def test_the_next_tenant_in_the_connection_works_and_is_not_overheard(
 
 
 @pytest.mark.parametrize("script", HIJACKED.values(), ids=HIJACKED)
-def test_statements_that_the_driver_has_prepared_cannot_be_replaced(
+def test_prepared_statements_cannot_be_replaced(
     fresh: SQLHarness, script: tuple[str, ...], mode: Mode
 ) -> None:
     ending: Ending = "succeed" if mode == "sync" else "fail"
@@ -121,7 +121,7 @@ def test_statements_that_the_driver_has_prepared_cannot_be_replaced(
 
 
 @pytest.mark.parametrize("script", HIJACKED.values(), ids=HIJACKED)
-def test_an_execution_stays_on_the_log_whatever_its_sql_has_replaced(
+def test_an_execution_is_logged_whatever_its_sql_replaced(
     fresh: SQLHarness, script: tuple[str, ...], mode: Mode
 ) -> None:
     attacker = fresh.new_party("initech")
@@ -133,7 +133,7 @@ def test_an_execution_stays_on_the_log_whatever_its_sql_has_replaced(
         assert fresh.numbers_of(attacker)["ae_action_log"] == before + 1
 
 
-def test_what_a_failed_handler_wrote_is_undone_whatever_its_sql_has_replaced(fresh: SQLHarness, mode: Mode) -> None:
+def test_a_failed_handler_is_undone_whatever_its_sql_replaced(fresh: SQLHarness, mode: Mode) -> None:
     attacker, next_one = fresh.new_party("initech"), fresh.new_party("umbrella")
     write = "INSERT INTO host_notes VALUES ('ATTACKER', 'kept', 'x')"
 
@@ -144,7 +144,7 @@ def test_what_a_failed_handler_wrote_is_undone_whatever_its_sql_has_replaced(fre
         assert fresh.numbers_of(attacker)[HOST_TABLE] == 1
 
 
-def test_types_that_shadow_the_catalogues_do_not_get_into_prepared_statements(harness: SQLHarness, mode: Mode) -> None:
+def test_shadowing_types_do_not_reach_prepared_statements(harness: SQLHarness, mode: Mode) -> None:
     victim = harness.new_party("umbrella")
     harness.disconnect()
 
@@ -155,7 +155,7 @@ def test_types_that_shadow_the_catalogues_do_not_get_into_prepared_statements(ha
         assert loot.errors == []
 
 
-def test_the_event_log_is_complete_after_a_lock_that_holds_it_back(harness: SQLHarness) -> None:
+def test_the_event_log_is_complete_after_a_blocking_lock(harness: SQLHarness) -> None:
     harness.attack(LEFTOVERS["the lock that holds back the event log"])
 
     assert len(harness.storage.read_events(harness.victim.tenant)) == harness.numbers_of(harness.victim)["ae_events"]
@@ -216,7 +216,7 @@ def state(harness: SQLHarness) -> dict[str, str | None]:
         pooled.close()
 
 
-def test_statements_that_are_gone_are_no_loss_in_an_engine_of_the_hosts(signed_harness: SQLHarness) -> None:
+def test_a_host_engine_survives_deallocated_statements(signed_harness: SQLHarness) -> None:
     # Its driver prepares by itself what it has seen five times.
     url = make_url(signed_harness.database.app_url).set(drivername="postgresql+psycopg")
     engine = create_engine(url, pool_size=1, max_overflow=0)

@@ -25,7 +25,7 @@ def role_settings(signed_harness: SQLHarness) -> Iterator[None]:
     signed_harness.disconnect()
 
 
-def test_sql_can_write_log_rows_and_events_of_its_own_tenant_that_no_execution_wrote(
+def test_sql_can_forge_log_rows_and_events_of_its_own_tenant(
     signed_harness: SQLHarness,
 ) -> None:
     attacker = signed_harness.new_party("initech")
@@ -49,7 +49,7 @@ def test_sql_can_write_log_rows_and_events_of_its_own_tenant_that_no_execution_w
     ]
 
 
-def test_sql_can_change_the_roles_and_approvals_of_its_own_tenant(signed_harness: SQLHarness) -> None:
+def test_sql_can_change_roles_and_approvals_of_its_own_tenant(signed_harness: SQLHarness) -> None:
     attacker = signed_harness.new_party("initech")
 
     signed_harness.attack(
@@ -74,7 +74,7 @@ def test_sql_can_commit_before_its_action_fails(signed_harness: SQLHarness) -> N
     ]
 
 
-def test_an_action_whose_sql_has_ended_the_transaction_does_not_succeed(signed_harness: SQLHarness) -> None:
+def test_an_action_whose_sql_ended_its_transaction_fails(signed_harness: SQLHarness) -> None:
     attacker = signed_harness.new_party("initech")
     signed_harness.attack(("COMMIT",), by=attacker)
 
@@ -85,7 +85,7 @@ def test_an_action_whose_sql_has_ended_the_transaction_does_not_succeed(signed_h
     assert outcome == "failed"
 
 
-def test_sql_can_see_the_texts_of_others_statements_but_not_their_parameters(signed_harness: SQLHarness) -> None:
+def test_sql_sees_statements_of_others_without_parameters(signed_harness: SQLHarness) -> None:
     with psycopg.connect(signed_harness.database.app_url, autocommit=True) as somebody:
         somebody.execute("SELECT %s::text, 'a literal'", ("a parameter",))
 
@@ -103,7 +103,7 @@ def test_sql_can_tell_how_many_events_all_tenants_have_had(signed_harness: SQLHa
     assert loot.seen == [f"[{number}]"]
 
 
-def test_sql_can_give_an_event_of_its_own_any_position_another_tenants_too(signed_harness: SQLHarness) -> None:
+def test_sql_can_give_its_own_event_any_position(signed_harness: SQLHarness) -> None:
     ((position,),) = signed_harness.query(
         "SELECT max(position) FROM ae_events WHERE tenant_id = %s", signed_harness.victim.id
     )
@@ -124,7 +124,7 @@ def test_sql_can_give_an_event_of_its_own_any_position_another_tenants_too(signe
     ) == [("forged",)]
 
 
-def test_sql_can_hold_back_the_event_log_while_its_transaction_runs(signed_harness: SQLHarness) -> None:
+def test_sql_can_block_the_event_log_during_its_transaction(signed_harness: SQLHarness) -> None:
     victim = signed_harness.victim.tenant
     with psycopg.connect(signed_harness.database.app_url) as somebody:
         somebody.execute("SELECT pg_advisory_xact_lock_shared(1634034944::bigint << 32)")
@@ -135,7 +135,7 @@ def test_sql_can_hold_back_the_event_log_while_its_transaction_runs(signed_harne
     assert afterwards != []
 
 
-def test_a_unique_column_of_the_hosts_tells_what_other_tenants_have(signed_harness: SQLHarness) -> None:
+def test_a_unique_column_of_the_host_leaks_across_tenants(signed_harness: SQLHarness) -> None:
     with psycopg.connect(signed_harness.database.owner_url) as owner:
         owner.execute("CREATE TABLE host_tags (tenant_id uuid, name text UNIQUE)")
         for statement in protection("host_tags", "postgresql", app_role="app"):
@@ -181,7 +181,7 @@ def test_sql_can_lock_documents_until_its_transaction_ends(signed_harness: SQLHa
 
 
 @pytest.mark.usefixtures("role_settings")
-def test_sql_can_change_what_new_connections_of_its_role_begin_with_where_it_commits_by_itself(
+def test_sql_that_commits_can_change_settings_of_its_role(
     signed_harness: SQLHarness,
 ) -> None:
     alter = """

@@ -180,7 +180,7 @@ keys = st.lists(st.tuples(collections, names), min_size=1, max_size=4, unique=Tr
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(one=st.uuids(), other=st.uuids(), ones=keys, others=keys)
-def test_whatever_the_ids_are_a_tenant_reads_and_changes_its_own_documents(
+def test_a_tenant_reads_and_changes_only_its_own_documents(
     engine: Engine, one: UUID, other: UUID, ones: list[list[str]], others: list[list[str]]
 ) -> None:
     # Fresh ones, whatever Hypothesis has tried before, which differ in as little as it likes.

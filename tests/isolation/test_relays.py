@@ -95,7 +95,7 @@ def separated(
         yield host, relay
 
 
-def test_a_relay_with_a_role_of_its_own_delivers_what_hosts_write(
+def test_a_relay_with_its_own_role_delivers(
     separated: tuple[PostgresStorage, PostgresStorage],
 ) -> None:
     host, own = separated

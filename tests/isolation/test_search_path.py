@@ -69,7 +69,7 @@ DEFINED = {"context", "given", "claimed", "place", "r", "subject", "new", "wante
 
 
 @pytest.mark.parametrize(("name", "statement"), STATEMENTS, ids=[name for name, _ in STATEMENTS])
-def test_a_statement_names_the_schema_of_each_operator_and_function(name: str, statement: str) -> None:
+def test_statements_name_the_schema_of_operators_and_functions(name: str, statement: str) -> None:
     bare = re.sub(r"'[^']*'", "''", statement)
     bare = re.sub(r"OPERATOR\(pg_catalog\.[^)]+\)", "", bare)
     # What UPDATE assigns.

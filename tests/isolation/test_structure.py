@@ -144,7 +144,7 @@ def test_the_app_role_reads_the_sequence_and_cannot_move_it(harness: SQLHarness)
 
 
 @pytest.mark.parametrize("table", GUARDED)
-def test_what_is_read_is_the_tenants_and_what_is_written_is_so_in_an_action(harness: SQLHarness, table: str) -> None:
+def test_policies_bind_reads_to_tenants_and_writes_to_actions(harness: SQLHarness, table: str) -> None:
     policies = harness.query(
         "SELECT cmd, coalesce(qual, with_check) FROM pg_policies WHERE tablename = %s AND roles = '{public}'", table
     )
@@ -169,7 +169,7 @@ def test_policies_for_single_roles_are_the_owners(harness: SQLHarness) -> None:
     }
 
 
-def test_functions_that_run_as_the_owner_are_few_and_pin_their_search_path(harness: SQLHarness) -> None:
+def test_functions_of_the_owner_pin_their_search_path(harness: SQLHarness) -> None:
     functions = harness.query(
         "SELECT p.oid::regprocedure::text, p.proconfig, pg_get_userbyid(p.proowner) FROM pg_proc p"
         " WHERE p.pronamespace = 'public'::regnamespace AND p.prosecdef"

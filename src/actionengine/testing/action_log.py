@@ -71,7 +71,7 @@ class ActionLogConformance(Conformance):
         assert await found(backend) == [second.id, first.id]
 
     @run_in_mode
-    async def test_nothing_is_on_the_log_before_the_commit_or_after_a_rollback(self, backend: Backend) -> None:
+    async def test_rows_appear_with_the_commit_and_not_after_a_rollback(self, backend: Backend) -> None:
         unit = backend.unit()
         await unit.record(Recording((log_row(backend.tenant),)))
 
@@ -148,7 +148,7 @@ class ActionLogConformance(Conformance):
         ],
     )
     @run_in_mode
-    async def test_all_that_is_asked_for_is_found_page_by_page_among_much_else(
+    async def test_a_query_finds_all_its_rows_page_by_page(
         self, backend: Backend, query: dict[str, Any]
     ) -> None:
         wanted = {"outcome": "failed", "actor_type": "human"}
@@ -190,7 +190,7 @@ class ActionLogConformance(Conformance):
         assert (first.next, second.next, last.next) == (rows[3].id, rows[1].id, None)
 
     @run_in_mode
-    async def test_the_time_of_a_row_is_found_though_its_id_has_another_one(self, backend: Backend) -> None:
+    async def test_a_row_is_found_by_its_time_and_not_by_that_of_its_id(self, backend: Backend) -> None:
         rows = [log_row(backend.tenant, id=id_at(START + seconds * SECOND)) for seconds in (-50, 50)]
         await recorded(backend, *rows)
 

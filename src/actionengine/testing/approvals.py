@@ -43,7 +43,7 @@ class ApprovalConformance(Conformance):
     """Actions that wait for a second person."""
 
     @run_in_mode
-    async def test_what_needs_an_approval_leaves_nothing_but_the_approval_and_a_row(self, backend: Backend) -> None:
+    async def test_a_held_action_leaves_only_its_approval_and_a_row(self, backend: Backend) -> None:
         harness = SampleHarness(backend)
 
         approval_id = await requested(harness)

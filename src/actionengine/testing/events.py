@@ -111,7 +111,7 @@ class EventConformance(Conformance):
             await backend.read_events(backend.tenant, limit=limit)
 
     @run_in_mode
-    async def test_there_are_no_events_before_the_commit_or_after_a_rollback(self, backend: Backend) -> None:
+    async def test_events_appear_with_the_commit_and_not_after_a_rollback(self, backend: Backend) -> None:
         unit = backend.unit()
         await unit.record(Recording((), (event_row(backend.tenant),)))
 
@@ -120,7 +120,7 @@ class EventConformance(Conformance):
         assert list(await backend.read_events(backend.tenant)) == []
 
     @run_in_mode
-    async def test_the_last_position_is_that_of_the_last_committed_event_of_the_tenant(self, backend: Backend) -> None:
+    async def test_the_last_position_is_that_of_the_last_committed_event(self, backend: Backend) -> None:
         async with backend.writing() as unit:
             assert await unit.last_position() == 0
         await recorded(backend, event_row(backend.tenant), event_row(backend.tenant))
@@ -133,7 +133,7 @@ class EventConformance(Conformance):
     # Actions
 
     @run_in_mode
-    async def test_an_action_that_emits_nothing_yields_an_event_of_its_name(self, backend: Backend) -> None:
+    async def test_an_action_that_emits_nothing_yields_a_default_event(self, backend: Backend) -> None:
         harness = SampleHarness(backend)
 
         value_of(await harness.execute("notes.put", {"id": "n1", "text": "grüße"}))
@@ -170,7 +170,7 @@ class EventConformance(Conformance):
         assert await harness.event_types() == []
 
     @run_in_mode
-    async def test_a_failed_nested_action_drops_its_events_and_keeps_its_row(self, backend: Backend) -> None:
+    async def test_a_failed_nested_action_keeps_only_its_row(self, backend: Backend) -> None:
         harness = SampleHarness(backend)
 
         value_of(await harness.execute("notes.put_around_failures", {}))
@@ -189,7 +189,7 @@ class EventConformance(Conformance):
         assert await harness.event_types() == ["notes.put"]
 
     @run_in_mode
-    async def test_concurrent_actions_lose_no_event_and_keep_the_order_of_a_subject(self, backend: Backend) -> None:
+    async def test_concurrent_actions_lose_no_event_and_keep_order(self, backend: Backend) -> None:
         harness = SampleHarness(backend)
         for id in ("a", "b"):
             await backend.put("notes", id, {"number": 0})

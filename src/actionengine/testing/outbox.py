@@ -110,7 +110,7 @@ class OutboxConformance(Conformance):
     """The outbox."""
 
     @run_in_mode
-    async def test_an_event_is_taken_as_it_was_written_and_is_gone_once_it_is_settled(self, backend: Backend) -> None:
+    async def test_an_event_is_taken_as_written_and_gone_once_settled(self, backend: Backend) -> None:
         row = event_row(backend.tenant, version=3)
         async with relays(backend) as (outbox,):
             await committed(backend, row)
@@ -200,7 +200,7 @@ class OutboxConformance(Conformance):
             await slow.settle(batch, ())
 
     @run_in_mode
-    async def test_a_failed_event_waits_and_holds_back_its_own_subject_only(self, backend: Backend) -> None:
+    async def test_a_failed_event_waits_and_holds_back_only_its_subject(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
             first, second, other = await emitted(backend, "jobs/1", "jobs/1", "jobs/2")
             batch = {pending.event.id: pending for pending in await outbox.take(10, LEASE)}
@@ -260,7 +260,7 @@ class OutboxConformance(Conformance):
             assert "nobody wants it" in letter.reason
 
     @run_in_mode
-    async def test_what_looks_have_passed_by_comes_back_when_its_dead_letter_is_skipped(self, backend: Backend) -> None:
+    async def test_skipping_a_dead_letter_frees_passed_over_events(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
             first, second = await emitted(backend, "jobs/1", "jobs/1")
             batch = await outbox.take(10, LEASE)
@@ -284,7 +284,7 @@ class OutboxConformance(Conformance):
             assert (await outbox.status()).pending == 0
 
     @run_in_mode
-    async def test_what_two_dead_letters_hold_back_comes_back_when_both_are_gone(self, backend: Backend) -> None:
+    async def test_events_behind_two_dead_letters_wait_for_both(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
             first, second, third = await emitted(backend, "jobs/1", "jobs/1", "jobs/1")
             batch = await outbox.take(10, LEASE)
@@ -319,7 +319,7 @@ class OutboxConformance(Conformance):
             await other.settle(again, ())
 
     @run_in_mode
-    async def test_a_dead_letter_that_is_redriven_comes_first_and_starts_anew(self, backend: Backend) -> None:
+    async def test_a_redriven_dead_letter_comes_first_and_starts_anew(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
             written = await emitted(backend, "jobs/1", "jobs/1")
             batch = await outbox.take(10, LEASE)
@@ -504,7 +504,7 @@ class OutboxConformance(Conformance):
     # Queues
 
     @run_in_mode
-    async def test_events_are_in_the_queues_of_their_routes_besides_the_hosts(self, backend: Backend) -> None:
+    async def test_events_are_also_in_the_queues_of_their_routes(self, backend: Backend) -> None:
         routes = (Route(WORKFLOWS, frozenset({"jobs.done", "jobs.gone"})), Route(TRIGGERS))
         async with queues(backend) as (host, control, triggers):
             rows = [event_row(backend.tenant, type=type) for type in ("jobs.begun", "jobs.done", "jobs.left")]
@@ -519,7 +519,7 @@ class OutboxConformance(Conformance):
                 await outbox.release()
 
     @run_in_mode
-    async def test_what_holds_an_event_back_in_one_queue_does_not_in_another(self, backend: Backend) -> None:
+    async def test_an_event_held_back_in_one_queue_is_free_in_another(self, backend: Backend) -> None:
         async with queues(backend) as (host, control, triggers):
             rows = [event_row(backend.tenant, subject="jobs/1") for _ in range(2)]
             async with backend.writing() as unit:
@@ -542,7 +542,7 @@ class OutboxConformance(Conformance):
             assert rows[0].id not in [letter.event.id for letter in await control.dead_letters(limit=1000)]
 
     @run_in_mode
-    async def test_dead_letters_are_redriven_and_skipped_in_their_own_queue(self, backend: Backend) -> None:
+    async def test_dead_letters_are_redriven_or_skipped_in_their_queue(self, backend: Backend) -> None:
         async with queues(backend) as (host, control, _):
             rows = [event_row(backend.tenant, subject=f"jobs/{number}") for number in range(2)]
             async with backend.writing() as unit:

@@ -70,7 +70,7 @@ class RecordsConformance(Conformance):
         assert await backend.ids("notes") == ids
 
     @run_in_mode
-    async def test_an_update_replaces_the_document_and_counts_its_version_up(self, backend: Backend) -> None:
+    async def test_an_update_replaces_the_document_and_raises_its_version(self, backend: Backend) -> None:
         inserted = await backend.put("notes", "n1", {"text": "hello", "by": "me"})
 
         async with backend.writing() as unit:

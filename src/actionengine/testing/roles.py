@@ -37,7 +37,7 @@ class RolesConformance(Conformance):
     """Who may do what, as storage says."""
 
     @run_in_mode
-    async def test_a_role_is_in_force_as_soon_as_it_is_assigned_and_until_it_is_taken(self, backend: Backend) -> None:
+    async def test_a_role_is_in_force_from_assignment_to_removal(self, backend: Backend) -> None:
         harness = SampleHarness(backend)
         error_of(await harness.execute("notes.edit", {"id": "n1"}), ErrorCode.FORBIDDEN)
 
@@ -195,7 +195,7 @@ class RolesConformance(Conformance):
 
     @pytest.mark.parametrize("collection", [ROLES, ROLE_ASSIGNMENTS])
     @run_in_mode
-    async def test_the_access_stamp_moves_with_a_commit_to_roles_and_only_then(
+    async def test_the_access_version_changes_only_with_committed_roles(
         self, backend: Backend, collection: str
     ) -> None:
         def stamp() -> int:

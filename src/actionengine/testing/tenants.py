@@ -159,7 +159,7 @@ class TenantConformance(Conformance):
         value_of(await harness.execute("notes.put", {"id": "n1"}, tenant=other))
 
     @run_in_mode
-    async def test_a_tenant_that_is_deleted_in_the_middle_leaves_nothing_half_done(self, backend: Backend) -> None:
+    async def test_deleting_a_tenant_in_use_leaves_nothing_half_done(self, backend: Backend) -> None:
         slug = a_slug()
         tenant = await backend.create_tenant(slug=slug, name="Acme")
         harness = SampleHarness(backend)

@@ -401,7 +401,7 @@ class TransactionConformance(Conformance):
         assert await harness.outcomes(f"notes.{action}") == ["failed"]
 
     @run_in_mode
-    async def test_two_actions_at_one_version_of_a_document_are_one_success_and_conflicts(
+    async def test_of_actions_on_one_version_one_succeeds(
         self, backend: Backend
     ) -> None:
         harness = SampleHarness(backend)
@@ -490,7 +490,7 @@ class TransactionConformance(Conformance):
             await task
 
     @run_in_mode
-    async def test_a_caller_who_is_cancelled_while_waiting_for_a_key_leaves_nothing(
+    async def test_a_caller_cancelled_before_its_key_leaves_nothing(
         self, async_backend: AsyncBackend
     ) -> None:
         harness = SampleHarness(async_backend)
