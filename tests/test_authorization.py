@@ -139,9 +139,7 @@ def test_a_rule_can_name_one_resource(engine: Engine, execute: Execute, acme: Te
     assert execute(engine, "work.close", {"job": 7}, all_but_one).failure().code is ErrorCode.FORBIDDEN
 
 
-def test_a_rule_on_a_resource_opens_no_action_without_one(
-    engine: Engine, execute: Execute, acme: Tenant
-) -> None:
+def test_a_rule_on_a_resource_opens_no_action_without_one(engine: Engine, execute: Execute, acme: Tenant) -> None:
     define(engine, acme, "one_payment", allow=[("payments.refund", "payment/7")])
     assert isinstance(execute(engine, "work.refund", {}, as_actor(acme, "human", "one_payment")), Failure)
 

@@ -87,9 +87,7 @@ def test_without_protection_and_allowed_actors_anybody_is_let_in(
         assert execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=actor)) == Success("done")
 
 
-def test_a_handler_cannot_authorize_an_anonymous_actor(
-    engine_of: EngineOf, execute: Execute, acme: Tenant
-) -> None:
+def test_a_handler_cannot_authorize_an_anonymous_actor(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
     def go(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         ctx.authorize("work.more")
         return Success("done")
@@ -105,9 +103,7 @@ def test_a_protected_action_needs_an_actor_first_of_all(engine_of: EngineOf, exe
     assert error.code is ErrorCode.UNAUTHENTICATED
 
 
-def test_a_denied_actor_gets_the_reason_of_the_authorizer(
-    engine_of: EngineOf, execute: Execute, acme: Tenant
-) -> None:
+def test_a_denied_actor_gets_the_reason_of_the_authorizer(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
     class Refusing:
         def authorize(self, request: AccessRequest) -> Decision:
             return Decision(False, f"no {request.permission} today")
@@ -269,12 +265,7 @@ ROLES_TABLE = {
             (False, "needs the permission jobs.close on job/1"),
         ),
         (Actor.human("x"), ("unknown",), {"permission": "jobs.close"}, (False, "needs the permission jobs.close")),
-        (
-            Actor.human("x"),
-            ("clerk", "nobody"),
-            {"permission": "jobs.close"},
-            (False, "role nobody denies jobs.close"),
-        ),
+        (Actor.human("x"), ("clerk", "nobody"), {"permission": "jobs.close"}, (False, "role nobody denies jobs.close")),
         (
             Actor.human("x", permissions=["*"]),
             ("nobody",),

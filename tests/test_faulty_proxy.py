@@ -121,10 +121,7 @@ def test_faults_at_a_commit(
     is_prepared: bool,
 ) -> None:
     table = f"written_{uuid4().hex}"
-    with (
-        connect(postgres_database.owner_url) as owner,
-        connect(proxy.url(postgres_database.owner_url)) as connection,
-    ):
+    with connect(postgres_database.owner_url) as owner, connect(proxy.url(postgres_database.owner_url)) as connection:
         owner.execute(f"CREATE TABLE {table} (id integer)")
         connection.execute("BEGIN")
         connection.execute(f"INSERT INTO {table} VALUES (1)")

@@ -9,15 +9,7 @@ from typing import Any
 
 import pytest
 
-from actionengine import (
-    Actor,
-    ConfigurationError,
-    Engine,
-    InMemoryStorage,
-    RequestContext,
-    Service,
-    create_engine,
-)
+from actionengine import Actor, ConfigurationError, Engine, InMemoryStorage, RequestContext, Service, create_engine
 from actionengine.boundary import CODE_MODULE_DEFAULT, InProcessRunner, ModuleRoots, modules_service
 from actionengine.changes import ChangeControlPermissions, change_control_services
 from actionengine.workflows import WorkflowPermissions, workflow_services

@@ -390,11 +390,7 @@ def test_a_refusal_names_path_reason_and_type_and_nothing_else() -> None:
         {"path": "lines.1.text", "reason": "Input should be a valid string", "type": "string_type"},
     ]
     assert errors_of([]) == [
-        {
-            "path": "",
-            "reason": "Input should be a valid dictionary or instance of Form",
-            "type": "model_type",
-        }
+        {"path": "", "reason": "Input should be a valid dictionary or instance of Form", "type": "model_type"}
     ]
 
 

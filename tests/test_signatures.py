@@ -258,9 +258,7 @@ def test_an_annotation_that_does_not_resolve_is_refused(
         (handler_of("Any", "Result[Later, ActionError]"), None),
     ],
 )
-def test_a_model_with_an_unresolved_reference_is_refused(
-    handler: Any, validation: Any, engine_of: EngineOf
-) -> None:
+def test_a_model_with_an_unresolved_reference_is_refused(handler: Any, validation: Any, engine_of: EngineOf) -> None:
     with pytest.raises(ConfigurationError, match=r"work\.go: .*name 'DefinedNowhere' is not defined"):
         engine_of(action_of(handler, validation))
 

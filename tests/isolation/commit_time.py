@@ -61,10 +61,7 @@ AT_COMMIT: dict[str, tuple[str, ...]] = {
         " EXECUTE 'DECLARE late CURSOR WITH HOLD FOR SELECT pg_temp.late()'; RETURN NULL; END $t$",
         *BOMB,
     ),
-    "a held cursor": (
-        boom(HIJACK, returns="int"),
-        "DECLARE held CURSOR WITH HOLD FOR SELECT pg_temp.boom()",
-    ),
+    "a held cursor": (boom(HIJACK, returns="int"), "DECLARE held CURSOR WITH HOLD FOR SELECT pg_temp.boom()"),
     "a deferred constraint over a function": (
         boom(HIJACK, name="pg_temp.late()", returns="int"),
         "CREATE FUNCTION pg_temp.boom(x int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS"
@@ -92,10 +89,7 @@ AT_COMMIT: dict[str, tuple[str, ...]] = {
         boom("DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; EXECUTE 'PREPARE ae_0 AS SELECT 1'; END $$"),
         *BOMB,
     ),
-    "a deferred trigger that names another tenant": (
-        boom("SELECT set_config('app.tenant_id', 'VICTIM', true)"),
-        *BOMB,
-    ),
+    "a deferred trigger that names another tenant": (boom("SELECT set_config('app.tenant_id', 'VICTIM', true)"), *BOMB),
     "a deferred trigger that shadows what the library asks": (
         boom(
             "CREATE TEMP TABLE pg_prepared_statements (name text, from_sql boolean);"

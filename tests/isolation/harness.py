@@ -41,14 +41,7 @@ ENDINGS: tuple[Ending, ...] = ("succeed", "fail", "raise", "abort")
 
 KEY = "a signing key that only the host and the owner have"
 
-CHANGE_CONTROL = (
-    "ae_projects",
-    "ae_record_types",
-    "ae_changes",
-    "ae_change_targets",
-    "ae_patch_ops",
-    "ae_snapshots",
-)
+CHANGE_CONTROL = ("ae_projects", "ae_record_types", "ae_changes", "ae_change_targets", "ae_patch_ops", "ae_snapshots")
 TENANT_TABLES = (
     "ae_documents",
     "ae_document_keys",
@@ -140,11 +133,7 @@ class SQLHarness:
                 sign(connection, KEY)
         owner.dispose()
         self.storage = PostgresStorage(
-            self.database.app_url,
-            pool_size=1,
-            max_overflow=0,
-            pool_timeout=2.0,
-            signing_key=KEY if is_signed else None,
+            self.database.app_url, pool_size=1, max_overflow=0, pool_timeout=2.0, signing_key=KEY if is_signed else None
         )
         self.loot = Loot()
         self._script: list[str] = []

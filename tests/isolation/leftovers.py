@@ -62,11 +62,7 @@ HIJACKED = {
 }
 
 LEFTOVERS: dict[str, tuple[str, ...]] = {
-    "settings for the session": (
-        "SET app.tenant_id = 'VICTIM'",
-        "SET app.action_id = 'x'",
-        "SET app.signature = 'x'",
-    ),
+    "settings for the session": ("SET app.tenant_id = 'VICTIM'", "SET app.action_id = 'x'", "SET app.signature = 'x'"),
     "read-only by default": ("SET default_transaction_read_only = on",),
     "read-only characteristics": (
         "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY, ISOLATION LEVEL SERIALIZABLE",

@@ -94,9 +94,7 @@ def test_temporary_objects_of_a_handler_are_gone_when_it_is_over(harness: SQLHar
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_code_left_in_an_own_table_is_found_after_commit(
-    signed_harness: SQLHarness, mode: Mode
-) -> None:
+def test_code_left_in_an_own_table_is_found_after_commit(signed_harness: SQLHarness, mode: Mode) -> None:
     # The storage refuses such a role when it is opened; this one was given the right since.
     signed_harness.reconnect(mode)
     attacker, victim = signed_harness.new_party("initech"), signed_harness.new_party("umbrella")

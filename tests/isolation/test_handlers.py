@@ -123,9 +123,7 @@ def test_a_signature_is_for_one_action(signed_harness: SQLHarness) -> None:
     assert loot.errors == []
 
 
-def test_a_signature_cannot_be_shifted_to_another_tenant(
-    signed_harness: SQLHarness,
-) -> None:
+def test_a_signature_cannot_be_shifted_to_another_tenant(signed_harness: SQLHarness) -> None:
     shifted = """
     SELECT set_config('app.action_id', right(whole, -37), true), set_config('app.tenant_id', left(whole, 37), true)
     FROM (SELECT 'ATTACKER|' || current_setting('app.action_id') AS whole)

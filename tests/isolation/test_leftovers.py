@@ -88,9 +88,7 @@ def fresh_connections_after_a_failure(harness: SQLHarness) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("script", LEFTOVERS.values(), ids=LEFTOVERS)
-def test_the_next_tenant_works_and_is_not_overheard(
-    signed_harness: SQLHarness, script: tuple[str, ...]
-) -> None:
+def test_the_next_tenant_works_and_is_not_overheard(signed_harness: SQLHarness, script: tuple[str, ...]) -> None:
     for ending, mode in zip(ENDINGS, MODES * 2, strict=True):
         victim = signed_harness.new_party("umbrella")
 
@@ -103,9 +101,7 @@ def test_the_next_tenant_works_and_is_not_overheard(
 
 
 @pytest.mark.parametrize("script", HIJACKED.values(), ids=HIJACKED)
-def test_prepared_statements_cannot_be_replaced(
-    fresh: SQLHarness, script: tuple[str, ...], mode: Mode
-) -> None:
+def test_prepared_statements_cannot_be_replaced(fresh: SQLHarness, script: tuple[str, ...], mode: Mode) -> None:
     ending: Ending = "succeed" if mode == "sync" else "fail"
     victim = fresh.new_party("umbrella")
 

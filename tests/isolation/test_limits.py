@@ -25,9 +25,7 @@ def role_settings(signed_harness: SQLHarness) -> Iterator[None]:
     signed_harness.disconnect()
 
 
-def test_sql_can_forge_log_rows_and_events_of_its_own_tenant(
-    signed_harness: SQLHarness,
-) -> None:
+def test_sql_can_forge_log_rows_and_events_of_its_own_tenant(signed_harness: SQLHarness) -> None:
     attacker = signed_harness.new_party("initech")
 
     signed_harness.attack(
@@ -181,9 +179,7 @@ def test_sql_can_lock_documents_until_its_transaction_ends(signed_harness: SQLHa
 
 
 @pytest.mark.usefixtures("role_settings")
-def test_sql_that_commits_can_change_settings_of_its_role(
-    signed_harness: SQLHarness,
-) -> None:
+def test_sql_that_commits_can_change_settings_of_its_role(signed_harness: SQLHarness) -> None:
     alter = """
     DO $$ BEGIN
         EXECUTE format('ALTER ROLE app IN DATABASE %I SET default_transaction_read_only = on', current_database());

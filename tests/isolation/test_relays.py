@@ -22,9 +22,7 @@ from actionengine import (
     create_action,
     create_service,
 )
-from actionengine import (
-    create_engine as create_action_engine,
-)
+from actionengine import create_engine as create_action_engine
 from actionengine.storage.sql.migrations import sign, upgrade
 from tests.isolation.harness import KEY, MODES, Mode, SQLHarness
 
@@ -95,9 +93,7 @@ def separated(
         yield host, relay
 
 
-def test_a_relay_with_its_own_role_delivers(
-    separated: tuple[PostgresStorage, PostgresStorage],
-) -> None:
+def test_a_relay_with_its_own_role_delivers(separated: tuple[PostgresStorage, PostgresStorage]) -> None:
     host, own = separated
     _work(host)
     arrived: list[Event] = []

@@ -148,9 +148,7 @@ class ActionLogConformance(Conformance):
         ],
     )
     @run_in_mode
-    async def test_a_query_finds_all_its_rows_page_by_page(
-        self, backend: Backend, query: dict[str, Any]
-    ) -> None:
+    async def test_a_query_finds_all_its_rows_page_by_page(self, backend: Backend, query: dict[str, Any]) -> None:
         wanted = {"outcome": "failed", "actor_type": "human"}
         rows = [
             log_row(backend.tenant, id=id_at(START, number), **({} if number % 600 else wanted))

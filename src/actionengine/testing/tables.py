@@ -11,16 +11,7 @@ import pytest
 from actionengine.context import Tenant
 from actionengine.errors import ErrorCode
 from actionengine.storage.pages import MAX_PAGE_BYTES
-from actionengine.storage.tables import (
-    CHANGES,
-    PATCH_OPS,
-    PROJECTS,
-    RECORD_TYPES,
-    SNAPSHOTS,
-    TARGETS,
-    Row,
-    Table,
-)
+from actionengine.storage.tables import CHANGES, PATCH_OPS, PROJECTS, RECORD_TYPES, SNAPSHOTS, TARGETS, Row, Table
 from actionengine.testing.backend import Backend, run_in_mode
 from actionengine.testing.base import Conformance, is_conflict, raises_action_error
 

@@ -401,9 +401,7 @@ class TransactionConformance(Conformance):
         assert await harness.outcomes(f"notes.{action}") == ["failed"]
 
     @run_in_mode
-    async def test_of_actions_on_one_version_one_succeeds(
-        self, backend: Backend
-    ) -> None:
+    async def test_of_actions_on_one_version_one_succeeds(self, backend: Backend) -> None:
         harness = SampleHarness(backend)
         await backend.put("notes", "n1")
 
@@ -490,9 +488,7 @@ class TransactionConformance(Conformance):
             await task
 
     @run_in_mode
-    async def test_a_caller_cancelled_before_its_key_leaves_nothing(
-        self, async_backend: AsyncBackend
-    ) -> None:
+    async def test_a_caller_cancelled_before_its_key_leaves_nothing(self, async_backend: AsyncBackend) -> None:
         harness = SampleHarness(async_backend)
         holder = async_backend.unit()
         await holder.claim(Claim("notes.put", "key", "a" * 64), 0.0)
