@@ -368,9 +368,7 @@ class RollbacksKeepLocks(Broken, by=TransactionConformance.test_what_was_rolled_
             self._data.locks.update(locks)
 
 
-class RecordsAreNotAtomic(
-    Broken, by=ActionLogConformance.test_rows_appear_with_the_commit_and_not_after_a_rollback
-):
+class RecordsAreNotAtomic(Broken, by=ActionLogConformance.test_rows_appear_with_the_commit_and_not_after_a_rollback):
     """Log rows and events are written when they are recorded, whatever becomes of the transaction."""
 
     class Unit(BrokenUnit):
