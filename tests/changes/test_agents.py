@@ -67,9 +67,7 @@ async def _job_of_root(harness: Harness) -> Any:
 
 @pytest.mark.parametrize("demanding", [False, True], ids=["no permissions", "permissions"])
 @run_in_mode
-async def test_an_ai_with_every_permission_neither_approves_nor_merges_nor_puts_into_use(
-    harness: Harness, demanding: bool
-) -> None:
+async def test_an_ai_with_every_permission_cannot_decide(harness: Harness, demanding: bool) -> None:
     harness = with_permissions(harness) if demanding else harness
     project = await _job_of_root(harness)
     job = {"project_id": project.id, "key": "job"}
@@ -138,7 +136,7 @@ async def test_an_ai_does_not_approve_a_persons_merge(harness: Harness) -> None:
 
 
 @run_in_mode
-async def test_an_ai_does_not_approve_the_merge_inside_a_persons_action(harness: Harness) -> None:
+async def test_an_ai_cannot_approve_a_nested_merge(harness: Harness) -> None:
     """The policy is met inside: the outermost action waits, and runs again when a person has agreed."""
     harness = harness.another(merge_approval=TWO_PEOPLE)
     project = await harness.job()
@@ -155,9 +153,7 @@ async def test_an_ai_does_not_approve_the_merge_inside_a_persons_action(harness:
 
 @pytest.mark.parametrize("skew", [-7200.0, 7200.0])
 @run_in_mode
-async def test_a_change_that_was_edited_since_its_approval_was_asked_for_is_not_merged(
-    harness: Harness, skew: float
-) -> None:
+async def test_a_change_edited_after_its_approval_is_not_merged(harness: Harness, skew: float) -> None:
     """Whatever the clock of the host says that has edited it."""
     harness = harness.another(merge_approval=TWO_PEOPLE)
     change = await harness.change(await harness.job(), add("job", "a"))

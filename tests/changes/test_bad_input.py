@@ -194,7 +194,7 @@ async def test_payloads_that_are_huge_or_deep_are_invalid(harness: Harness) -> N
 
 
 @run_in_mode
-async def test_pages_are_of_1_to_1000_and_begin_after_something_that_there_can_be(harness: Harness) -> None:
+async def test_pages_have_1_to_1000_items_and_a_valid_cursor(harness: Harness) -> None:
     set = await scene(harness)
     lists = ("projects.list", "record_types.list", "changes.list", "changes.list_targets", "changes.list_patch_ops")
 
@@ -458,7 +458,7 @@ async def test_a_base_type_that_would_close_a_cycle_is_unprocessable(harness: Ha
 
 
 @run_in_mode
-async def test_an_op_on_a_merged_change_and_a_second_one_on_a_field_are_conflicts(harness: Harness) -> None:
+async def test_late_ops_and_second_ops_on_a_field_are_conflicts(harness: Harness) -> None:
     set = await scene(harness)
 
     refused(await harness.op(set.change, put("job", "a"), set.target), CONFLICT, "set_field job.a", set.op.id)
@@ -483,9 +483,7 @@ async def test_an_op_on_a_merged_change_and_a_second_one_on_a_field_are_conflict
     ids=lambda each: each[0] if isinstance(each, tuple) else None,
 )
 @run_in_mode
-async def test_an_op_that_cannot_be_applied_is_named_with_its_field_and_the_reason(
-    harness: Harness, op: Op, reason: str
-) -> None:
+async def test_the_error_of_an_op_names_its_field_and_the_reason(harness: Harness, op: Op, reason: str) -> None:
     set = await scene(harness)
     bad = expect(await harness.op(set.change, op, set.target))
 

@@ -63,7 +63,7 @@ def test_a_change_is_taken_back_to_the_order_of_the_fields(changed: tuple[TypeGr
 
 @thorough
 @given(changed_graphs(), st.data())
-def test_a_change_that_was_executed_in_two_goes_is_taken_back_as_a_whole(
+def test_a_change_executed_in_two_parts_is_taken_back_whole(
     changed: tuple[TypeGraph, tuple[PatchOp, ...]], data: st.DataObject
 ) -> None:
     graph, first = changed
@@ -78,7 +78,7 @@ def test_a_change_that_was_executed_in_two_goes_is_taken_back_as_a_whole(
 
 @thorough
 @given(changed_graphs(), st.data())
-def test_what_others_have_done_to_other_fields_since_stays(
+def test_later_changes_of_other_fields_stay(
     changed: tuple[TypeGraph, tuple[PatchOp, ...]], data: st.DataObject
 ) -> None:
     graph, ops = changed
@@ -94,9 +94,7 @@ def test_what_others_have_done_to_other_fields_since_stays(
 
 @thorough
 @given(changed_graphs(), st.data())
-def test_what_others_have_done_between_two_goes_stays(
-    changed: tuple[TypeGraph, tuple[PatchOp, ...]], data: st.DataObject
-) -> None:
+def test_changes_between_two_parts_stay(changed: tuple[TypeGraph, tuple[PatchOp, ...]], data: st.DataObject) -> None:
     graph, first = changed
     between = applied(graph, first)
     others = data.draw(changes(between, avoiding=first, attempts=10))
@@ -116,7 +114,7 @@ def test_what_others_have_done_between_two_goes_stays(
 
 @thorough
 @given(changed_graphs(), st.data())
-def test_nothing_is_taken_back_where_others_have_touched_the_same_field_since(
+def test_a_field_that_others_touched_since_is_a_conflict(
     changed: tuple[TypeGraph, tuple[PatchOp, ...]], data: st.DataObject
 ) -> None:
     graph, ops = changed
@@ -214,7 +212,7 @@ def test_a_field_that_was_last_is_so_again() -> None:
     )
 
 
-def test_a_field_that_was_moved_goes_back_whatever_was_added_since() -> None:
+def test_a_moved_field_goes_back_past_later_fields() -> None:
     moved = put("job", "c", before="a")
     _, names = back(types(job=schema("a", "b", "c", "d")), moved, since=[add("job", "e"), add("job", "f", before="b")])
     assert names == {"job": ["a", "f", "b", "c", "d", "e"]}
@@ -235,7 +233,7 @@ def test_names_that_were_swapped_are_swapped_again() -> None:
     assert transform(after, found).schemas == graph.schemas
 
 
-def test_a_base_type_lets_go_before_those_that_derive_from_it_and_requires_after_them() -> None:
+def test_a_base_type_relaxes_first_and_requires_last() -> None:
     graph = types("thing", thing=schema("code"), job=schema("code"))
     tighten = [put("job", "code", required=True), put("thing", "code", required=True)]
 
@@ -255,7 +253,7 @@ def test_a_field_that_hid_an_inherited_one_hides_it_again() -> None:
     assert op.payload["override"] is True
 
 
-def test_what_a_base_type_requires_now_cannot_be_taken_back_in_a_derived_one() -> None:
+def test_a_derived_type_keeps_what_its_base_requires_now() -> None:
     graph = types("thing", thing=schema("code"), job=schema())
     change = [add("job", "code", override=True, definition={"type": "string", "required": True})]
     after = applied(graph, change)
@@ -265,7 +263,7 @@ def test_what_a_base_type_requires_now_cannot_be_taken_back_in_a_derived_one() -
         compensation(now, touched_by(graph, after, change))
 
 
-def test_a_field_that_was_removed_and_is_there_again_has_changed_since() -> None:
+def test_a_field_removed_and_added_again_has_changed() -> None:
     graph = types(job=schema("a", "b"))
     after = applied(graph, [remove("job", "a")])
     now = applied(after, [add("job", "a")])
@@ -306,7 +304,7 @@ def moved_by(graph: TypeGraph, ops: Sequence[PatchOp], documents: dict[str, dict
 
 @thorough
 @given(changed_graphs(), st.data())
-def test_what_documents_had_is_where_it_was(
+def test_contents_of_documents_are_back_in_their_fields(
     changed: tuple[TypeGraph, tuple[PatchOp, ...]], data: st.DataObject
 ) -> None:
     graph, first = changed
@@ -337,7 +335,7 @@ def test_a_chain_is_taken_back_from_its_other_end() -> None:
     assert ops_back(types(job=schema("a", "b")), *chain) == ["rename_field job.b → a", "rename_field job.c → b"]
 
 
-def test_a_field_that_has_another_name_and_another_definition_gets_both_back() -> None:
+def test_a_renamed_and_redefined_field_gets_both_back() -> None:
     chain = [rename("job", "b", "c"), rename("job", "a", "b"), put("job", "c", "number")]
 
     assert ops_back(types(job=schema("a", "b")), *chain) == [
@@ -357,7 +355,7 @@ def test_three_fields_that_change_places_need_one_name_between() -> None:
     assert after == {"job": list(names)}
 
 
-def test_a_field_that_took_the_name_of_a_removed_one_gives_it_back() -> None:
+def test_a_field_gives_back_the_name_of_a_removed_one() -> None:
     ops = [remove("job", "a"), rename("job", "b", "a")]
 
     assert ops_back(types(job=schema("a", "b")), *ops) == ["rename_field job.a → b", "add_field job.a"]
@@ -375,7 +373,7 @@ def test_a_rename_at_a_base_type_is_taken_back_by_a_rename() -> None:
     assert names == {"thing": ["code"], "job": ["code", "number"]}
 
 
-def test_a_field_stands_over_an_inherited_one_again_under_its_name() -> None:
+def test_a_field_hides_an_inherited_one_again() -> None:
     graph = types("thing", thing=schema("note"), job=schema("note"))
     after = applied(graph, [rename("job", "note", "text")])
 

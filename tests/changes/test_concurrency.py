@@ -61,7 +61,7 @@ def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SyncHarn
         yield SyncHarness(storage)
 
 
-def test_many_threads_merge_changes_of_the_same_types_and_none_is_lost(harness: SyncHarness) -> None:
+def test_threads_merge_changes_of_one_type_and_lose_none(harness: SyncHarness) -> None:
     project, changes = shared_project(harness, MANY)
 
     answers = at_once(*(merging(harness, change) for change in changes))
@@ -70,7 +70,7 @@ def test_many_threads_merge_changes_of_the_same_types_and_none_is_lost(harness: 
     check_each_is_there_once(harness, project, changes)
 
 
-def test_many_tasks_merge_changes_of_the_same_types_and_none_is_lost(harness: SyncHarness) -> None:
+def test_tasks_merge_changes_of_one_type_and_lose_none(harness: SyncHarness) -> None:
     project, changes = shared_project(harness, MANY)
 
     answers = run_tasks(harness, *(("changes.merge", {"change_id": change}) for change in changes))
@@ -79,9 +79,7 @@ def test_many_tasks_merge_changes_of_the_same_types_and_none_is_lost(harness: Sy
     check_each_is_there_once(harness, project, changes)
 
 
-def test_several_processes_merge_the_same_changes_and_each_is_applied_once(
-    sql_database: SQLDatabase, mergers: Mergers
-) -> None:
+def test_processes_merge_the_same_changes_once_each(sql_database: SQLDatabase, mergers: Mergers) -> None:
     with sql_database.storage() as storage:
         harness = SyncHarness(storage)
         project, changes = shared_project(harness, MANY // 2)
@@ -107,7 +105,7 @@ def test_several_processes_merge_the_same_changes_and_each_is_applied_once(
         check_each_is_there_once(harness, project, changes)
 
 
-def test_a_base_type_and_its_derived_types_are_never_changed_against_each_other(harness: SyncHarness) -> None:
+def test_concurrent_changes_of_base_and_derived_types_are_sound(harness: SyncHarness) -> None:
     for number in range(ROUNDS):
         project = harness.project()
         harness.record_type(project, "base", [{"name": "code", **OPTIONAL}])
@@ -139,7 +137,7 @@ def test_a_base_type_and_its_derived_types_are_never_changed_against_each_other(
         harness.check_history(project)
 
 
-def test_a_change_that_many_merge_and_execute_at_once_is_applied_once(harness: SyncHarness) -> None:
+def test_concurrent_merges_and_executions_apply_once(harness: SyncHarness) -> None:
     for _ in range(ROUNDS):
         project, (change,) = shared_project(harness, 1)
 

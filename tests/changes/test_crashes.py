@@ -44,25 +44,19 @@ NOTHING = Effect("Draft", 0, 0, 0, 0, 0)
 MERGED = Effect("Merged", TOUCHED, TOUCHED, TOUCHED, 1 + TOUCHED, 1)
 
 
-def test_a_merger_that_is_killed_at_random_leaves_each_change_whole_or_undone(
-    sql_database: SQLDatabase, mergers: Mergers
-) -> None:
+def test_kills_at_random_leave_changes_whole_or_undone(sql_database: SQLDatabase, mergers: Mergers) -> None:
     for seed in range(KILLS):
         kill_one(sql_database, mergers, random.Random(seed))
 
 
 @pytest.mark.soak
-def test_hundreds_of_killed_mergers_leave_each_change_whole_or_undone(
-    sql_database: SQLDatabase, mergers: Mergers
-) -> None:
+def test_hundreds_of_kills_leave_changes_whole_or_undone(sql_database: SQLDatabase, mergers: Mergers) -> None:
     dice = random.Random()
     for _ in range(CAMPAIGN):
         kill_one(sql_database, mergers, dice)
 
 
-def test_a_merger_that_is_killed_at_any_statement_leaves_its_change_whole_or_undone(
-    sql_database: SQLDatabase, mergers: Mergers
-) -> None:
+def test_kills_at_any_statement_leave_changes_whole_or_undone(sql_database: SQLDatabase, mergers: Mergers) -> None:
     found = Counter[Effect]()
     with sql_database.storage() as storage:
         harness = SyncHarness(storage)

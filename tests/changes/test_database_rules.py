@@ -519,7 +519,7 @@ def test_e6_a_schema_has_the_next_version(prompt: Prompt) -> None:
     prompt.run(change.format(2))
 
 
-def test_e7_a_derived_type_does_not_weaken_what_its_base_requires(prompt: Prompt) -> None:
+def test_e7_a_derived_type_does_not_weaken_its_base(prompt: Prompt) -> None:
     prompt.insert(RECORD_TYPES, record_type("base", schema=schema(("a", True), ("b", False))))
     derived = {"base_type": "type-base"}
 
@@ -650,7 +650,7 @@ def test_p5_a_target_is_of_its_changes_project(prompt: Prompt) -> None:
         prompt.insert(TARGETS, target("t2", project_id="p2"))
 
 
-def test_p5_an_op_is_of_its_changes_project_and_on_its_changes_target(prompt: Prompt) -> None:
+def test_p5_an_op_has_its_changes_project_and_target(prompt: Prompt) -> None:
     prompt.insert(RECORD_TYPES, record_type("r3", project_id="p2", key="type-r1"))
 
     with prompt.refuses("ae_patch_ops_p5_project", sqlite="FOREIGN KEY"):
@@ -751,7 +751,7 @@ def storage(request: pytest.FixtureRequest, sqlite: SQLiteStorage) -> Iterator[P
         pytest.param(PROJECTS, project("p2", name="project p1"), "this exists already", id="a name"),
     ],
 )
-def test_a_refusal_of_the_database_is_a_conflict_that_names_the_rule(
+def test_a_refusal_of_the_database_names_the_rule(
     storage: PostgresStorage | SQLiteStorage, table: Table, row: Row, message: str
 ) -> None:
     unit = storage.unit_of_work(Tenant(uuid4(), "acme"), str(uuid4()), "sync")

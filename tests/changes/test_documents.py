@@ -143,7 +143,7 @@ async def test_collections_without_a_record_type_take_anything(harness: Harness)
 
 
 @run_in_mode
-async def test_a_retired_type_takes_no_new_documents_and_those_that_it_has_can_be_changed(harness: Harness) -> None:
+async def test_a_retired_type_takes_changes_and_no_new_documents(harness: Harness) -> None:
     project = await harness.job()
     expect(await harness.keep("job", {"title": "a"}, "one"))
     expect(await harness.ask("record_types.retire", {"project_id": project.id, "key": "job"}))
@@ -205,7 +205,7 @@ async def test_tenants_have_schemas_of_their_own_under_one_key(harness: Harness)
 
 
 @run_in_mode
-async def test_a_merged_change_holds_from_the_next_action_on_in_every_engine(harness: Harness) -> None:
+async def test_a_merged_change_holds_at_once_in_every_engine(harness: Harness) -> None:
     project = await harness.job()
     other = harness.another()
     expect(await other.keep("job", {"title": "a"}))
@@ -220,7 +220,7 @@ async def test_a_merged_change_holds_from_the_next_action_on_in_every_engine(har
 
 
 @run_in_mode
-async def test_a_merged_change_holds_for_another_storage_on_the_same_database(harness: Harness) -> None:
+async def test_a_merged_change_holds_for_another_storage(harness: Harness) -> None:
     project = await harness.job()
     if harness.address is None:
         # What is in memory has one storage; an engine of its own is as far away as can be.
@@ -321,7 +321,7 @@ async def test_a_merge_that_is_rolled_back_leaves_no_schema_behind(harness: Harn
 
 
 @run_in_mode
-async def test_a_merge_that_fails_inside_an_action_leaves_no_schema_behind(harness: Harness) -> None:
+async def test_a_failed_nested_merge_leaves_no_schema(harness: Harness) -> None:
     project = await harness.job()
     good = await harness.change(project, add("job", "crew", required=True))
     steps = [["changes.merge", {"change_id": good.id}], ["host.keep", {"type": "job", "document": {}}]]

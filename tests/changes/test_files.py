@@ -87,7 +87,7 @@ async def test_ops_on_one_file_are_applied_in_their_order(harness: Shop) -> None
 
 
 @run_in_mode
-async def test_a_preview_shows_what_becomes_of_files_and_touches_nothing(harness: Shop) -> None:
+async def test_a_preview_shows_diffs_of_files_and_writes_nothing(harness: Shop) -> None:
     project = await harness.files(main=TEXT)
     change = await harness.change(project, edit(TEXT, FIRST), edit(FIRST, BOTH))
     before = harness.dump()
@@ -146,9 +146,7 @@ async def test_a_file_does_not_outgrow_what_can_be_edited(harness: Shop, monkeyp
 
 
 @run_in_mode
-async def test_texts_are_edited_beside_an_event_loop_and_no_more_of_them_than_are_kept(
-    harness: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_texts_are_edited_off_the_loop_up_to_a_size(harness: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     project = await harness.files(main=TEXT)
     last = replaced(BOTH, 10, "the tenth line")
     change = await harness.change(project, edit(TEXT, FIRST), edit(FIRST, BOTH), edit(BOTH, last))
@@ -220,7 +218,7 @@ def test_workspaces_are_of_modules(tmp_path: Path) -> None:
     ["../x", "/etc/passwd", "a/../b", "./a", "a//b", "a/", "~", "C:\\x", "a\\b", ".git/hooks/x", "sub/.GIT/config"],
 )
 @run_in_mode
-async def test_a_path_that_leads_out_is_refused_when_the_target_or_the_op_is_added(harness: Shop, path: str) -> None:
+async def test_a_path_that_leads_out_is_refused_when_added(harness: Shop, path: str) -> None:
     project = await harness.files(main=TEXT)
     change = await harness.change(project)
     target = expect(await harness.target(change, "main.py", "file"))
@@ -238,7 +236,7 @@ async def test_a_diff_of_another_file_is_refused_when_the_op_is_added(harness: S
 
 
 @run_in_mode
-async def test_a_link_out_of_the_module_is_refused_and_what_it_leads_to_stays(harness: Shop, tmp_path: Path) -> None:
+async def test_a_link_out_of_the_module_is_refused(harness: Shop, tmp_path: Path) -> None:
     project = await harness.files(main=TEXT)
     secret = tmp_path / "secret.py"
     secret.write_text(TEXT)
@@ -295,7 +293,7 @@ async def test_two_changes_of_one_file_both_go_through_where_they_fit(harness: S
 
 
 @run_in_mode
-async def test_two_changes_of_one_place_are_a_conflict_that_names_the_other(harness: Shop) -> None:
+async def test_two_edits_of_one_place_conflict_by_name(harness: Shop) -> None:
     project = await harness.files(main=TEXT)
     first = await harness.change(project, edit(TEXT, FIRST))
     second = await harness.change(project, edit(TEXT, replaced(TEXT, 2, "something else")))
@@ -311,7 +309,7 @@ async def test_two_changes_of_one_place_are_a_conflict_that_names_the_other(harn
 
 
 @run_in_mode
-async def test_changes_of_one_file_that_are_merged_at_once_all_take_effect(harness: Shop) -> None:
+async def test_concurrent_changes_of_one_file_all_take_effect(harness: Shop) -> None:
     project = await harness.files(main=TEXT)
     lines = (2, 7, 12, 17)
     changes = [await harness.change(project, edit(TEXT, replaced(TEXT, line, f"of {line}"))) for line in lines]
@@ -343,7 +341,7 @@ async def test_a_file_that_was_edited_by_hand_is_taken_as_it_is(harness: Shop) -
 
 
 @run_in_mode
-async def test_a_file_that_is_another_when_it_is_to_be_written_is_left_alone(
+async def test_a_file_edited_before_its_write_is_not_overwritten(
     harness: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     project = await harness.files(main=TEXT)
@@ -405,9 +403,7 @@ async def test_a_late_write_is_made_up_for_by_the_next_change(harness: Shop, mon
 
 
 @run_in_mode
-async def test_writing_the_files_of_one_change_brings_later_edits_of_them_too(
-    harness: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_writing_the_files_of_a_change_writes_later_edits(harness: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     project = await harness.files(main=TEXT)
     first, second = await harness.change(project, edit(TEXT, FIRST)), await harness.change(project, edit(FIRST, BOTH))
     with monkeypatch.context() as patched:
@@ -540,7 +536,7 @@ async def test_a_compensation_takes_back_fields_and_files_together(harness: Shop
 # Crashes
 
 
-def test_what_a_killed_process_has_not_written_is_written_afterwards(tmp_path: Path) -> None:
+def test_files_that_a_killed_process_missed_are_written(tmp_path: Path) -> None:
     database = tmp_path / "changes.db"
     with SQLiteStorage(database) as storage:
         backend = SyncBackend(storage)

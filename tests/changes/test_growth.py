@@ -104,13 +104,13 @@ def costs(yards: tuple[Yard, Yard], operation: Callable[[Yard], object]) -> floa
     return many / few
 
 
-def test_what_is_stored_is_linear_in_the_ops_although_the_schema_grows(grown: tuple[Yard, Yard]) -> None:
+def test_storage_is_linear_in_the_ops(grown: tuple[Yard, Yard]) -> None:
     few, many = (yard.stored_bytes() for yard in grown)
 
     assert many / few < 1.5 * MANY / FEW
 
 
-def test_verifying_is_linear_in_the_ops_although_the_schema_grows(grown: tuple[Yard, Yard]) -> None:
+def test_verifying_is_linear_in_the_ops(grown: tuple[Yard, Yard]) -> None:
     verified = [yard.do("record_types.verify_history", **yard.about()) for yard in grown]
 
     assert [(each.is_intact, each.versions) for each in verified] == [(True, FEW + 1), (True, MANY + 1)]
@@ -167,7 +167,7 @@ def test_a_time_is_found_by_halving(churned: tuple[Yard, Yard], monkeypatch: pyt
     assert len(asked) < 15 * len(found)
 
 
-def test_a_change_that_is_executed_again_and_again_keeps_one_snapshot() -> None:
+def test_a_change_executed_repeatedly_keeps_one_snapshot() -> None:
     yard = Yard()
     change = yard.draft()
     for number in range(12):
@@ -185,7 +185,7 @@ def test_a_change_that_is_executed_again_and_again_keeps_one_snapshot() -> None:
     assert yard.do("record_types.verify_history", **yard.about()).is_intact
 
 
-def test_a_page_that_begins_within_an_execution_has_the_same_snapshots() -> None:
+def test_a_page_within_an_execution_has_the_same_snapshots() -> None:
     yard = Yard()
     yard.churn(6)
     change = yard.draft()

@@ -69,7 +69,7 @@ async def test_the_schema_at_a_change_is_as_it_has_left_it(harness: Harness) -> 
 
 
 @run_in_mode
-async def test_verifying_reads_few_schemas_at_once_and_parses_none_that_is_as_expected(harness: Harness) -> None:
+async def test_verifying_holds_few_schemas_and_parses_none_in_vain(harness: Harness) -> None:
     project = await harness.job()
     for number in range(20):
         await harness.merged(project, add("job", f"a_{number}"), add("job", f"b_{number}"))
@@ -128,7 +128,7 @@ async def test_the_schema_at_a_time_is_the_one_in_force(harness: Harness) -> Non
 
 
 @run_in_mode
-async def test_the_schema_at_a_change_of_something_else_is_the_one_of_that_time(harness: Harness) -> None:
+async def test_the_schema_at_an_unrelated_change_is_of_its_time(harness: Harness) -> None:
     project = await harness.job()
     expect(await harness.type(project, "task"))
     await harness.merged(project, add("job", "a"))
@@ -149,7 +149,7 @@ async def test_a_change_that_has_done_nothing_yet_has_left_no_schema(harness: Ha
 
 
 @run_in_mode
-async def test_of_a_change_that_was_executed_twice_the_schema_is_the_last(harness: Harness) -> None:
+async def test_the_schema_at_a_change_executed_twice_is_the_last(harness: Harness) -> None:
     project = await harness.job()
     change = await harness.change(project, add("job", "a"))
     expect(await harness.execute_change(change))
@@ -327,7 +327,7 @@ async def test_the_diffs_of_a_compensation_name_the_renames(harness: Harness) ->
 
 
 @run_in_mode
-async def test_a_plan_has_two_ops_on_a_name_that_goes_from_one_field_to_another(harness: Harness) -> None:
+async def test_a_plan_has_two_ops_on_a_name_that_changes_fields(harness: Harness) -> None:
     project = await harness.job(schema(a="string", b="number"))
     change = await harness.merged(project, remove("job", "a"), rename("job", "b", "a"))
 
@@ -360,7 +360,7 @@ async def test_a_plan_says_what_does_not_come_back(harness: Harness) -> None:
 
 
 @run_in_mode
-async def test_fields_that_were_swapped_since_are_not_taken_back_as_each_other(harness: Harness) -> None:
+async def test_fields_swapped_since_are_not_taken_back(harness: Harness) -> None:
     project = await harness.job(schema(a="string", b="string"))
     change = await harness.merged(project, rename("job", "a", "c"))
     swap = await harness.merged(project, rename("job", "c", "t"), rename("job", "b", "c"), rename("job", "t", "b"))
@@ -392,7 +392,7 @@ async def test_what_has_changed_since_is_not_taken_back(harness: Harness, since:
 
 
 @run_in_mode
-async def test_a_draft_that_is_overtaken_meets_a_conflict_when_it_is_merged(harness: Harness) -> None:
+async def test_an_overtaken_draft_conflicts_when_merged(harness: Harness) -> None:
     project = await harness.job()
     change = await harness.merged(project, add("job", "a"))
     draft = expect(await compensate(harness, change))
@@ -415,7 +415,7 @@ async def test_there_is_nothing_to_take_back_of_what_was_not_executed(harness: H
 
 
 @run_in_mode
-async def test_a_change_that_is_executed_and_not_merged_is_taken_back_too(harness: Harness) -> None:
+async def test_an_executed_unmerged_change_is_taken_back(harness: Harness) -> None:
     project = await harness.job()
     change = await harness.change(project, add("job", "a"))
     expect(await harness.execute_change(change))
@@ -477,9 +477,7 @@ MEETING: Mapping[str, tuple[Op, Op]] = {
 
 @pytest.mark.parametrize("ops", MEETING.values(), ids=MEETING)
 @run_in_mode
-async def test_the_second_of_two_changes_of_one_field_is_a_conflict_that_shows_both(
-    harness: Harness, ops: tuple[Op, Op]
-) -> None:
+async def test_the_second_change_of_a_field_conflicts_and_shows_both(harness: Harness, ops: tuple[Op, Op]) -> None:
     project = await harness.job()
     first, second = [await harness.change(project, op) for op in ops]
     (done,), (pending,) = await harness.ops(first), await harness.ops(second)
@@ -533,7 +531,7 @@ async def test_changes_of_other_fields_go_through(harness: Harness) -> None:
 
 
 @run_in_mode
-async def test_the_same_field_of_another_type_or_project_is_another_field(harness: Harness) -> None:
+async def test_equal_names_in_other_types_or_projects_do_not_conflict(harness: Harness) -> None:
     project, other = await harness.job(), await harness.project()
     expect(await harness.type(project, "task"))
     expect(await harness.type(other, "job", name="the other job"))

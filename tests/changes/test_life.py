@@ -96,7 +96,7 @@ async def test_to_go_where_it_is_already_changes_nothing(harness: Harness, statu
 
 
 @run_in_mode
-async def test_a_project_that_requires_review_merges_what_is_ready_only(harness: Harness) -> None:
+async def test_a_project_with_review_merges_ready_changes_only(harness: Harness) -> None:
     project = await harness.job(require_review=True)
     change = await harness.change(project, add("job", "a"))
 
@@ -145,9 +145,7 @@ async def test_a_transition_to_merged_does_what_merge_does(harness: Harness) -> 
 @pytest.mark.parametrize("status", ["Draft", "Ready"])
 @pytest.mark.parametrize("way", ["merge", "transition"])
 @run_in_mode
-async def test_a_change_that_cannot_be_merged_becomes_validation_failed_and_nothing_else(
-    harness: Harness, way: str, status: str
-) -> None:
+async def test_a_failed_merge_marks_the_change_and_nothing_else(harness: Harness, way: str, status: str) -> None:
     project = await harness.job()
     change = await bad_change(harness, project, status)
     op = (await harness.ops(change))[1]
@@ -205,9 +203,7 @@ async def test_an_execution_that_fails_does_not_move_it(harness: Harness) -> Non
 @pytest.mark.parametrize("deep", [False, True], ids=["directly", "two levels down"])
 @pytest.mark.parametrize("fails", [False, True], ids=["which succeeds", "which fails"])
 @run_in_mode
-async def test_a_merge_that_fails_inside_another_action_marks_the_change(
-    harness: Harness, fails: bool, deep: bool, status: str
-) -> None:
+async def test_a_failed_nested_merge_marks_the_change(harness: Harness, fails: bool, deep: bool, status: str) -> None:
     project = await harness.job()
     change = await bad_change(harness, project, status)
     step: tuple[str, Any] = (MERGE, {"change_id": change.id})
@@ -254,7 +250,7 @@ async def test_a_merge_inside_an_action_that_fails_has_not_been(harness: Harness
 
 
 @run_in_mode
-async def test_what_was_done_before_a_failed_merge_is_not_kept_for_its_sake(harness: Harness) -> None:
+async def test_writes_before_a_failed_merge_are_not_kept(harness: Harness) -> None:
     project = await harness.job()
     change = await bad_change(harness, project, "Draft")
     before = harness.dump()
@@ -271,7 +267,7 @@ async def test_what_was_done_before_a_failed_merge_is_not_kept_for_its_sake(harn
 
 
 @run_in_mode
-async def test_several_changes_that_fail_inside_one_action_are_all_marked(harness: Harness) -> None:
+async def test_all_changes_that_fail_in_one_action_are_marked(harness: Harness) -> None:
     project = await harness.job()
     changes = [await bad_change(harness, project, status) for status in ("Draft", "Ready")]
 
@@ -307,9 +303,7 @@ async def test_under_a_policy_a_second_person_has_a_change_merged(harness: Harne
 
 @pytest.mark.parametrize("way", ["merge", "execute", "transition"])
 @run_in_mode
-async def test_what_is_edited_after_its_approval_was_asked_for_is_not_what_was_approved(
-    harness: Harness, way: str
-) -> None:
+async def test_edits_after_the_approval_request_void_the_approval(harness: Harness, way: str) -> None:
     harness = harness.another(merge_approval=TWO_PEOPLE)
     project = await harness.job()
     change = await harness.change(project, add("job", "a"), by=BOT)
@@ -366,7 +360,7 @@ async def test_a_policy_sees_which_change_it_is(harness: Harness) -> None:
 
 @pytest.mark.parametrize("way", ["merge", "transition"])
 @run_in_mode
-async def test_a_change_that_fails_once_it_is_approved_becomes_validation_failed(harness: Harness, way: str) -> None:
+async def test_an_approved_change_that_fails_is_marked(harness: Harness, way: str) -> None:
     harness = harness.another(merge_approval=TWO_PEOPLE)
     project = await harness.job()
     change = await bad_change(harness, project, "Ready")

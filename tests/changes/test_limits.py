@@ -30,7 +30,7 @@ from tests.harness import expect, refused
 
 
 @run_in_mode
-async def test_an_execution_whose_stamps_would_be_too_large_is_refused_with_a_way_out(harness: Harness) -> None:
+async def test_an_execution_with_too_large_snapshots_is_refused(harness: Harness) -> None:
     project = await harness.job()
     change = await harness.change(project, *(add("job", f"field {number}", label="x" * 500) for number in range(10)))
     usual, executor.MAX_SNAPSHOT_BYTES = executor.MAX_SNAPSHOT_BYTES, 10_000
@@ -161,7 +161,7 @@ def test_an_action_asks_once_for_each_collection_it_writes_to(monkeypatch: pytes
     assert asked == ["jobs", "notes"]
 
 
-def test_a_collection_that_is_kept_over_a_merge_follows_the_new_schema() -> None:
+def test_a_collection_held_over_a_merge_has_the_new_schema() -> None:
     answers: list[Result[Any, Any]] = []
 
     def merge_and_write(data: str, ctx: ActionContext) -> Result[None, ActionError]:

@@ -98,7 +98,7 @@ async def restore(harness: Harness, version: int) -> None:
 
 
 @run_in_mode
-async def test_a_new_document_is_judged_as_a_whole_although_an_equal_one_is_there(harness: Harness) -> None:
+async def test_a_new_document_is_checked_whole_beside_an_equal_one(harness: Harness) -> None:
     await with_an_old_document(harness)
 
     refused(await harness.keep("job", {**OLD, "note": "n"}), INVALID, "title", "crew", "hours")
@@ -118,7 +118,7 @@ async def test_a_required_field_that_was_there_is_not_left_out(harness: Harness)
 
 
 @run_in_mode
-async def test_a_stale_version_and_a_missing_document_are_told_before_what_does_not_fit(harness: Harness) -> None:
+async def test_stale_and_missing_documents_are_reported_first(harness: Harness) -> None:
     await with_an_old_document(harness)
 
     refused(await harness.keep("job", {**OLD, "size": 1}, "old", version=2), ErrorCode.CONFLICT, "version 1, not 2")
@@ -142,7 +142,7 @@ async def test_fields_of_base_types_are_judged_alike(harness: Harness) -> None:
 
 
 @run_in_mode
-async def test_a_document_of_a_retired_type_is_judged_by_its_last_schema(harness: Harness) -> None:
+async def test_a_retired_types_document_is_checked_by_its_schema(harness: Harness) -> None:
     project = await with_an_old_document(harness)
     expect(await harness.ask("record_types.retire", {"project_id": project.id, "key": "job"}))
 
@@ -154,7 +154,7 @@ async def test_a_document_of_a_retired_type_is_judged_by_its_last_schema(harness
 
 
 @run_in_mode
-async def test_a_document_is_compared_with_what_the_same_action_has_written(harness: Harness) -> None:
+async def test_a_document_is_compared_with_the_actions_own_write(harness: Harness) -> None:
     await with_an_old_document(harness)
 
     answers = await harness.run(
@@ -175,7 +175,7 @@ async def test_another_spelling_of_a_fields_name_is_named(harness: Harness) -> N
 
 
 @run_in_mode
-async def test_nobody_puts_another_document_in_the_place_of_the_one_that_was_compared(
+async def test_a_compared_document_cannot_be_replaced_meanwhile(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A document that was deleted and inserted anew has the same version, and other contents."""
@@ -226,9 +226,7 @@ MODEL = model_of(
 
 @settings(max_examples=300, deadline=None)
 @given(DOCUMENTS, DOCUMENTS)
-def test_a_change_is_refused_for_the_fields_that_differ_and_do_not_fit(
-    stored: dict[str, Any], given: dict[str, Any]
-) -> None:
+def test_a_change_is_refused_for_its_changed_fields_only(stored: dict[str, Any], given: dict[str, Any]) -> None:
     wrong = {field["path"].split(".")[0] for field in field_problems(MODEL, to_json(given))}
     differing = {
         name

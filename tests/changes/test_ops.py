@@ -130,7 +130,7 @@ def test_an_empty_payload_is_told_all_that_it_lacks(op_type: OpType, fields: lis
     assert message.startswith(f"{op_type}: {fields[0]}: Field required; ")
 
 
-def test_a_field_of_an_unknown_type_is_told_the_types_that_there_are() -> None:
+def test_an_unknown_field_type_is_answered_with_the_types() -> None:
     message, problems = refusal("add_field", payload(definition={"type": "colour"}))
     assert problems[0][0] == "definition.type"
     assert message.startswith("add_field: definition.type: Input should be 'string', 'number', 'boolean', 'reference'")

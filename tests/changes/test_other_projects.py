@@ -116,9 +116,7 @@ def activate_again(plant: Plant) -> None:
     ],
     ids=["activate", "check active", "check retired", "check draft", "get"],
 )
-def test_a_record_type_costs_no_more_where_many_projects_have_its_key(
-    storage: AnyStorage, operation: Callable[[Plant], object]
-) -> None:
+def test_many_projects_with_a_key_cost_no_more(storage: AnyStorage, operation: Callable[[Plant], object]) -> None:
     costs_the_same(storage, of_one_key, operation, Plant)
 
 
@@ -128,7 +126,7 @@ def of_one_project(plant: Plant, number: int) -> None:
 
 
 @pytest.mark.parametrize("status", ["active", "draft"])
-def test_a_list_of_record_types_does_not_read_those_of_another_status(storage: AnyStorage, status: str) -> None:
+def test_a_list_of_record_types_reads_one_status(storage: AnyStorage, status: str) -> None:
     def listed(plant: Plant) -> None:
         asked = {"project_id": plant.projects["other"], "status": status}
         found = plant.do("record_types.list", asked).unwrap()
@@ -154,7 +152,7 @@ def drafts(plant: Plant, number: int) -> None:
 
 
 @pytest.mark.parametrize("status", ["Merged", "Ready", "Validating"])
-def test_a_list_of_changes_does_not_read_those_of_another_status(storage: AnyStorage, status: str) -> None:
+def test_a_list_of_changes_reads_one_status(storage: AnyStorage, status: str) -> None:
     def listed(plant: Plant) -> None:
         assert plant.do("changes.list", {"project_id": plant.projects["mine"], "status": status}).unwrap() == ()
 

@@ -155,7 +155,7 @@ def test_ops_lead_to_the_same_schemas_in_one_change_or_several(storage: AnyStora
 
 @examples(EXAMPLES)
 @given(changed_graphs())
-def test_the_compensation_of_a_merged_change_restores_the_schemas(storage: AnyStorage, drawn: Any) -> None:
+def test_a_compensation_restores_the_schemas(storage: AnyStorage, drawn: Any) -> None:
     check_compensation(SyncHarness(storage), drawn)
 
 
@@ -169,7 +169,7 @@ def test_a_failing_op_at_any_place_leaves_every_table_untouched(
 
 @examples(EXAMPLES)
 @given(several_changes())
-def test_a_replay_from_the_first_schema_reproduces_every_snapshot(storage: AnyStorage, drawn: Any) -> None:
+def test_a_replay_reproduces_every_snapshot(storage: AnyStorage, drawn: Any) -> None:
     check_replay(SyncHarness(storage), drawn)
 
 

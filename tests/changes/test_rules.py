@@ -485,7 +485,7 @@ async def test_e7_what_an_ancestor_requires_is_not_weakened(harness: Harness, op
 
 
 @run_in_mode
-async def test_e7_a_field_that_is_only_inherited_is_not_weakened_either(harness: Harness) -> None:
+async def test_e7_an_inherited_field_is_not_weakened(harness: Harness) -> None:
     project = await harness.project()
     expect(await harness.type(project, "asset", schema(code="string!")))
     expect(await harness.type(project, "machine", base="asset"))
@@ -508,7 +508,7 @@ async def test_e7_a_field_may_be_set_as_long_as_it_stays_required(harness: Harne
 
 
 @run_in_mode
-async def test_e7_a_base_does_not_come_to_require_what_a_derived_type_does_not(harness: Harness) -> None:
+async def test_e7_a_base_cannot_require_a_derived_optional_field(harness: Harness) -> None:
     project = await harness.project()
     expect(await harness.type(project, "asset", schema(code="string")))
     expect(await harness.type(project, "machine", base="asset"))
@@ -611,7 +611,7 @@ async def test_p1_an_op_is_added_to_a_target_of_its_change(harness: Harness) -> 
 
 
 @run_in_mode
-async def test_p5_a_target_and_an_op_take_their_project_from_their_change(harness: Harness) -> None:
+async def test_p5_targets_and_ops_have_their_changes_project(harness: Harness) -> None:
     project = await harness.job()
     change = await harness.change(project)
 
@@ -664,7 +664,7 @@ async def test_p6_no_record_type_becomes_an_orphan(harness: Harness) -> None:
 
 
 @run_in_mode
-async def test_p7_an_ops_target_and_record_type_are_looked_up_again_on_execution(harness: Harness) -> None:
+async def test_p7_an_execution_checks_targets_and_types_again(harness: Harness) -> None:
     """Rows that say otherwise by then are refused by the database, or when the change is executed."""
     project, other = await harness.job(), await harness.project()
     expect(await harness.type(other, "task"))
@@ -694,7 +694,7 @@ async def test_p7_an_ops_target_and_record_type_are_looked_up_again_on_execution
 
 
 @run_in_mode
-async def test_p7_a_type_of_the_same_key_in_another_project_is_not_touched(harness: Harness) -> None:
+async def test_p7_a_type_of_another_project_is_not_touched(harness: Harness) -> None:
     project, other = await harness.job(), await harness.project()
     change = await harness.change(project, add("job", "a"))
     expect(await harness.type(other, "job", schema(hours="string"), name="the other job"))
@@ -880,7 +880,7 @@ async def test_g2_targets_are_added_in_draft_only(harness: Harness, status: str)
 
 @pytest.mark.parametrize("status", STATUSES)
 @run_in_mode
-async def test_g2_ops_are_added_and_deleted_while_a_change_is_worked_on(harness: Harness, status: str) -> None:
+async def test_g2_ops_are_added_and_deleted_during_work(harness: Harness, status: str) -> None:
     change = await harness.change(await harness.job(), add("job", "a"))
     (op,) = await harness.ops(change)
     await harness.move(change, *WAYS[status])

@@ -46,5 +46,5 @@ def test_targets_are_taken_in_draft_only() -> None:
     assert set(ACCEPTS_TARGETS) == {"Draft"}
 
 
-def test_ops_are_taken_before_a_change_is_validated_and_after_that_failed() -> None:
+def test_ops_are_accepted_before_and_after_a_failed_validation() -> None:
     assert set(ACCEPTS_OPS) == {"Draft", "Implementing", "WorkspaceRunning", "ValidationFailed"}

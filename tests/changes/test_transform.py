@@ -25,7 +25,7 @@ Changed = tuple[TypeGraph, tuple[PatchOp, ...]]
 
 @thorough
 @given(changed_graphs(), st.data())
-def test_ops_lead_to_the_same_schemas_in_one_change_and_in_several(changed: Changed, data: st.DataObject) -> None:
+def test_ops_give_equal_schemas_in_one_change_or_several(changed: Changed, data: st.DataObject) -> None:
     graph, ops = changed
     cuts = sorted(data.draw(st.lists(st.integers(0, len(ops)), max_size=3)))
     parts = [ops[start:end] for start, end in zip([0, *cuts], [*cuts, len(ops)], strict=True)]
@@ -234,7 +234,7 @@ def test_a_field_that_was_renamed_and_removed_was_removed() -> None:
     assert not diff.renamed
 
 
-def test_a_field_that_takes_the_place_of_a_removed_one_is_another() -> None:
+def test_a_field_that_replaces_a_removed_one_is_another() -> None:
     diff = difference_of(schema("a"), remove("job", "a"), add("job", "a"))
     assert [field["name"] for field in diff.removed] == ["a"]
     assert [field["name"] for field in diff.added] == ["a"]
@@ -305,7 +305,7 @@ def test_a_field_that_hides_an_inherited_one_may_go() -> None:
     assert names_after(remove("repair", "note"), key="repair") == ["code", "part"]
 
 
-def test_a_type_has_the_fields_of_its_bases_as_the_nearest_declares_them() -> None:
+def test_a_type_inherits_fields_as_the_nearest_declares_them() -> None:
     effective = FAMILY.effective("repair", FAMILY.schemas)
     assert [field.name for field in effective] == ["code", "note", "title", "date", "part"]
     assert effective.get("note") is FAMILY.types["repair"].schema.get("note")

@@ -364,7 +364,7 @@ async def test_no_id_leads_out_of_the_workspaces_of_a_tenant(harness: Shop) -> N
 
 
 @run_in_mode
-async def test_what_a_crash_has_left_of_a_stopped_workspace_is_removed_by_stopping_again(harness: Shop) -> None:
+async def test_stopping_again_removes_what_a_crash_left(harness: Shop) -> None:
     _, change = await implementing(harness, FIRST)
     expect(await harness.start(change))
     folder = harness.copy(change).parent.parent
