@@ -22,8 +22,10 @@ TYPES = ("asset", "machine", "crane", "vehicle")
 TOUCHED = 3
 """Types that each change touches."""
 
-CHANGES = 40
-KILLS = 3
+CHANGES = 20
+KILLS = 2
+STRIDE = 4
+"""Statements between two kills of the daily run; a long run kills at each."""
 CAMPAIGN = 200
 PAGE = 1000
 
@@ -56,13 +58,16 @@ def test_hundreds_of_kills_leave_changes_whole_or_undone(sql_database: SQLDataba
         kill_one(sql_database, mergers, dice)
 
 
-def test_kills_at_any_statement_leave_changes_whole_or_undone(sql_database: SQLDatabase, mergers: Mergers) -> None:
+@pytest.mark.parametrize("stride", [STRIDE, pytest.param(1, marks=pytest.mark.soak)])
+def test_kills_at_any_statement_leave_changes_whole_or_undone(
+    sql_database: SQLDatabase, mergers: Mergers, stride: int
+) -> None:
     found = Counter[Effect]()
     with sql_database.storage() as storage:
         harness = SyncHarness(storage)
         project = record_types(harness)
         changes: list[str] = []
-        for number in count(1):
+        for number in count(1, stride):
             if not changes or effects(harness, changes[-1:]) == {changes[-1]: MERGED}:
                 changes.append(draft(harness, project, len(changes)))
             change = changes[-1]
@@ -82,8 +87,8 @@ def test_kills_at_any_statement_leave_changes_whole_or_undone(sql_database: SQLD
         assert effects(harness, changes) == dict.fromkeys(changes, MERGED)
         harness.check_history(project)
     # Some kills came before the commit, and the last one after it.
-    assert found[NOTHING] > 5
-    assert found[MERGED] >= 1
+    assert found[NOTHING] > 1
+    assert found[MERGED] >= 1 or stride > 1
 
 
 def kill_one(sql_database: SQLDatabase, mergers: Mergers, dice: random.Random) -> None:

@@ -583,7 +583,7 @@ def run(storages: Mapping[str, AnyStorage], examples: int, steps: int) -> None:
 
 
 def test_changes_live_as_the_model_says(storages: Mapping[str, AnyStorage]) -> None:
-    run(storages, examples=12, steps=40)
+    run(storages, examples=8, steps=30)
 
 
 @pytest.mark.soak
