@@ -1,7 +1,7 @@
-"""How the SQL backends read the action log: along one index, a bounded number of rows for a page.
+"""Reading the action log: along one index, a bounded number of rows for a page.
 
-A page is found in two steps. The first walks along the index of the filter that finds the fewest rows, newest first,
-and reads only what the other filters look at. The second reads the rows of the page, up to the bytes of a page.
+A page takes two steps. The first walks along the index of the filter that finds the fewest rows, newest first, and
+reads only the columns of the other filters. The second reads the rows of the page, up to the bytes of a page.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from actionengine.storage.sql.rows import RowsDialect
 
 MAX_EXAMINED = 1000
-"""The most rows of the log that are looked at for a page: after these it ends, however few of them it has."""
+"""The most rows of the log that are examined for a page. It ends after these, even if few of them match."""
 
 CLOCK_TOLERANCE = timedelta(minutes=1)
-"""How far the time in a row's id may be from its `started_at`, where the clock of the host was set meanwhile."""
+"""The difference that is allowed between the time in a row's id and its `started_at`, in case the host's clock was set
+between them."""
 
 EXAMINED = ("id", "actor_type", "actor_id", "action", "outcome", "started_at")
 """The columns that the first step reads, in this order."""
@@ -32,7 +33,7 @@ DRIVERS = ("actor_id", "outcome", "action", "actor_type")
 
 
 class Examined(NamedTuple):
-    """A row as the first step reads it. `actor_type` and the others are None for a subject without its row."""
+    """A row as the first step reads it. All but the id are None for a subject whose row is gone."""
 
     id: UUID
     actor_type: str | None
@@ -43,8 +44,8 @@ class Examined(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """Where the first step walks: along the index of `column`, whose value is `value` (None: along the key), from
-    below the id `above` down to the id `lowest`."""
+    """The walk of the first step: along the index of `column`, whose value is `value` (None: along the key), from below
+    the id `above` down to the id `lowest`."""
 
     column: str | None
     value: str | None
@@ -53,7 +54,7 @@ class Walk(NamedTuple):
 
 
 def log_id(text: str) -> UUID:
-    """Return an id of the action log. Raise `ActionError(invalid_input)` for a text that is none."""
+    """Return an id of the action log. Raise `ActionError(invalid_input)` for a text that is not a UUID."""
     try:
         return UUID(text)
     except ValueError:
@@ -65,14 +66,14 @@ def read_page(
     find: Callable[[Walk, int], Sequence[Examined]],
     read: Callable[[Sequence[UUID]], Sequence[tuple[LogRow, int]]],
 ) -> Page[LogRow]:
-    """Return the page of a query. `find` walks over so many rows, and `read` gives rows with their bytes, newest first,
+    """Return the page of a query. `find` walks over so many rows; `read` returns rows with their bytes, newest first,
     up to the bytes of a page."""
     walk = _walk_of(query)
     found: list[UUID] = []
     examined = 0
     next_id: UUID | None = walk.above
     while next_id is not None and len(found) < query.limit and examined < MAX_EXAMINED:
-        # Few filters leave out much: so a page is looked for in few rows at first.
+        # Most filters match many rows, so that few rows are examined at first.
         most = min(max(query.limit, examined), MAX_EXAMINED)
         rows = find(walk._replace(above=next_id), most)
         examined += len(rows)

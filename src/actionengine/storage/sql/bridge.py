@@ -1,8 +1,8 @@
 """Synchronous code over a database, in both modes.
 
-The SQL backends are written as plain functions. Under an event loop they run in a greenlet: where one of them waits for
-the driver, `await_` switches to the coroutine that started the greenlet, which awaits and switches back. It is the
-bridge of SQLAlchemy's asyncio extension; what is added here is its use from a thread beside the loop.
+The SQL backends are written as plain functions. Under an event loop they run in a greenlet: when one of them waits for
+the driver, `await_` switches to the coroutine that started the greenlet, which awaits and switches back. This is the
+bridge of SQLAlchemy's asyncio extension. This module adds its use from a worker thread.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
     "greenlet_spawn",
     "identity",
     "in_greenlet",
-    "is_beside_loop",
+    "is_off_loop",
     "on_loop",
     "run",
     "run_off_loop",
@@ -41,36 +41,36 @@ class _OffLoop(greenlet):  # type: ignore[misc]
     def __init__(self, function: Callable[..., Any]) -> None:
         thread = getcurrent()
         super().__init__(function, thread)
-        # Otherwise it would begin in an empty context.
+        # By default it would begin in an empty context.
         self.gr_context = thread.gr_context
 
 
-def is_beside_loop() -> bool:
-    """Return whether the caller runs in a thread beside the event loop, under `run_off_loop`."""
+def is_off_loop() -> bool:
+    """Return whether the caller runs in a worker thread, under `run_off_loop`."""
     return type(getcurrent()) is _OffLoop
 
 
 def identity(current: Any) -> Any:
-    """Return the greenlet that this one works for: itself, or the one beside the loop that has started it."""
+    """Return the greenlet that this one works for: itself, or the one in a worker thread that has started it."""
     return getattr(current, "works_for", current)
 
 
 def run_off_loop(
     loop: asyncio.AbstractEventLoop,
-    may_go_on: Callable[[], None],
+    check: Callable[[], None],
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> Any:
-    """What `function` returns, run in this thread; what it awaits is awaited by `loop`.
+    """Run a function in this thread, while `loop` awaits its awaitables. Return its result.
 
-    Before each such wait `may_go_on` may raise, for a function that has been left behind.
+    Before each such wait, `check` may raise, if the caller has abandoned the function.
     """
     inner = _OffLoop(function)
     awaitable = inner.switch(*arguments)
     while not inner.dead:
         try:
             try:
-                may_go_on()
+                check()
             except BaseException:
                 if asyncio.iscoroutine(awaitable):
                     awaitable.close()
@@ -84,7 +84,7 @@ def run_off_loop(
 
 
 async def run(mode: Mode, function: Callable[..., T], *arguments: Any) -> T:
-    """What a plain function returns, run where it can wait for the driver."""
+    """Run a plain function where it can wait for the driver. Return its result."""
     if mode == "sync":
         return function(*arguments)
     if in_greenlet():
@@ -93,20 +93,21 @@ async def run(mode: Mode, function: Callable[..., T], *arguments: Any) -> T:
 
 
 def on_loop(function: Callable[..., T], *arguments: Any) -> T:
-    """The same from within a greenlet: a thread beside the loop leaves it to the loop, which the pool belongs to."""
-    if is_beside_loop():
+    """Do the same from within a greenlet. A worker thread hands the function to the loop, which owns the pool."""
+    if is_off_loop():
         result: T = await_(greenlet_spawn(_working_for, getcurrent(), function, *arguments))
         return result
     return function(*arguments)
 
 
-def _working_for(beside: Any, function: Callable[..., T], *arguments: Any) -> T:
-    getcurrent().works_for = beside
+def _working_for(worker: Any, function: Callable[..., T], *arguments: Any) -> T:
+    getcurrent().works_for = worker
     return function(*arguments)
 
 
 async def uninterrupted(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The value of a coroutine that a cancellation of this task must not stop halfway: it comes through afterwards."""
+    """Run a coroutine to its end, even if this task is cancelled meanwhile. Return its value, or raise the cancellation
+    afterwards."""
     task = asyncio.ensure_future(coroutine)
     try:
         return await asyncio.shield(task)

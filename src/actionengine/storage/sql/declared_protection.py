@@ -18,7 +18,7 @@ from actionengine.storage.sql.verification import Comparison, Declared, Differen
 logger = logging.getLogger("actionengine")
 
 _MAX_STATEMENTS = 1000
-"""Statements that are remembered because they name no table that is missing."""
+"""The most statements that are cached because they name no missing table."""
 
 _QUOTES = str.maketrans("", "", '"%`[]')
 
@@ -26,8 +26,8 @@ _QUOTES = str.maketrans("", "", '"%`[]')
 class DeclaredProtection:
     """The tables that a storage expects to be protected, if its database has them.
 
-    `source` are the tables, or their metadata; by default, each table of this process that `protect_table` was called
-    with. With no tables, nothing is compared. `compare` compares a database with what is declared.
+    `source` has the tables, or their metadata; by default, each table of this process that `protect_table` was called
+    with. Without tables, nothing is compared. `compare` compares a database with the declarations.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class DeclaredProtection:
         self.differences: list[Difference] = []
 
     def check(self, query: Query, database: str) -> None:
-        """Compare a database with what is declared by now. Raise `ConfigurationError` if it differs."""
+        """Compare a database with the current declarations. Raise `ConfigurationError` if it differs."""
         if self._source == []:
             return
         count = declaration_count()
         declared = declarations(self._source)
         comparison = self._compare(query, declared)
         if comparison.differences and self._source is None:
-            # A table that nobody uses any more is not declared any more, once it is collected.
+            # A table that no code refers to is not declared any more, once it is collected.
             gc.collect()
             declared = declarations()
             comparison = self._compare(query, declared)
@@ -61,11 +61,11 @@ class DeclaredProtection:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether each declared table was there, and protected, when it was looked for."""
+        """Return whether each declared table existed, and was protected, when it was last compared."""
         return self._source == [] or (not self._missing and self._count == declaration_count())
 
     def watch(self, connection: Connection, database: str) -> None:
-        """Compare again before the first statement on this connection that names a table that was not there.
+        """Compare again before the first statement on this connection that names a table that did not exist.
 
         The statement raises `StorageError` if the table is not protected as declared.
         """
@@ -85,7 +85,7 @@ class DeclaredProtection:
                 own.close()
 
         def after(conn: Connection, cursor: Any, statement: str, *rest: Any) -> None:
-            # It works without the table that it seems to name: it names another one, or a column.
+            # The statement works without the missing table: it names another table, or a column.
             if len(self._elsewhere) < _MAX_STATEMENTS and self._names_missing(statement):
                 self._elsewhere.add(statement)
 
@@ -98,7 +98,7 @@ class DeclaredProtection:
 
 
 def _plain(text: str) -> str:
-    """Return a text without what quotes a name, or doubles a character of it, in SQL."""
+    """Return a text without the characters that quote or double parts of a name in SQL."""
     return text.translate(_QUOTES).lower()
 
 

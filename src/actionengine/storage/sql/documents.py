@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from uuid_utils import uuid7
 
 from actionengine.storage.lookups import LOOKUPS, key_of_filter, keys_of
-from actionengine.storage.pages import MAX_PAGE_BYTES, Page, page_of, page_size, page_start
+from actionengine.storage.pages import Page, is_last_page, page_of, page_size, page_start
 from actionengine.storage.records import (
     check_id,
     decode_document,
@@ -28,17 +28,17 @@ from actionengine.storage.sql.transaction import Transaction
 
 
 class DocumentStatements(NamedTuple):
-    """A backend's statements over `ae_documents`, each with the parameters tenant, collection and id.
+    """A backend's statements over `ae_documents`, each with the parameters tenant, collection and id, and then its own.
 
-    `insert` goes on with the data and the time, twice, and returns a row where the id was free. `add` is the same for
-    an id that has to be free: where it is taken, it fails, and the transaction with it. `get` returns version,
-    data and both times; so does `lock`, which ends with the expected version, and locks the row. `update` begins with
-    data and time, ends with the expected version, and returns created_at; `delete` ends with the expected version and
-    returns the id. `version` returns the version.
+    `insert` takes data and time, the time twice, and returns a row if the id was free. `add` does the same for an id
+    that must be free: if it is taken, the statement fails, and the transaction with it. `get` returns version, data and
+    both times. So does `lock`, which takes the expected version, and locks the row. `update` takes data and time first
+    and the expected version last, and returns created_at. `delete` takes the expected version and returns the id.
+    `version` returns the version.
 
-    `add_keys` and `remove_keys` go on with keys, as JSON: those to add, and those to leave. `find` has the parameters
-    tenant, key, perhaps the id that the page begins after, limit, tenant and collection; it returns the rows of a page
-    by id, with nothing but the id for a key whose document is gone.
+    `add_keys` and `remove_keys` take keys, as JSON: those to add, and those to keep. `find` has the parameters tenant,
+    key, the id that the page begins after, if any, limit, tenant and collection. It returns the rows of a page by id,
+    with only the id for a key whose document is gone.
     """
 
     insert: str
@@ -54,7 +54,7 @@ class DocumentStatements(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """Which documents of a collection are wanted, and in what order of their ids."""
+    """A query for documents of a collection: a filter, the page, and the order of the ids."""
 
     wanted: Mapping[str, Any]
     limit: int
@@ -68,7 +68,7 @@ class Listing(NamedTuple):
 
     @property
     def start(self) -> tuple[str, ...]:
-        """Its parameter: the id that the page begins after."""
+        """The parameter of the statement: the id that the page begins after, if any."""
         return (self.after,) if self.after else ()
 
 
@@ -94,11 +94,11 @@ class SQLRecords(ABC):
         return await self._transaction.run(self._insert, id, encoded)
 
     async def get(self, id: str) -> Record | None:
-        """The document, or None."""
+        """Return the document, or None."""
         return await self._transaction.run(self._get, id)
 
     async def lock(self, id: str, expected_version: int) -> Record:
-        """Return the document, which nobody else changes until this transaction ends."""
+        """Return the document, locked until this transaction ends."""
         return await self._transaction.run(self._lock, id, expected_version)
 
     async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
@@ -117,7 +117,7 @@ class SQLRecords(ABC):
         after: str | None = None,
         descending: bool = False,
     ) -> Page[Record]:
-        """Documents by id."""
+        """Return documents by id."""
         listing = Listing(normal_filter(self._collection, filter), page_size(limit), page_start(after), descending)
         return await self._transaction.run(self._list, listing)
 
@@ -127,7 +127,7 @@ class SQLRecords(ABC):
         at = self._database.bind_time(now)
         values = (encoded.decode(), at, at)
         if id is None:
-            # A new id is nobody else's: there is no answer to wait for. Where it is, the statement fails.
+            # A new id is free, so that no answer need be awaited. If it is not, the statement fails.
             id = str(uuid7())
             self._transaction.queue_write(self.statements.add, (*self._scope, id, *values))
         elif not self._query(self.statements.insert, id, *values):
@@ -164,7 +164,7 @@ class SQLRecords(ABC):
         self._write_keys(id, {})
 
     def _write_keys(self, id: str, data: Mapping[str, Any], is_new: bool = False) -> None:
-        """Keep the keys under which a document is found, where its collection has lookups."""
+        """Write the keys by which the document is looked up, if its collection has lookups."""
         if self._collection not in LOOKUPS:
             return
         keys = keys_of(self._collection, data)
@@ -176,9 +176,8 @@ class SQLRecords(ABC):
 
     def _list(self, listing: Listing) -> Page[Record]:
         key = key_of_filter(self._collection, listing.wanted)
-        if key is None:
-            return page_of(self._scan(listing), listing.limit, attrgetter("id"))
-        return page_of(self._find(key, listing), listing.limit, attrgetter("id"))
+        found = self._scan(listing) if key is None else self._find(key, listing)
+        return page_of(found, listing.limit, attrgetter("id"))
 
     def _find(self, key: str, listing: Listing) -> Iterator[tuple[Record, int]]:
         tenant_id, _ = self._scope
@@ -187,12 +186,12 @@ class SQLRecords(ABC):
             values = (tenant_id, key, *listing.start, listing.limit, *self._scope)
             rows = self._transaction.query(statement, values)
             for id, version, data, created_at, updated_at, size in rows:
-                # SQL of a handler's can have changed one without the other.
+                # A handler's own SQL can change the document without its keys.
                 if version is not None:
                     record = self._record(id, version, data, created_at, updated_at)
                     if matches(record.data, listing.wanted):
                         yield record, size
-            if len(rows) < listing.limit and sum(row[-1] for row in rows) < MAX_PAGE_BYTES:
+            if is_last_page((row[-1] for row in rows), listing.limit):
                 return
             listing = listing._replace(after=rows[-1][0])
 
@@ -209,6 +208,6 @@ class SQLRecords(ABC):
         """Yield the documents of a page that no index answers, with their bytes."""
 
     def _record(self, id: str, version: int, data: str, created_at: Any, updated_at: Any) -> Record:
-        """A row as a `Record`."""
+        """Return a row as a `Record`."""
         time = self._database.load_time
         return Record(id, version, decode_document(data.encode()), time(created_at), time(updated_at))

@@ -1,4 +1,4 @@
-"""Exclusive use: one thread or task at a time in a unit of work, in the order in which they came."""
+"""Exclusive use of a unit of work: one thread or task at a time, in first-come order."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from greenlet import getcurrent  # type: ignore[import-untyped]
 
 from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode, run_sync
-from actionengine.storage.sql.bridge import await_, identity, is_beside_loop, on_loop
+from actionengine.storage.sql.bridge import await_, identity, is_off_loop, on_loop
 
 
 class Exclusive:
-    """A lock that its holder may take again. Its users are threads, and under an event loop greenlets."""
+    """A lock that its holder may acquire again. Its users are threads, and under an event loop greenlets."""
 
     __slots__ = ("_depth", "_holder", "_lock", "_mode", "_waiting")
 
@@ -26,7 +26,7 @@ class Exclusive:
         self._waiting: deque[tuple[object, OneShotEvent]] = deque()
 
     def enter_now(self) -> bool:
-        """Take it where nobody else has it; whether that is so."""
+        """Acquire the lock without waiting. Return whether it was free, or the caller's."""
         me = identity(getcurrent())
         with self._lock:
             if self._holder is None:
@@ -37,19 +37,19 @@ class Exclusive:
         return True
 
     def is_free(self) -> bool:
-        """Return whether nobody has it."""
+        """Return whether nobody holds the lock."""
         return self._holder is None
 
     def is_mine(self) -> bool:
-        """Return whether the caller has it."""
+        """Return whether the caller holds the lock."""
         return self._holder is identity(getcurrent())
 
     def enter(self, seconds: float = inf) -> bool:
-        """Take it, waiting for others up to `seconds`; whether it was free in time. Under an event loop, in a greenlet
-        only."""
+        """Acquire the lock, waiting up to `seconds`. Return whether it was free in time. Under an event loop, call this
+        in a greenlet only."""
         if self.enter_now():
             return True
-        if is_beside_loop():
+        if is_off_loop():
             return on_loop(self.enter, seconds)
         me = identity(getcurrent())
         signal = OneShotEvent(self._mode)
@@ -71,7 +71,7 @@ class Exclusive:
         return not self._withdraw(me)
 
     def leave(self) -> None:
-        """Give it back; the next one has it then."""
+        """Release the lock. The user that has waited longest holds it then."""
         with self._lock:
             self._depth -= 1
             if self._depth:
@@ -83,7 +83,7 @@ class Exclusive:
                 signal.set()
 
     def _withdraw(self, me: object) -> bool:
-        """Stop waiting; False where it is ours already."""
+        """Stop waiting. Return False if the lock has been acquired meanwhile."""
         with self._lock:
             if self._holder is me:
                 return False

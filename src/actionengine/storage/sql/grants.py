@@ -1,4 +1,4 @@
-"""What the roles of hosts and of relays may do: no more than they need."""
+"""The rights of the roles of hosts and relays: no more than they need."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ REVOKE EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text, bigint[
 
 
 def grants(app_role: str | None, relay_role: str | None = None) -> list[str]:
-    """The statements that grant it. Where relays have a role of their own, the hosts' role cannot do what they do."""
+    """Return the statements that grant these rights. If relays have a role of their own, the hosts' role loses
+    theirs."""
     scripts: list[str] = []
     if app_role is not None:
         scripts += (_GRANTS.format(role=quoted(app_role)),)
@@ -57,7 +58,7 @@ def grants(app_role: str | None, relay_role: str | None = None) -> list[str]:
 
 
 def host_rights() -> dict[tuple[str, str], frozenset[str] | None]:
-    """Return what a host's role may do with our tables: by table and right, the columns, or None for all of them."""
+    """Return the rights of a host's role: by table and right, the columns, or None for all of them."""
     rights: dict[tuple[str, str], frozenset[str] | None] = {}
     for statement in _GRANTS.split(";"):
         given, _, tables = statement.partition(" ON ")
@@ -70,6 +71,6 @@ def host_rights() -> dict[tuple[str, str], frozenset[str] | None]:
 
 
 def quoted(name: str) -> str:
-    """A name as SQL takes it."""
+    """Return a name, quoted for SQL."""
     escaped = name.replace('"', '""')
     return f'"{escaped}"'

@@ -1,6 +1,6 @@
-"""Pages in SQL: queries for rows of which those come back that begin within the bytes of a page.
+"""Pages in SQL: queries that return only the rows that begin within the bytes of a page.
 
-Their last column is the bytes of the row, for `page_of`.
+The last column is the bytes of the row, for `page_of`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import NamedTuple
 from actionengine.storage.pages import MAX_PAGE_BYTES
 
 _VALUE_HEADER = 4
-"""Bytes that PostgreSQL adds to a value, at most: so what is stored is never said to be more than there is."""
+"""The most bytes that PostgreSQL adds to a value. They are subtracted, so that a value is never counted as longer than
+it is."""
 
 
 class PageQuery(NamedTuple):
     """A query for the rows of a page: a `table`, a condition `where`, an `order`, and perhaps a `limit`, a mark.
 
-    `columns` are as they are read, `keys` those that `order` names, and `json` those whose bytes count.
+    `columns` has the columns as they are read, `keys` those that `order` names, and `json` those whose bytes count.
     """
 
     table: str
@@ -31,10 +32,10 @@ class PageQuery(NamedTuple):
 
 
 def postgres_page(query: PageQuery) -> str:
-    """Return the statement for PostgreSQL. A row's JSON goes through the windows as a reference to where it lies.
+    """Return the statement for PostgreSQL. The windows carry a reference to a row's JSON, not the JSON itself.
 
-    The first window adds up what the values take where they lie, compressed perhaps, which is in the references. It
-    leaves out rows that lie beyond a page for sure, so that the second one unpacks none of them.
+    The first window sums the stored sizes, perhaps compressed, which the references contain. It drops the rows that are
+    certainly beyond the page, so that the second window does not decompress them.
     """
     stored = " OPERATOR(pg_catalog.+) ".join(
         f"coalesce(pg_catalog.pg_column_size({column}) OPERATOR(pg_catalog.-) {_VALUE_HEADER}, 0)"
@@ -43,7 +44,7 @@ def postgres_page(query: PageQuery) -> str:
     bytes = " OPERATOR(pg_catalog.+) ".join(
         f"coalesce(pg_catalog.octet_length({column}::pg_catalog.text), 0)" for column in query.json
     )
-    # The offset has the bytes measured once; the order in it says that nothing has to be sorted again.
+    # The offset makes PostgreSQL measure the bytes once; the order inside it avoids a second sort.
     return f"""
 SELECT {query.columns}, bytes
 FROM (
@@ -73,12 +74,12 @@ ORDER BY {query.order}
 
 
 def sqlite_bytes(column: str) -> str:
-    """Return the expression for the bytes of a text. From SQLite 3.43 on it does not read the text."""
+    """Return the expression for the bytes of a text. SQLite 3.43 and newer do not read the text for it."""
     return f"octet_length({column})" if sqlite_version_info >= (3, 43) else f"length(CAST({column} AS BLOB))"
 
 
 def sqlite_page(query: PageQuery) -> str:
-    """Return the statement for SQLite. A window keeps its rows: so they are read again, by their rowids."""
+    """Return the statement for SQLite. A window copies its rows, so that the page is read again, by rowid."""
     bytes = " + ".join(f"coalesce({sqlite_bytes(column)}, 0)" for column in query.json)
     return f"""
 SELECT {query.columns}, {bytes} AS bytes

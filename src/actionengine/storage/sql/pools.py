@@ -1,4 +1,4 @@
-"""The engines of a storage: one for sync mode, one for each event loop, each opened when first used."""
+"""The engines of a storage: one for sync mode, and one for each event loop. Each is opened when it is first used."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _LOOKUP_POOL = {"pool_size": 2, "max_overflow": 0}
 
 
 class ConnectionStack:
-    """Connections of one engine that were given back last, kept at hand: a pool's own check-out and check-in cost more
-    than a statement. Where somebody waits for the pool, they go back to it."""
+    """The connections of one engine that were released last. A pool's own check-out and check-in cost more than a
+    statement. While a caller waits for the pool, released connections go back to it."""
 
     def __init__(self, engine: Engine, size: int) -> None:
         self.engine = engine
@@ -34,7 +34,7 @@ class ConnectionStack:
         self._asking = 0
 
     def take(self) -> PoolProxiedConnection:
-        """A connection: the one given back last, or one of the pool's."""
+        """Return the connection that was released last, or one of the pool."""
         with self._lock:
             if self._idle:
                 return self._idle.pop()
@@ -46,57 +46,58 @@ class ConnectionStack:
                 self._asking -= 1
 
     def release(self, pooled: PoolProxiedConnection) -> None:
-        """Keep a connection that is as it was when it was taken."""
+        """Keep a connection that is in the state in which it was taken."""
         with self._lock:
             is_awaited = self._asking > 0
             if not is_awaited and len(self._idle) < self._size:
                 self._idle.append(pooled)
                 return
         if not is_awaited:
-            # The pool would keep as many again as are at hand here.
+            # The pool would keep as many connections again as are kept here.
             pooled.invalidate()
         pooled.close()
 
     def clear(self) -> None:
-        """Give all back to the pool."""
+        """Release all connections to the pool."""
         with self._lock:
             idle, self._idle = self._idle, []
         for pooled in idle:
             pooled.close()
 
     def forget(self) -> None:
-        """Keep all for ever: what is left of the parent process in a forked one is not even to be cleaned up."""
+        """Keep all connections for ever: in a forked process they are the parent's, and may not be closed."""
         _INHERITED.extend(self._idle)
 
 
 _INHERITED: list[PoolProxiedConnection] = []
 
 DRIVER = "actionengine"
-"""Where a connection's `info` has what the library speaks to the database with, where that is not SQLAlchemy."""
+"""The key in a connection's `info` of the object below SQLAlchemy that talks to the database, if there is one."""
 
 
 class Heard(Protocol):
-    """What speaks to the database, and knows when it was heard of last."""
+    """An object that talks to the database, and knows when it last got an answer."""
 
     heard: float
 
     def begin_opening(self) -> None:
-        """Bound the waiting of a host's own engine that opens the connection, which closes it where that fails."""
+        """Bound the waits while a host's own engine opens the connection. If that fails, the engine closes it."""
 
     def end_opening(self) -> None:
-        """Leave the waiting of the host's own statements to the host."""
+        """Leave the waits for the host's own statements to the host."""
 
 
 class Pools:
-    """Where a storage gets its connections from.
+    """The pools of a storage.
 
-    Connections are bound to the event loop that opened them, so that each loop has pools of its own. There is a second,
-    small pool for look-ups: what an execution asks while it holds a connection already must not wait for one that other
-    executions hold, which may be asking the same.
+    Connections are bound to the event loop that opened them, so each loop has pools of its own. A second, small pool is
+    for look-ups: an execution that already holds a connection must not wait for one that other executions hold, which
+    may be waiting for a look-up too.
 
-    An `engine` or `async_engine` of the host's is used as it is, and never closed. `async_connect` opens a connection
-    of the driver's for an event loop, where the driver's own way will not do. `new_driver` makes what bounds the
-    waiting in a new connection, before anything is sent in it; `before_connecting` gets the arguments of each new one.
+    An `engine` or `async_engine` of the host is used as it is, and never closed. `async_connect` opens a driver's
+    connection for an event loop, in place of the driver's own function. `new_driver` makes the object that bounds the
+    waits in a new connection, before anything is sent in it; `before_connecting` gets the arguments of each new
+    connection.
     """
 
     def __init__(
@@ -137,11 +138,11 @@ class Pools:
 
     @property
     def name(self) -> str:
-        """The database's name, or its file."""
+        """The name of the database, or its file."""
         return self._url.database or ""
 
     def engine(self, mode: Mode, lookup: bool = False) -> Engine:
-        """The engine of a world; under an event loop, the synchronous side of that loop's."""
+        """Return the engine of a mode; under an event loop, the synchronous side of that loop's engine."""
         if mode == "sync":
             return self._given or self._stack(lookup).engine
         if self._given_async is not None:
@@ -150,10 +151,10 @@ class Pools:
         return (self._async_engines[lookup].get(loop) or self._open_async(loop, lookup)).sync_engine
 
     def take(self, mode: Mode, lookup: bool = False) -> tuple[Engine, PoolProxiedConnection]:
-        """A connection, and its engine."""
+        """Return a connection with its engine."""
         stack = self._stack(lookup) if mode == "sync" and self._given is None else None
         engine = stack.engine if stack is not None else self.engine(mode, lookup)
-        # Read before, so that a pool that is replaced meanwhile counts as given up.
+        # Read first, so that a pool that is replaced meanwhile counts as abandoned.
         pool = engine.pool
         pooled = stack.take() if stack is not None else _take(engine)
         while self._doubted_since and self._is_doubted(pooled):
@@ -166,7 +167,7 @@ class Pools:
         return engine, pooled
 
     def release(self, engine: Engine, pooled: PoolProxiedConnection, lookup: bool = False) -> None:
-        """Give back a connection that is as it was when it was taken."""
+        """Release a connection that is in the state in which it was taken."""
         stack = self._stacks.get(lookup)
         if is_orphaned(engine, pooled):
             pooled.invalidate()
@@ -177,8 +178,8 @@ class Pools:
             pooled.close()
 
     def doubt(self, since: float) -> None:
-        """Trust no idle connection, of any pool of this storage, that was not heard of since then (`time.monotonic`):
-        one of them was found silent, or lost. Each is replaced when somebody takes it."""
+        """Trust no idle connection of this storage whose last answer was before this time (`time.monotonic`), because
+        another connection was found silent or lost. Each is replaced when it is next taken."""
         with self._lock:
             self._doubted_since = max(self._doubted_since, since)
 
@@ -187,7 +188,7 @@ class Pools:
         return driver is not None and driver.heard < self._doubted_since
 
     def close(self) -> None:
-        """Close sync mode's connections, and let go of those of event loops."""
+        """Close the connections of sync mode, and abandon those of event loops."""
         with self._lock:
             stacks = list(self._stacks.values())
             others = [other for each in self._async_engines.values() for other in each.values()]
@@ -199,12 +200,12 @@ class Pools:
             other.sync_engine.dispose(close=False)
 
     async def aclose(self) -> None:
-        """Close this event loop's connections, and what `close` closes."""
+        """Close this event loop's connections, and those that `close` closes."""
         await self.aclose_loop()
         self.close()
 
     async def limit_idle(self) -> None:
-        """Keep one idle connection in each pool of the running event loop, for a loop that has few executions."""
+        """Keep one idle connection in each pool of the running event loop, because it has few executions."""
         self._idle_limited.add(asyncio.get_running_loop())
 
     async def aclose_loop(self) -> None:
@@ -216,7 +217,7 @@ class Pools:
             await engine.dispose()
 
     def forget(self) -> None:
-        """Leave all connections to the parent process: those of a child must be its own."""
+        """Leave all connections to the parent process: a child must open its own."""
         self._lock = threading.Lock()
         for stack in self._stacks.values():
             stack.forget()
@@ -272,8 +273,7 @@ class Pools:
 
 
 IS_TAKING: ContextVar[bool] = ContextVar("IS_TAKING", default=False)
-"""Whether a connection is being taken for a unit of work: a host's own engine may ask the server for that, to ping it
-say."""
+"""True while a connection is taken for a unit of work. A host's own engine may send statements then, such as a ping."""
 
 
 def _take(engine: Engine) -> PoolProxiedConnection:
@@ -285,7 +285,7 @@ def _take(engine: Engine) -> PoolProxiedConnection:
 
 
 def watch(engine: Engine, new_driver: Callable[[Any, Mode], Heard], is_own: bool) -> None:
-    """Bound the waiting in each new connection of an engine, before anything is sent in it.
+    """Bound the waits in each new connection of an engine, before anything is sent in it.
 
     In one of a host's own engine it is bounded until that is open, and then while a unit of work uses it.
     """
@@ -310,12 +310,12 @@ def watch(engine: Engine, new_driver: Callable[[Any, Mode], Heard], is_own: bool
 
 
 def _initialize_later(connection: Connection) -> None:
-    """Do nothing: SQLAlchemy would ask the server under a lock, one caller after the other."""
+    """Do nothing: SQLAlchemy would query the server under a lock, one caller after the other."""
 
 
 def _initialize(engine: Engine, pooled: PoolProxiedConnection) -> None:
-    """Let SQLAlchemy ask the server what it needs to know, in the caller's connection. Where that fails, it is closed,
-    and the next caller's is asked."""
+    """Let SQLAlchemy query the server for what it needs to know, in the caller's connection. If that fails, close the
+    connection, and query in the next caller's."""
     dialect = engine.dialect
     try:
         connection = Connection(engine, pooled)
@@ -333,17 +333,17 @@ _POOL = "actionengine.pool"
 
 
 def is_orphaned(engine: Engine, pooled: PoolProxiedConnection) -> bool:
-    """Return whether a connection is of a pool that was given up meanwhile: nobody would ever close it."""
+    """Return whether a connection belongs to a pool that was abandoned meanwhile, and that would never close it."""
     return pooled.info.get(_POOL) is not engine.pool
 
 
 UNIT_OF_WORK = "actionengine.unit_of_work"
-"""Where a connection's `info` has the unit of work that holds it."""
+"""The key in a connection's `info` of the unit of work that holds it."""
 
 
 def listen(engine: Engine) -> None:
-    """Watch the statements of the sessions of units of work: one that ends the transaction is refused, and errors are
-    told to the unit of work, since a handler may catch them."""
+    """Watch the statements of handlers' sessions: refuse one that ends the transaction, and report errors to the unit
+    of work, since the handler may catch them."""
     event.listen(engine, "handle_error", _record_lost)
     event.listen(engine, "before_cursor_execute", _refuse_end)
 
@@ -358,8 +358,8 @@ _END = re.compile(
 def _refuse_end(
     connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
 ) -> None:
-    """Raise `StorageError` for a statement of a handler's that begins with one that ends the transaction. The last look
-    of the unit of work finds the others, once they have been run."""
+    """Raise `StorageError` for a handler's statement that begins by ending the transaction. The last check of the unit
+    of work finds other such statements, after they have run."""
     end = _END.match(statement)
     if end is not None and connection.info.get(UNIT_OF_WORK) is not None:
         raise StorageError(

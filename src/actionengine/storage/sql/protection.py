@@ -19,7 +19,7 @@ from actionengine.storage.sql.grants import quoted
 
 POLICIES = ("ae_read", "ae_insert", "ae_update", "ae_delete")
 
-# A partition, or a table that inherits, can be named by itself: then its parent's policies and triggers do not count.
+# A statement can name a partition, or a table that inherits. Then its parent's policies and triggers do not apply.
 _EACH_TABLE = """
     FOR part IN
         WITH RECURSIVE tree AS (
@@ -55,7 +55,7 @@ BEGIN{each_table}
         EXECUTE pg_catalog.format('DROP TRIGGER IF EXISTS ae_require_action ON %s', part);
         EXECUTE pg_catalog.format('CREATE TRIGGER ae_require_action BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s'
             ' FOR EACH STATEMENT EXECUTE FUNCTION public.ae_require_action()', part);
-        -- TRUNCATE knows no rows of others, and a trigger or a foreign key of a role runs in everybody's transactions.
+        -- TRUNCATE ignores policies, and a trigger or a foreign key of one role runs in the transactions of all.
         EXECUTE pg_catalog.format('REVOKE TRUNCATE, REFERENCES, TRIGGER ON %s FROM PUBLIC', part);
         IF app IS NOT NULL THEN
             EXECUTE pg_catalog.format('REVOKE TRUNCATE, REFERENCES, TRIGGER ON %s FROM %I', part, app);
@@ -64,11 +64,11 @@ BEGIN{each_table}
     IF NOT FOUND THEN
         RAISE EXCEPTION '% is no table that can be protected: only tables have row-level security', root;
     END IF;
-    -- It covers the partitions too.
+    -- This covers the partitions too.
     PERFORM public.ae_set_statistics(root, 0);
     IF app IS NOT NULL THEN
         EXECUTE pg_catalog.format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO %I', root, app);
-        -- Numbers from a sequence that belongs to the table need a right of their own.
+        -- The sequences that belong to the table need a right of their own.
         FOR owned IN
             SELECT d.objid FROM pg_catalog.pg_depend d
             JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) d.objid AND c.relkind = 'S'
@@ -110,10 +110,10 @@ SQLITE_PREFIX = "ae_protect_"
 
 @dataclass(frozen=True, eq=False)
 class Declaration:
-    """The protection that the code declares for a table: the column as the database names it, and whose grants.
+    """The protection that the code declares for a table: the column as the database names it, and the role of hosts.
 
-    It is what listens to `create_all`, and stands there: a copy of the table takes it along, and Alembic writes it into
-    no revision, as it would with `Table.info`.
+    It is stored as a listener of `create_all`: a copy of the table keeps it, and Alembic does not write it into
+    revisions, as it would do with `Table.info`.
     """
 
     tenant_column: str
@@ -121,7 +121,7 @@ class Declaration:
     subjects: bool = True
 
     def __call__(self, table: Table, connection: Connection, **options: Any) -> None:
-        """Protect a table that was created."""
+        """Protect a table that `create_all` has created."""
         protect(connection, table.name, connection.schema_for_object(table), self.tenant_column, self.app_role)
 
 
@@ -134,19 +134,19 @@ def protect_table(
     refuses each write outside an action, for the table and each of its partitions; with `app_role`, the grants that a
     handler's session needs. On SQLite: triggers that refuse each write outside an action of the row's tenant.
 
-    Alembic's autogenerate writes `op.protect_table` for a declared table
+    The actionengine schema must exist first. Alembic's autogenerate writes `op.protect_table` for a declared table
     (`actionengine.storage.sql.migrations.operations`). A storage, and `actionengine db check --metadata`, refuse a
-    database that has the table without its protection. The actionengine schema has to be there first.
+    database that has the table without its protection.
 
-    The rows that a handler's session changes are subjects of its execution on the action log (`table/key`); `subjects=
-    False` leaves them out.
+    The rows that a handler's session changes are subjects of its execution in the action log (`table/key`), unless
+    `subjects=False`.
 
-    `table` is a `Table`, or the `__table__` of a mapped class. Raises `ConfigurationError` for anything else, and where
-    it has no such column.
+    `table` is a `Table`, or the `__table__` of a mapped class. Raise `ConfigurationError` for anything else, and if the
+    table has no such column.
     """
     if not isinstance(table, Table):
-        raise ConfigurationError(f"a table is protected, not {table!r}: use the __table__ of a mapped class")
-    # The database's name for the column; a Table may know it by another key.
+        raise ConfigurationError(f"protect_table takes a Table, not {table!r}: use the __table__ of a mapped class")
+    # The column's name in the database; a Table may have another key for it.
     names = {column.name: column.name for column in table.columns}
     names = {column.key: column.name for column in table.columns} | names
     if tenant_column not in names:
@@ -162,7 +162,7 @@ def protect_table(
 
 
 def declaration_of(table: Table) -> Declaration | None:
-    """Return the protection that is declared for a table; None where there is none."""
+    """Return the protection that is declared for a table, or None."""
     return next((listener for listener in table.dispatch.after_create if isinstance(listener, Declaration)), None)
 
 
@@ -173,7 +173,7 @@ def declared_tables() -> list[Table]:
 
 
 def declaration_count() -> int:
-    """Return how often `protect_table` was called in this process: more than before, if something new is declared."""
+    """Return how often `protect_table` was called in this process. It grows when a table is declared."""
     return _Count.value
 
 
@@ -192,12 +192,12 @@ def protect(
     tenant_column: str = "tenant_id",
     app_role: str | None = None,
 ) -> None:
-    """Protect a table that is there, or protect it again: partitions that came later are then protected too."""
+    """Protect an existing table. For a table that is protected already, this adds its later partitions."""
     dialect = connection.dialect.name
     suffix = ""
     if dialect == "sqlite":
         unprotect(connection, name, schema)
-        # A table that was renamed has kept its triggers under the old name: they are that table's.
+        # A renamed table has kept triggers whose names contain its old name.
         taken = {trigger.lower() for trigger, _ in _sqlite_triggers(connection, schema)}
         while any(_trigger_name(name, verb, suffix).lower() in taken for verb in SQLITE_VERBS):
             suffix += "_"
@@ -205,7 +205,7 @@ def protect(
 
 
 def unprotect(connection: Connection, name: str, schema: str | None = None) -> None:
-    """Take the protection from a table, as far as it has any."""
+    """Remove the protection of a table, if it has any."""
     if connection.dialect.name != "sqlite":
         _run(connection, unprotection(name, connection.dialect.name, schema=schema))
         return
@@ -226,7 +226,7 @@ def protection(
     if dialect == "sqlite":
         return [
             _SQLITE_TRIGGER.format(
-                # In another schema, a trigger is qualified and its table is not.
+                # In another schema, the trigger's name is qualified and its table's is not.
                 trigger=_qualified(schema, _trigger_name(name, verb, suffix)),
                 verb=verb,
                 table=quoted(name),
@@ -254,13 +254,13 @@ def unprotection(name: str, dialect: str, *, schema: str | None = None) -> list[
 def sqlite_conditions(verb: str, tenant_column: str) -> str:
     """Return the condition under which the trigger of a verb refuses a row."""
     rows = [_SQLITE_CONDITION.format(row=row, column=quoted(tenant_column)) for row in SQLITE_VERBS[verb]]
-    # Outside an action there is no tenant, and NULL IS NOT NULL is false.
+    # Outside an action there is no tenant, and a row's tenant may be NULL: NULL IS NOT NULL is false.
     return " OR ".join(("ae_writing_tenant() IS NULL", *rows))
 
 
 def _run(connection: Connection, statements: list[str]) -> None:
     for statement in statements:
-        # A name may have a % in it.
+        # A name may contain a %.
         connection.execution_options(no_parameters=True).exec_driver_sql(statement)
 
 
@@ -282,7 +282,7 @@ def _qualified(schema: str | None, name: str) -> str:
 
 
 def _as_postgresql(name: Any) -> Any:
-    """Return a name as PostgreSQL has it: one that SQLAlchemy was told not to quote is in lower case there."""
+    """Return a name as PostgreSQL stores it: in lower case, if SQLAlchemy is told not to quote it."""
     return name.lower() if isinstance(name, quoted_name) and name.quote is False else name
 
 
@@ -292,7 +292,7 @@ def _literal(text: str) -> str:
 
 
 def _block(body: str) -> str:
-    """Return an anonymous block. A name in its body may look like the end of a quotation."""
+    """Return an anonymous block. Its tag does not occur in the body, which contains names."""
     tag = "$ae$"
     while tag in body:
         tag = f"{tag[:-1]}_$"

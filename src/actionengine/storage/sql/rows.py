@@ -17,18 +17,18 @@ from actionengine.storage.tables import Kind, Row, Table
 
 Column = tuple[str, Kind]
 Condition = tuple[str, Kind, str]
-"""A column, its kind, and how it compares with a parameter: `=`, `>`, `any`; or `null`; or a value, quoted."""
+"""A column, its kind, and its comparison with a parameter: `=`, `>`, `any`; or `null`; or a quoted value."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowsDialect:
-    """What a backend's statements over rows are made of.
+    """The parts of a backend's statements over rows.
 
-    `page` makes the statement of a page. `rows` makes a table `r` of the rows that are given (`{"rows": […]}`, a
-    parameter), with the `{columns}` that `column` describes. `given`, `read` and `any_of` are forms for a `{name}`: a
-    column taken from `r`, a column as it is read, and one that equals any of a JSON array. `lock` follows a query that
-    locks its rows. `operator` is the form of an operator, `sorted` that of a column by which rows are sorted once they
-    are found, `limit` the mark of a limit.
+    `page` makes the statement of a page. `rows` makes a table `r` of the given rows (a parameter, `{"rows": […]}`),
+    with the `{columns}` that `column` describes. `given`, `read` and `any_of` are forms for a `{name}`: a column taken
+    from `r`, a column as it is read, and one that equals any item of a JSON array. `lock` ends a query that locks its
+    rows. `operator` is the form of an operator, `sorted` that of a column in an order that no index serves, and `limit`
+    the mark of a limit.
     """
 
     schema: str
@@ -72,7 +72,7 @@ class SQLRows:
         lock: bool = False,
         descending: bool = False,
     ) -> list[Row]:
-        """Rows that are as `where` and `above` say, in order."""
+        """Return the rows that `where` and `above` match, in order."""
         if lock:
             self._transaction.track_write(self._table.name)
         if _matches_nothing(where):
@@ -82,7 +82,7 @@ class SQLRows:
         order = tuple(order or self._table.key)
         limited = limit is not None
         if limit is not None and limit > 1 and not lock and any(kind == "json" for _, kind in read):
-            # It has one column more.
+            # Its rows have one column more, for the bytes.
             statement = page_statement(self._dialect, self._table.name, read, conditions, order, descending)
         else:
             statement = find_statement(
@@ -115,7 +115,7 @@ class SQLRows:
                 raise rows_gone(self._table.name)
 
     async def delete(self, where: Mapping[str, Any]) -> int:
-        """Remove rows; how many there were."""
+        """Remove rows. Return how many."""
         self._transaction.track_write(self._table.name)
         if _matches_nothing(where):
             return 0
@@ -141,7 +141,7 @@ class SQLRows:
                 conditions.append((name, kind, "any"))
                 values.append(to_json([_in(each) for each in value]).decode())
             else:
-                # Of one value, as of a value: a planner expects ten of any tuple.
+                # For a tuple a planner expects ten values, even if it has one.
                 conditions.append((name, kind, "="))
                 values.append(_in(value[0] if isinstance(value, tuple) else value))
         for name, value in (above or {}).items():
@@ -183,7 +183,7 @@ def _in(value: Any) -> Any:
     return value
 
 
-# The statements. Callers name tables and columns in a few ways only, so that the texts are kept.
+# The statements. Callers name tables and columns in a few combinations only, so that the texts are cached.
 
 
 @cache
@@ -197,9 +197,9 @@ def find_statement(
     lock: bool,
     descending: bool = False,
 ) -> str:
-    """The query whose parameters are the tenant, the conditions' values, and the limit, if any."""
+    """Return the query with the parameters tenant, values of the conditions, and limit, if any."""
     selected = ", ".join(dialect.read[kind].format(name=name) for name, kind in columns)
-    # Where all rows are wanted, the conditions choose the index, not the order.
+    # If all rows are wanted, the conditions choose the index, not the order.
     ordered = _order(order if limited else map(dialect.sorted.format, order), descending)
     return (
         f"SELECT {selected}\n"
@@ -218,7 +218,7 @@ def page_statement(
     order: tuple[str, ...],
     descending: bool = False,
 ) -> str:
-    """The query for a page, with the parameters of `find_statement`; the bytes of a row are its last column."""
+    """Return the query for a page, with the parameters of `find_statement`. A row's last column is its bytes."""
     return dialect.page(
         PageQuery(
             table=f"{dialect.schema}.{table}",
@@ -234,7 +234,7 @@ def page_statement(
 
 @cache
 def insert_statement(dialect: RowsDialect, table: str, columns: tuple[Column, ...]) -> str:
-    """The statement whose parameters are the rows and the tenant."""
+    """Return the statement with the parameters rows and tenant."""
     names = ", ".join(name for name, _ in columns)
     return (
         f"{_given(dialect, columns)}\n"
@@ -248,8 +248,8 @@ def insert_statement(dialect: RowsDialect, table: str, columns: tuple[Column, ..
 def update_statement(
     dialect: RowsDialect, table: str, columns: tuple[Column, ...], key: tuple[str, ...], most: int
 ) -> str:
-    """The statement whose parameters are the rows, `most` at most, and the tenant; it returns a row for each that it
-    changes."""
+    """Return the statement with the parameters rows, `most` at most, and tenant. It returns a row for each changed
+    row."""
     changed = ", ".join(f"{name} = given.{name}" for name, _ in columns if name not in key)
     equals = dialect.operator.format("=")
     found = " AND ".join(f"t.{name} {equals} given.{name}" for name in key)
@@ -265,7 +265,8 @@ def update_statement(
 
 @cache
 def delete_statement(dialect: RowsDialect, table: str, conditions: tuple[Condition, ...]) -> str:
-    """The statement whose parameters are the tenant and the conditions' values; it returns a row for each that goes."""
+    """Return the statement with the parameters tenant and values of the conditions. It returns a row for each deleted
+    row."""
     return f"DELETE FROM {dialect.schema}.{table}\nWHERE {_where(dialect, conditions)}\nRETURNING true"
 
 
@@ -287,8 +288,8 @@ def _where(dialect: RowsDialect, conditions: Sequence[Condition]) -> str:
 
 
 def _given(dialect: RowsDialect, columns: Sequence[Column], most: int | None = None) -> str:
-    # Materialized: where a table's rows are the outer loop, the given ones would be parsed anew for each. The limit
-    # tells the planner how many to expect: for a hundred, which it supposes, it reads all rows of a tenant.
+    # Materialized, because the given rows would be parsed again for each row of a table in the outer loop. The limit
+    # tells the planner how many rows to expect: for its default of a hundred it reads all rows of a tenant.
     described = ", ".join(dialect.column[kind].format(name=name) for name, kind in columns)
     taken = ", ".join(dialect.given[kind].format(name=name) for name, kind in columns)
     limit = f"\n    LIMIT {most}" if most is not None else ""

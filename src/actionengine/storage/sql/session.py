@@ -1,8 +1,8 @@
 """The session that a handler gets: SQLAlchemy's own, in the connection and the transaction of its unit of work.
 
-The unit of work owns the driver's connection. SQLAlchemy closes connections by itself, after an interrupted statement
-for example, and hands them out to be closed, detached or invalidated: here all that ends at the unit of work, which
-gives the connection up in an orderly way and refuses whatever comes next.
+The unit of work owns the driver's connection. SQLAlchemy closes connections by itself, for example after an interrupted
+statement, and lets callers close, detach or invalidate them. Here all these calls reach the unit of work, which gives
+the connection up in an orderly way and refuses every later use.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NO_DETACH = "the connection belongs to the unit of work, which ends it after th
 
 
 class HeldConnection:
-    """A pooled connection as SQLAlchemy gets it: of use while its unit of work is, and not to be closed."""
+    """A pooled connection as SQLAlchemy gets it: usable while its unit of work is, and not closed by its users."""
 
     __slots__ = ("_pooled", "_unit_of_work")
 
@@ -43,36 +43,36 @@ class HeldConnection:
         return getattr(self._pooled, name)
 
     def cursor(self, *arguments: Any, **options: Any) -> Any:
-        """Return a cursor. Raises `StorageError` where the unit of work is of no more use to the caller."""
+        """Return a cursor. Raise `StorageError` if the caller cannot use the unit of work any more."""
         self._unit_of_work.check_usable()
         return self._pooled.cursor(*arguments, **options)
 
     def invalidate(self, error: BaseException | None = None, soft: bool = False) -> None:
-        """Give the unit of work up: nothing of it can be committed."""
+        """Give up the unit of work: nothing of it can be committed."""
         self._unit_of_work.break_off()
 
     def commit(self) -> NoReturn:
-        """Refused: raises `StorageError`. SQLAlchemy's own transactions commit here too."""
+        """Raise `StorageError`. SQLAlchemy's own transactions commit here too."""
         raise StorageError(_NO_COMMIT)
 
     def close(self) -> NoReturn:
-        """Refused: raises `StorageError`."""
+        """Raise `StorageError`."""
         raise StorageError(_NO_DETACH)
 
     def detach(self) -> NoReturn:
-        """Refused: raises `StorageError`."""
+        """Raise `StorageError`."""
         raise StorageError(_NO_DETACH)
 
 
 class UnitOfWorkConnection(Connection):
-    """The connection that a session works in: its end is that of the unit of work."""
+    """The connection of a session. It ends with the unit of work."""
 
     def __init__(self, engine: Engine, pooled: PoolProxiedConnection, unit_of_work: Transaction) -> None:
         super().__init__(engine, cast("PoolProxiedConnection", HeldConnection(pooled, unit_of_work)))
         self._unit_of_work = unit_of_work
 
     def invalidate(self, exception: BaseException | None = None) -> None:
-        """Give the unit of work up: nothing of it can be committed."""
+        """Give up the unit of work: nothing of it can be committed."""
         self._unit_of_work.break_off()
 
     def begin_nested(self) -> NestedTransaction:
@@ -84,18 +84,18 @@ class UnitOfWorkConnection(Connection):
         return super()._savepoint_impl(name or f"sa_{token_hex(8)}")
 
     def close(self) -> None:
-        """Do nothing: a handler may use the connection in a `with` block, and its unit of work goes on after it."""
+        """Do nothing: a handler may use the connection in a `with` block, after which the unit of work continues."""
 
     def detach(self) -> NoReturn:
-        """Refused: raises `StorageError`."""
+        """Raise `StorageError`."""
         raise StorageError(_NO_DETACH)
 
     def commit(self) -> NoReturn:
-        """Refused: raises `StorageError`."""
+        """Raise `StorageError`."""
         raise StorageError(_NO_COMMIT)
 
     def rollback(self) -> NoReturn:
-        """Refused: raises `StorageError`."""
+        """Raise `StorageError`."""
         raise StorageError(_NO_ROLLBACK)
 
 
@@ -103,7 +103,7 @@ class UnitOfWorkSession(Session):
     """A session that leaves the end of the transaction to the pipeline.
 
     One thread or task at a time works in it. It asks for its connection before each statement, so that a unit of work
-    that is over refuses. What is pending in it is flushed when the handler is done.
+    that has ended refuses the statement. Pending objects are flushed when the handler is done.
     """
 
     def __init__(self, unit_of_work: Transaction, **options: Any) -> None:
@@ -112,7 +112,7 @@ class UnitOfWorkSession(Session):
         self._marks: weakref.WeakKeyDictionary[SessionTransaction, int] = weakref.WeakKeyDictionary()
 
     def get_bind(self, mapper: Any = None, **arguments: Any) -> Connection:
-        """The unit of work's connection, whatever is asked about."""
+        """Return the unit of work's connection, for every mapper."""
         return self._unit_of_work.session_connection()
 
     def begin_nested(self) -> SessionTransaction:
@@ -122,34 +122,34 @@ class UnitOfWorkSession(Session):
         return savepoint
 
     def _has_ended(self, savepoint: SessionTransaction) -> bool:
-        # It counts as inactive for a moment in each statement too.
+        # A savepoint also counts as inactive for a moment in each statement.
         current = self.get_nested_transaction()
         while current is not None and current is not savepoint:
             current = current.parent
         return current is None
 
     def add(self, instance: object, *, _warn: bool = True) -> None:
-        """Place an object into the session."""
+        """Add an object to the session."""
         self._unit_of_work.alone_among_threads(partial(super().add, instance, _warn=_warn))
 
     def has_pending(self) -> bool:
-        """Return whether there is something that was not written yet."""
+        """Return whether there are objects that are not flushed yet."""
         return bool(self.new or self.dirty or self.deleted)
 
     def commit(self) -> NoReturn:
-        """Refused: raises `StorageError`."""
+        """Raise `StorageError`."""
         raise StorageError(_NO_COMMIT)
 
     def rollback(self) -> NoReturn:
-        """Refused: raises `StorageError`."""
+        """Raise `StorageError`."""
         raise StorageError(_NO_ROLLBACK)
 
     def invalidate(self) -> NoReturn:
-        """Refused: raises `StorageError`."""
+        """Raise `StorageError`."""
         raise StorageError(_NO_DETACH)
 
     def close(self) -> None:
-        """Write what is pending, and forget the objects: the transaction goes on until the pipeline ends it."""
+        """Flush, and forget the objects. The transaction continues until the pipeline ends it."""
         if self.has_pending():
             self.flush()
         super().close()

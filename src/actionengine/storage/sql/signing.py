@@ -1,8 +1,8 @@
 """Signatures of a transaction's context, which the database verifies: HMAC-SHA256, after RFC 2104.
 
-The key is known to the host's process and, in a form that only the owner can read, to the database; SQL that a handler
-runs reaches neither, and so cannot sign for another tenant. The database gives each transaction a signature of its own
-for the host's (`ae_open`), which is worth nothing in another transaction.
+The host's process knows the key, and so does the database, in a form that only the owner can read. A handler's SQL
+reaches neither, and so cannot sign for another tenant. In exchange for the host's signature, the database gives each
+transaction one of its own (`ae_open`), which is not valid in another transaction.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _BLOCK = 64
 """Bytes in a block of SHA-256."""
 
 MIN_KEY_BYTES = 16
-"""Bytes that a key has at least."""
+"""The fewest bytes of a key."""
 
 
 class Signer:
-    """Signs in the name of a key."""
+    """A signer with one key."""
 
     def __init__(self, key: str | bytes) -> None:
         self._key = signing_key(key)
@@ -31,12 +31,12 @@ class Signer:
         return hmac.digest(self._key, f"context|{mode}|{tenant_id}|{action_id}".encode(), "sha256").hex()
 
     def operator(self, call: str) -> str:
-        """The signature of an operator's call."""
+        """Return the signature of an operator's call."""
         return hmac.digest(self._key, f"operator|{call}".encode(), "sha256").hex()
 
 
 class StoredKey(NamedTuple):
-    """A key as the database has it: its id, and the two pads of HMAC."""
+    """A key as the database stores it: its id, and the two pads of HMAC."""
 
     id: str
     inner_pad: bytes
@@ -44,17 +44,18 @@ class StoredKey(NamedTuple):
 
 
 def signing_key(key: str | bytes) -> bytes:
-    """A key as bytes. Raises `ConfigurationError` for one that is too short to be one."""
+    """Return a key as bytes. Raise `ConfigurationError` if it is too short."""
     encoded = key.encode() if isinstance(key, str) else key
     if len(encoded) < MIN_KEY_BYTES:
         raise ConfigurationError(
-            f"a signing key has at least {MIN_KEY_BYTES} bytes: make one with secrets.token_urlsafe(32)"
+            f"the signing key has {len(encoded)} bytes, at least {MIN_KEY_BYTES} are needed: make one with "
+            f"secrets.token_urlsafe(32)"
         )
     return encoded
 
 
 def stored_key(key: str | bytes) -> StoredKey:
-    """What the database stores of a key. The id is a hash, so that a key can be named without being told."""
+    """Return the form in which the database stores a key. The id is a hash: it names the key without revealing it."""
     encoded = signing_key(key)
     padded = (sha256(encoded).digest() if len(encoded) > _BLOCK else encoded).ljust(_BLOCK, b"\0")
     return StoredKey(

@@ -1,8 +1,8 @@
 """Subjects of the action log for a host's own tables: the rows of protected tables that a session has changed.
 
-A row is `table/key`, `key` being the primary key without the column that says whose the row is: that is the tenant
-whose log it is. The parts of a composite key are joined by commas. `table/*` stands for rows that are not named one by
-one: those that a statement has changed, and those beyond `MAX_FLUSHED_SUBJECTS`.
+A row's subject is `table/key`. The key is the primary key without the tenant's column, with commas between its parts.
+`table/*` stands for rows without a subject of their own: rows that a statement has changed, and those beyond
+`MAX_FLUSHED_SUBJECTS`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from actionengine.storage.sql.protection import declaration_of
 
 
 class FlushedSubjects:
-    """The subjects that a session has noted since they were last taken, each once, oldest first."""
+    """The subjects that a session has recorded since they were last taken, each once, oldest first."""
 
     __slots__ = ("_recorded",)
 
@@ -31,17 +31,17 @@ class FlushedSubjects:
         return len(self._recorded)
 
     def take(self) -> list[str]:
-        """Return what was noted, and forget it."""
+        """Return the recorded subjects, and forget them."""
         recorded, self._recorded = self._recorded, {}
         return list(recorded)
 
     def undo_to(self, count: int) -> None:
-        """Forget what was noted after the first `count`: the rows are as they were."""
+        """Forget the subjects after the first `count`: the changes were rolled back."""
         while len(self._recorded) > count:
             self._recorded.popitem()
 
     def record_flush(self, session: Session, flush: UOWTransaction) -> None:
-        """Note the rows that a flush has written."""
+        """Record the rows that a flush has written."""
         for state, (is_deleted, is_listed_only) in flush.states.items():
             row = state.obj()
             if is_listed_only or row is None or not (tables := _named_tables(state.mapper)):
@@ -55,7 +55,7 @@ class FlushedSubjects:
                     self._record(table, _key(table, state.mapper.primary_key, values))
 
     def record_statement(self, statement: Any, result: Any) -> None:
-        """Note what an INSERT, UPDATE or DELETE has changed: one row where it says which, otherwise unnamed ones."""
+        """Record the rows of an INSERT, UPDATE or DELETE: one row if its key is known, otherwise `table/*`."""
         table = getattr(statement, "table", None)
         if not isinstance(table, Table) or not _is_named(table):
             return
@@ -67,7 +67,7 @@ class FlushedSubjects:
         self._record(table, key)
 
     def record_bulk(self, mapper_or_rows: Any) -> None:
-        """Note what one of the session's bulk methods has written: the rows of a mapper, or objects."""
+        """Record the rows of one of the session's bulk methods: those of a mapper, or objects."""
         given = [mapper_or_rows] if isinstance(mapper_or_rows, (type, Mapper)) else map(type, mapper_or_rows)
         for each in dict.fromkeys(given):
             for table in _named_tables(inspect(each).mapper):

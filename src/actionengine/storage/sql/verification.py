@@ -1,7 +1,7 @@
-"""The comparison of the protection that is declared with the protection that a database has.
+"""The comparison of the declared protection with that of a database.
 
-A table is looked at if this process declares it protected (`protect_table`) and the database has it, and also if it
-carries a part of the protection: a part is a whole that was lost.
+A table is compared if this process declares it protected (`protect_table`) and the database has it, and also if it
+carries a part of the protection, because it may have lost the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from actionengine.errors import ConfigurationError
 from actionengine.storage.sql.protection import declaration_of, declared_tables
 
 Query = Callable[[str, Sequence[Any]], Iterable[Sequence[Any]]]
-"""Runs a statement, with its parameters marked `%s` (PostgreSQL) or `?` (SQLite)."""
+"""A function that runs a statement, with its parameters marked `%s` (PostgreSQL) or `?` (SQLite)."""
 
 
 class Declared(NamedTuple):
@@ -35,9 +35,9 @@ class Declared(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """One thing that differs: the table as SQL names it, what is wrong, and the statement or command that mends it.
+    """A difference: the table as SQL names it, the problem, and the statement or command that fixes it.
 
-    `is_structural` says that protecting the table again mends it; `is_minor`, that no row is open because of it.
+    `is_structural` means that protecting the table again fixes it; `is_minor`, that it exposes no row.
     """
 
     table: str
@@ -49,7 +49,7 @@ class Difference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The result of a comparison: what differs, the declared tables that the database has, and the tables that carry
+    """The result of a comparison: the differences, the declared tables that the database has, and the tables that carry
     protection."""
 
     differences: list[Difference]
@@ -58,7 +58,7 @@ class Comparison(NamedTuple):
 
 
 def declarations(source: MetaData | Iterable[Table] | None = None) -> list[Declared]:
-    """Return what is declared: in a metadata, for some tables, or, by default, in this process."""
+    """Return the declarations: in a metadata, for some tables, or, by default, in this process."""
     if isinstance(source, MetaData):
         source = source.tables.values()
     declared = []
@@ -71,7 +71,7 @@ def declarations(source: MetaData | Iterable[Table] | None = None) -> list[Decla
 
 
 def refuse(differences: Sequence[Difference], database: str) -> None:
-    """Raise `ConfigurationError` if there are differences: which tables, what is wrong, what to run."""
+    """Raise `ConfigurationError` if there are differences, with the tables, the problems and the remedies."""
     if not differences:
         return
     raise ConfigurationError(
@@ -80,7 +80,7 @@ def refuse(differences: Sequence[Difference], database: str) -> None:
 
 
 def describe(differences: Sequence[Difference]) -> list[str]:
-    """Return a line for each table: what differs, and what to run."""
+    """Return a line for each table: its problems, and the remedies."""
     lines = []
     for table, found in groupby(sorted(differences), key=lambda difference: difference.table):
         each = list(found)
@@ -90,12 +90,12 @@ def describe(differences: Sequence[Difference]) -> list[str]:
 
 
 def fewest(each: Iterable[Iterator[Difference]]) -> list[Difference]:
-    """Return the differences from the declaration that fits best, of several of the same name."""
+    """Return the differences from the declaration that fits best, of several with the same name."""
     return min((list(differences) for differences in each), key=lambda differences: len(differences))
 
 
 def query_of(connection: Connection) -> Query:
-    """Return how the statements of this module run on a connection of SQLAlchemy's, whatever its driver."""
+    """Return a function that runs statements on a connection of SQLAlchemy, with any driver."""
 
     def query(statement: str, parameters: Sequence[Any]) -> Sequence[Sequence[Any]]:
         if not parameters:
@@ -106,7 +106,7 @@ def query_of(connection: Connection) -> Query:
 
 
 def protecting_command(schema: str | None, name: str, tenant_column: str = "tenant_id") -> str:
-    """Return the command, and the operation, that protect a table."""
+    """Return the texts of the command and of the operation that protect a table."""
     options = "" if schema is None else f" --schema {quote(schema)}"
     arguments = "" if schema is None else f", schema={schema!r}"
     if tenant_column != "tenant_id":

@@ -1,6 +1,6 @@
-"""The comparison of the library's own tables and functions with what its migrations have made.
+"""The comparison of the library's own tables and functions with those that its migrations create.
 
-Nothing but its migrations alters them. What somebody else has altered as the owner is told, and not mended.
+Only its migrations alter them. Changes by the owner are reported, and not repaired.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OF_TENANTS = (
     "ae_patch_ops",
     "ae_snapshots",
 )
-"""The tables whose rows are a tenant's."""
+"""The tables whose rows belong to a tenant."""
 
 _ELSEWHERE = ("is missing", "past ours, since one permissive policy is enough")
 
@@ -88,7 +88,7 @@ WHERE c.relnamespace = to_regnamespace('public') AND starts_with(c.relname, 'ae_
 
 
 def own_problems(query: Query, is_sqlite: bool) -> list[str]:
-    """Return a line for each table, and each function, of the library's that is not as its migrations have made it."""
+    """Return a line for each table and function of the library that differs from those that its migrations create."""
     if is_sqlite:
         return list(_sqlite_triggers(query))
     found: dict[str, dict[str, None]] = {}
@@ -97,7 +97,7 @@ def own_problems(query: Query, is_sqlite: bool) -> list[str]:
     for name, problem in (*_protection(query), *_triggers(query), *_rights(query)):
         found.setdefault(name, {})[problem] = None
     lines = [
-        f"{name}: {', '.join(problems)}. It is a table of the library's: undo this as the owner"
+        f"{name}: {', '.join(problems)}. It is a table of the library: undo this as the owner"
         for name, problems in sorted(found.items())
         if problems
     ]
@@ -105,9 +105,9 @@ def own_problems(query: Query, is_sqlite: bool) -> list[str]:
 
 
 def _protection(query: Query) -> Iterator[tuple[str, str]]:
-    """Yield what opens the tenants' rows to others, beside what `_TABLES` finds.
+    """Yield problems that expose the tenants' rows to others, in addition to those that `_TABLES` finds.
 
-    A policy that is missing opens none, and a log that was partitioned needs none for what its trigger refuses.
+    A missing policy exposes no row, and a partitioned log needs no policy for the writes that its trigger refuses.
     """
     comparison = compare_postgresql(query, [Declared("public", name, "tenant_id") for name in OF_TENANTS])
     for difference in comparison.differences:
@@ -127,7 +127,7 @@ def _triggers(query: Query) -> Iterator[tuple[str, str]]:
     for statement in _script("postgresql"):
         made = re.match(r"CREATE TRIGGER (\w+) .*? ON public\.(\w+)", statement, re.DOTALL)
         if made is not None and there.get((made[2], made[1])) != _words(statement):
-            yield made[2], f"the trigger {made[1]} is missing, or not as it was made"
+            yield made[2], f"the trigger {made[1]} is missing, or differs from the migration"
 
 
 def _rights(query: Query) -> Iterator[tuple[str, str]]:
@@ -153,7 +153,7 @@ def _functions(query: Query) -> Iterator[str]:
         if len(functions) != 1 or not _is_function(functions[0], statement, name in _INLINED):
             count = "there are several of that name" if len(functions) > 1 else "it is missing, or was replaced"
             yield (
-                f"{name}: {count}. It is a function of the library's: make it again, as the owner, as "
+                f"{name}: {count}. It is a function of the library: create it again, as the owner, as "
                 f"{'`actionengine db sign`' if statement is signed.get(name) else '`actionengine db upgrade --sql`'} "
                 f"{'does' if statement is signed.get(name) else 'prints it'}"
             )
@@ -179,8 +179,8 @@ def _sqlite_triggers(query: Query) -> Iterator[str]:
         made = re.match(r"CREATE TRIGGER (\w+) .*? ON (\w+)", statement)
         if made is not None and _spaced(statement.rstrip(";")) not in there:
             yield (
-                f"{made[2]}: the trigger {made[1]} is missing, or not as it was made. It is a table of the library's: "
-                "make the trigger again as `actionengine db upgrade --sql` prints it"
+                f"{made[2]}: the trigger {made[1]} is missing, or differs from the migration. It is a table of the "
+                "library: create the trigger again as `actionengine db upgrade --sql` prints it"
             )
 
 
@@ -201,7 +201,7 @@ def _functions_of(script: Iterable[str]) -> dict[str, str]:
 
 
 def _plain(body: str) -> str:
-    """Return an expression without what PostgreSQL adds when it shows it."""
+    """Return an expression without the parts that PostgreSQL adds when it prints it."""
     return re.sub(r"::\w+|\bpublic\.|\belse null\b|[\s()]", "", re.sub(r"::\w+", "", body.lower()))
 
 
@@ -210,5 +210,5 @@ def _words(definition: str) -> list[str]:
 
 
 def _spaced(sql: str) -> str:
-    # A table that was renamed is quoted in its triggers.
+    # The triggers of a renamed table quote its name.
     return " ".join(sql.replace('"', "").split())

@@ -12,7 +12,7 @@ from actionengine.storage.sql.grants import quoted
 from actionengine.storage.sql.protection import POLICIES
 from actionengine.storage.sql.verification import Comparison, Declared, Difference, Query, fewest, protecting_command
 
-# Names that the library's own tables have are left out, unless they are declared.
+# The library's own tables are left out, unless they are declared.
 STATE = """
 WITH RECURSIVE declared AS (
     SELECT d.position, c.oid
@@ -123,7 +123,7 @@ JOIN pg_class c ON c.oid = tree.oid
 JOIN pg_namespace n ON n.oid = c.relnamespace
 """
 
-# A column named tenant_id, and nothing that keeps tenants apart.
+# Tables with a column tenant_id, but without row-level security.
 UNPROTECTED = """
 SELECT n.nspname, c.relname
 FROM pg_class c
@@ -150,9 +150,9 @@ _EXPECTED = {
 
 
 def compare_postgresql(query: Query, declared: Sequence[Declared], is_strong: bool = False) -> Comparison:
-    """Compare a PostgreSQL database with what is declared, as the role of this connection sees it.
+    """Compare a PostgreSQL database with the declarations, as the role of this connection sees it.
 
-    `is_strong` is for a role that is past row-level security anyway: what the role may do does not count then.
+    `is_strong` is for a role that bypasses row-level security anyway. Its rights are not compared.
     """
     wanted = [
         {"position": position, "schema": each.schema, "name": each.name} for position, each in enumerate(declared)
@@ -164,14 +164,14 @@ def compare_postgresql(query: Query, declared: Sequence[Declared], is_strong: bo
     roots = {table["oid"]: table for table in tables if table["oid"] == table["root"]}
     differences: list[Difference] = []
     for table in tables:
-        # A partition that carries protection is looked at as a part of its root, and also by itself.
+        # A partition that carries protection is compared as a part of its root, and also by itself.
         if table["oid"] != table["root"] and not table["is_reachable"] and not table["policies"]:
             continue
         expected = [declared[position] for position in table["declared"] or ()]
         if not expected:
             root = roots[table["root"]]
             expected = [Declared(root["schema"], root["name"], _carried_column(root))]
-        # Several databases in a process may have a table of this name, declared in different ways: one of them fits.
+        # A process may declare a table of this name for several databases, in different ways: one of them fits.
         differences += fewest(_differences(table, each, is_strong) for each in expected)
     unique = {(difference.table, difference.problem): difference for difference in reversed(differences)}
     carrying = [
@@ -263,7 +263,7 @@ def _is_policy(policy: dict[str, Any], expected: tuple[str, str | None, str | No
 
 
 def _plain(expression: str | None) -> str | None:
-    """Return a policy's expression without what versions and search paths write differently."""
+    """Return a policy's expression without the parts that depend on the version and the search path."""
     if expression is None:
         return None
     expression = re.sub(r"OPERATOR\(pg_catalog\.=\)", "=", expression)
@@ -271,7 +271,7 @@ def _plain(expression: str | None) -> str | None:
 
 
 def _carried_column(table: dict[str, Any]) -> str:
-    """Return the column that the policies of a table compare, as far as one of them is as we write it."""
+    """Return the column that the policies of a table compare, if one of them has our form."""
     for policy in table["policies"] or ():
         match = re.match(r'\(?(?:"((?:[^"]|"")+)"|([\w$]+)) ', policy["using"] or policy["check"] or "")
         if policy["name"] in _EXPECTED and match is not None:

@@ -11,7 +11,7 @@ from actionengine.storage.sql.verification import Comparison, Declared, Differen
 
 
 def compare_sqlite(query: Query, declared: Sequence[Declared]) -> Comparison:
-    """Compare a SQLite database with what is declared: the triggers of each table."""
+    """Compare a SQLite database with the declarations: the triggers of each table."""
     schemas = {str(row[1]).lower() for row in query("PRAGMA database_list", ())}
     triggers: dict[tuple[str | None, str], dict[str, str]] = {}
     tables: dict[tuple[str | None, str], str] = {}
@@ -52,7 +52,7 @@ def _sqlite_differences(declared: Declared, triggers: Sequence[str]) -> Iterator
 
 
 def _is_trigger(sql: str, verb: str, column: str) -> bool:
-    # A table or a column that is renamed is renamed here too, but for the text of the message.
+    # SQLite renames a table or a column here too, except in the text of the message.
     head, _, rest = sql.partition("\nWHEN ")
     conditions, _, body = rest.partition("\nBEGIN\n")
     return (

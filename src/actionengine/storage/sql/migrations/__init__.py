@@ -1,9 +1,9 @@
-"""The schema: packaged Alembic revisions, what the app role may do, and the keys that sign.
+"""The schema: packaged Alembic revisions, the grants of roles, and the keys that sign.
 
-All functions work in the transaction of the connection they get, which the caller commits; its role is the owner.
+All functions work in the transaction of the connection that they get, which the caller commits. Its role is the owner.
 
 A host with an Alembic environment of its own can include ours: `VERSIONS` is the folder for its `version_locations`,
-`include_name` keeps autogenerate from touching what is not the host's, and importing
+`include_name` keeps autogenerate away from our tables, and importing
 `actionengine.storage.sql.migrations.operations` gives it `op.protect_table`.
 """
 
@@ -22,14 +22,14 @@ HEAD = 1
 """The version of the schema that this library works with."""
 
 VERSION_TABLE = "ae_migrations"
-"""Where Alembic keeps the revision, unless a host's own environment runs the migrations."""
+"""The table in which Alembic keeps the revision, unless a host's own environment runs the migrations."""
 
 VERSIONS = str(files(__name__).joinpath("versions"))
 """The folder of the revisions."""
 
 
 def schema_version(connection: Connection) -> int | None:
-    """The version of the schema in a database; None where there is none."""
+    """Return the version of the schema in a database; None if there is no schema."""
     schema = schema_of(connection.dialect.name)
     if not inspect(connection).has_table("ae_schema", schema=schema):
         return None
@@ -38,14 +38,15 @@ def schema_version(connection: Connection) -> int | None:
 
 
 def schema_of(dialect: str) -> str | None:
-    """The database schema that our tables are in."""
+    """Return the database schema that our tables are in."""
     return "public" if dialect == "postgresql" else None
 
 
 def upgrade(connection: Connection, app_role: str | None = None, relay_role: str | None = None) -> int:
-    """Bring the schema to `HEAD`, whoever has run the migrations so far, and give the roles their grants.
+    """Migrate the schema to `HEAD`, also after a host's own environment has run migrations, and grant the roles their
+    rights.
 
-    The version that was found is returned, 0 for none. Where it is `HEAD` already, only the grants are given again.
+    Return the version that was found, 0 for none. If it is `HEAD` already, only the rights are granted again.
     """
     found = schema_version(connection)
     if found != HEAD:
@@ -56,7 +57,7 @@ def upgrade(connection: Connection, app_role: str | None = None, relay_role: str
 
 
 def upgrade_sql(dialect: str = "postgresql", app_role: str | None = None, relay_role: str | None = None) -> str:
-    """The same as a SQL script, for an empty database."""
+    """Return the same as a SQL script, for an empty database."""
     output = io.StringIO()
     _run(dialect=dialect, output=output)
     granted = [f"{statement};\n" for statement in grants(app_role, relay_role)]
@@ -64,10 +65,10 @@ def upgrade_sql(dialect: str = "postgresql", app_role: str | None = None, relay_
 
 
 def sign(connection: Connection, key: str | bytes) -> str:
-    """Let the database verify who a transaction works for (PostgreSQL), with this key; the key's id.
+    """Store a key with which the database verifies the tenant of each transaction (PostgreSQL). Return the key's id.
 
-    From now on a `PostgresStorage` without a stored key is refused. Several keys can be stored, so that a new one can
-    be brought in before the old one goes.
+    From now on a `PostgresStorage` without a stored key is refused. Several keys can be stored, so that a new key can
+    be added before the old one is removed.
     """
     stored = stored_key(key)
     connection.execute(
@@ -82,7 +83,7 @@ def sign(connection: Connection, key: str | bytes) -> str:
 
 
 def unsign(connection: Connection, key: str | bytes) -> bool:
-    """Forget a key; whether it was stored. Raises `ValueError` for the last one: nothing could be signed any more."""
+    """Remove a key. Return whether it was stored. Raise `ValueError` for the last key: no signature would be valid."""
     id = stored_key(key).id
     others = connection.execute(text("SELECT count(*) FROM public.ae_signing_keys WHERE id <> :id"), {"id": id})
     if others.scalar() == 0:
@@ -92,12 +93,12 @@ def unsign(connection: Connection, key: str | bytes) -> bool:
 
 
 def include_name(name: str | None, type: str, parent_names: Any = None) -> bool:
-    """For `context.configure(include_name=...)` of a host: whether autogenerate should look at it."""
+    """Return whether a host's autogenerate may touch this name, for `context.configure(include_name=...)`."""
     return not (type == "table" and name is not None and name.startswith("ae_"))
 
 
 def revision(version: int) -> str:
-    """A version of the schema as an Alembic revision."""
+    """Return a version of the schema as an Alembic revision."""
     return f"ae_{version:04}"
 
 

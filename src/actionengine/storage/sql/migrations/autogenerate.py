@@ -1,9 +1,9 @@
 """The part of Alembic's autogenerate, and of `alembic check`, for tables that are declared protected.
 
-For each table of the target metadata that `protect_table` was called with, autogenerate writes `op.protect_table`: if
-it creates the table, if the database has it without its protection, and on SQLite if it alters the table, because a
-table that is made anew in a batch has lost its triggers. On PostgreSQL it protects the table again if it adds a
-column, or an index over an expression, of which the planner would keep statistics.
+Autogenerate writes `op.protect_table` for a table of the target metadata that `protect_table` was called with, if it
+creates the table, or if the database has it without its protection. On SQLite it also does so if it alters the table,
+because a table that is rebuilt in a batch loses its triggers; on PostgreSQL, if it adds a column or an index over an
+expression, of which the planner would keep statistics.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _IMPORT = "import actionengine.storage.sql.migrations.operations  # op.protect_t
 logger = logging.getLogger("alembic.autogenerate.protection")
 
 
-# After the tables are compared: a table is made before it is protected.
+# After the comparison of tables: a table is created before it is protected.
 @comparators.dispatch_for("schema", priority=DispatchPriority.LAST)
 def _compare(context: AutogenContext, operations: UpgradeOps, schemas: set[str | None]) -> None:
     assert context.connection is not None
@@ -57,7 +57,7 @@ def _compare(context: AutogenContext, operations: UpgradeOps, schemas: set[str |
             operations.ops.append(_protect(table))
         elif key in altered:
             if context.dialect.name == "sqlite":
-                # Backwards the order is the opposite.
+                # The downgrade has the opposite order.
                 operations.ops.insert(0, _protect(table, again=True))
             operations.ops.append(_protect(table, again=True))
     _unprotect_dropped(operations, comparison, default)
@@ -67,7 +67,7 @@ def _compare(context: AutogenContext, operations: UpgradeOps, schemas: set[str |
 
 
 def _unprotect_dropped(operations: UpgradeOps, comparison: Comparison, default: str | None) -> None:
-    """Unprotect a table before it is dropped, so that the way back protects the table again."""
+    """Unprotect a table before it is dropped, so that the downgrade protects the table again."""
     carrying = {(_schema(each.schema, default), each.name): each for each in comparison.carrying}
     for position, op in reversed(list(enumerate(operations.ops))):
         if isinstance(op, DropTableOp):
@@ -78,7 +78,7 @@ def _unprotect_dropped(operations: UpgradeOps, comparison: Comparison, default: 
 
 
 def compare(connection: Connection, declared: list[Declared]) -> Comparison:
-    """Compare a database with what is declared, as the role that owns it."""
+    """Compare a database with the declarations, as the role that owns it."""
     if connection.dialect.name == "sqlite":
         return compare_sqlite(query_of(connection), declared)
     return compare_postgresql(query_of(connection), declared, is_strong=True)

@@ -1,7 +1,7 @@
-"""Triggers that stay when Alembic makes a table anew on SQLite (`op.batch_alter_table`).
+"""Triggers that are kept when Alembic rebuilds a table on SQLite (`op.batch_alter_table`).
 
-A batch copies the rows into a table of another name, drops the old one, and with it its triggers, and renames the new
-one. The protecting triggers move over once the old table is gone: the copy itself is no action of a tenant.
+A batch copies the rows into a table of another name, drops the old table with its triggers, and renames the new table.
+The protecting triggers move to the new table once the old one is dropped: the copy itself is not an action of a tenant.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ else:
     where: dict[str, Any] = {"version_table": VERSION_TABLE, "version_table_schema": schema}
     found = MigrationContext.configure(connection, opts=where)
     if options["found"] is not None and found.get_current_revision() is None:
-        # A host's own environment has run the migrations so far.
+        # So far, a host's own environment has run the migrations.
         found.stamp(context.script, options["found"])
     context.configure(connection=connection, transactional_ddl=False, **where)
     context.run_migrations()

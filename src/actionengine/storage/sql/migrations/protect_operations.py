@@ -11,9 +11,9 @@ from actionengine.storage.sql.protection import protect, protection, unprotect, 
 
 @Operations.register_operation("protect_table")
 class ProtectTable(MigrateOperation):
-    """Rows of its tenant only, and writes only in an action. See `actionengine.protect_table`.
+    """The protection of a table. See `actionengine.protect_table`.
 
-    `again` says that the table was protected before: to go back is to protect it, too.
+    `again` means that the table was protected before, so that the downgrade protects it too.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class ProtectTable(MigrateOperation):
         tenant_column: str = "tenant_id",
         app_role: str | None = None,
     ) -> Any:
-        """Protect a table that is there, with its partitions; run again, it protects what came later."""
+        """Protect an existing table with its partitions. Run it again to protect later partitions."""
         return operations.invoke(cls(name, tenant_column, app_role, schema))
 
     def reverse(self) -> MigrateOperation:
@@ -51,7 +51,7 @@ class ProtectTable(MigrateOperation):
 
 @Operations.register_operation("unprotect_table")
 class UnprotectTable(MigrateOperation):
-    """The opposite of `ProtectTable`."""
+    """The removal of a table's protection."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class UnprotectTable(MigrateOperation):
 
     @classmethod
     def unprotect_table(cls, operations: Operations, name: str, *, schema: str | None = None) -> Any:
-        """Take the protection from a table."""
+        """Remove the protection of a table."""
         return operations.invoke(cls(name, schema))
 
     def reverse(self) -> MigrateOperation:

@@ -10,7 +10,7 @@ from alembic import context, op
 
 
 def run_script(name: str) -> None:
-    """Run `versions/<name>_<dialect>.sql` in the running migration, or print it in an offline one."""
+    """Run `versions/<name>_<dialect>.sql` in the running migration; print it in offline mode."""
     dialect = op.get_context().dialect.name
     script = files(__package__).joinpath("versions", f"{name}_{dialect}.sql").read_text()
     for statement in statements(script, dialect):
@@ -21,7 +21,8 @@ def run_script(name: str) -> None:
 
 
 def statements(script: str, dialect: str) -> Iterator[str]:
-    """The statements of a script. Each ends with a semicolon at the end of a line, outside of a function's body."""
+    """Yield the statements of a script. Each ends with a semicolon at the end of a line, outside of a function's
+    body."""
     is_complete = sqlite3.complete_statement if dialect == "sqlite" else _is_complete
     statement = ""
     for line in script.splitlines():
