@@ -139,7 +139,7 @@ def test_a_sqlite_file_is_made(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("nonsense", "'nonsense' is no database URL"),
+        ("nonsense", "'nonsense' is not a database URL"),
         ("mysql://localhost/x", "on PostgreSQL and SQLite, not on mysql"),
         ("postgresql://nobody@127.0.0.1:1/nothing", "Connection refused"),
     ],

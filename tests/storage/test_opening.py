@@ -60,8 +60,8 @@ def as_ann(storage: SQLStorage) -> RequestContext:
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("nonsense", "is no database URL"),
-        ("", "is no database URL"),
+        ("nonsense", "is not a database URL"),
+        ("", "is not a database URL"),
         ("mysql://localhost/x", "not mysql://"),
         ("sqlite:///x.db", "SQLiteStorage is for files"),
     ],

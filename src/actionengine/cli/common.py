@@ -75,7 +75,7 @@ def parsed(url: str) -> URL:
         found = None
     if found is None or "@" in (found.host or ""):
         fail(
-            f"{redact_address(url)!r} is no database URL: postgresql://user:password@host/database, or sqlite:///file"
+            f"{redact_address(url)!r} is not a database URL: postgresql://user:password@host/database, or sqlite:///file"
             " (write @ : / ? # % in a password as %40 %3A %2F %3F %23 %25)"
         )
     return found

@@ -38,8 +38,8 @@ from actionengine.storage.sql.verification_postgresql import compare_postgresql
 class PostgresStorage(SQLStorage):
     """Storage in PostgreSQL 15 or newer, for hosts of both modes.
 
-    The database has the schema of `actionengine db upgrade`, and `url` names a role that it gave its grants to
-    (`--app-role`): one that is neither a superuser, nor the owner of the tables, nor free of row-level security.
+    Create the schema with `actionengine db upgrade --app-role ROLE`. `url` names that role, which must not be a
+    superuser, the owner of the tables, or a role that bypasses row-level security.
 
     Args:
         url: `postgresql://user:password@host/database`.
@@ -47,29 +47,30 @@ class PostgresStorage(SQLStorage):
         max_overflow: connections beyond those, under load.
         pool_timeout: seconds to wait for a free connection; then `unavailable`.
         connect_timeout: seconds to wait for a new connection; then `unavailable`.
-        answer_timeout: seconds to wait for the answer to one of the library's own statements, locks included, and
-            between two pieces of it; then `unavailable`, and the connection is given up. After a handler's statement
-            was silent for so long, the server is asked whether it works on it.
+        answer_timeout: seconds to wait for the answer to one of the library's own statements, including locks, and
+            between two pieces of it; then `unavailable`, and the connection is given up. If there is no answer to a
+            handler's statement for so long, the server is asked whether it works on it.
         statement_timeout: seconds that one statement may take; then `timeout`. None leaves it to the server.
         lock_timeout: seconds that a statement may wait for a lock; then `conflict`. None leaves it to the server.
-        application_name: as it stands in `pg_stat_activity`.
+        application_name: the name in `pg_stat_activity`.
         isolation_level: `"READ COMMITTED"`, `"REPEATABLE READ"` or `"SERIALIZABLE"`.
-        signing_key: signs each transaction's tenant and action, where the database has this key
-            (`actionengine db sign`); at least 16 bytes.
-        prepared_statements: whether the library's own statements are prepared; False for a pooler that cannot carry
-            them.
-        listens: whether a relay keeps a connection that listens for new events, and so is woken at once; False for a
-            pooler that lends connections for a transaction only: then relays look for themselves.
-        engine: the host's own, instead of the pools of this storage, for sync mode.
-        async_engine: the same for its event loops.
+        signing_key: signs each transaction's tenant and action, for a database with this key (`actionengine db sign`);
+            at least 16 bytes.
+        prepared_statements: whether the library prepares its own statements; False for a pooler that does not support
+            this.
+        listens: whether a relay keeps a connection that listens for new events, and so is woken at once. False for a
+            pooler that lends connections only for a transaction: then relays poll.
+        engine: the host's own engine for sync mode, in place of this storage's pools.
+        async_engine: the host's own engine for its event loops.
         session_options: arguments for the `Session` of a unit of work, such as `autoflush`.
         protected: the tables whose protection this storage verifies, or their metadata. By default, each table of this
             process that `protect_table` was called with, if the database has it. `()` compares nothing.
-        allow_strong_role: whether a superuser or an owner is accepted, past row-level security: for local play only.
+        allow_strong_role: whether a superuser or an owner is accepted, without row-level security: for experiments
+        only.
 
     Raises:
-        ConfigurationError: for a URL that is not one of PostgreSQL's, for a signing key that is too short, and for a
-            timeout that is no bound: 0, infinity or None.
+        ConfigurationError: for a URL of another database, for a signing key that is too short, and for a timeout that
+            bounds nothing: 0, infinity or None.
     """
 
     database: PostgresDatabase
@@ -210,10 +211,10 @@ class PostgresStorage(SQLStorage):
 PURGE_KEYS = "SELECT purged, until::pg_catalog.text FROM public.ae_purge_keys(%s, %s, %s)"
 
 _PURGED_KEYS = "purged keys"
-"""What `Known` calls the queue of idempotency keys that expire."""
+"""The key of `Known` for the purge of expired idempotency keys."""
 
 _MAX_SECONDS = 2_000_000
-"""Seconds; as milliseconds they have to go into an integer of libpq's."""
+"""The longest timeout, in seconds: libpq takes milliseconds as an integer of 32 bits."""
 
 
 def _check_bounds(**bounds: float) -> None:
@@ -222,8 +223,7 @@ def _check_bounds(**bounds: float) -> None:
         if not is_number or not 0 <= seconds <= _MAX_SECONDS or (seconds == 0 and name != "pool_timeout"):
             raise ConfigurationError(
                 f"{name} is a number of seconds, more than 0 and at most {_MAX_SECONDS}, not {seconds!r}: "
-                f"nothing may wait "
-                f"without a bound"
+                f"nothing may wait without a bound"
             )
 
 
@@ -231,12 +231,12 @@ def _validate_url(url: str | URL | None) -> URL:
     try:
         parsed = make_url(url)  # type: ignore[arg-type]
         if "@" in (parsed.host or ""):
-            # It is the rest of a password, and errors name the host.
+            # This is the rest of a password, and error messages contain the host.
             raise ValueError("@")
     except (ArgumentError, ValueError):
-        # A port that is no number is a ValueError.
+        # make_url raises ValueError for a port that is not a number.
         raise ConfigurationError(
-            f"{redact_address(str(url))!r} is no database URL: postgresql://user:password@host/database"
+            f"{redact_address(str(url))!r} is not a database URL: expected postgresql://user:password@host/database"
         ) from None
     if parsed.drivername not in {"postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg_async"}:
         raise ConfigurationError(

@@ -44,27 +44,27 @@ from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
 
 
 class SQLiteStorage(SQLStorage):
-    """Storage in a SQLite file, made and brought up to date when it is first used.
+    """Storage in a SQLite file, created and migrated when it is first used.
 
-    The transactions that write take turns; readers see the last commit meanwhile. There is no row-level security here:
-    a handler's own SQL can read other tenants' rows. Triggers refuse it to write them, but it can drop a trigger: here
-    a handler's SQL is trusted.
+    One transaction writes at a time; readers see the last commit meanwhile. There is no row-level security: a handler's
+    own SQL can read other tenants' rows. Triggers keep it from writing them, but it can drop a trigger. So a handler's
+    SQL is trusted here.
 
     Args:
         path: the file, or `sqlite:///file`.
-        busy_timeout: seconds to wait for a writer's turn; then `unavailable`.
-        synchronous: `"FULL"`, or `"NORMAL"`, which is faster and may lose the last commits with the machine's power.
+        busy_timeout: seconds to wait for other writers; then `unavailable`.
+        synchronous: `"FULL"`, or `"NORMAL"`, which is faster and may lose the last commits in a power failure.
         pool_size: connections that are kept.
         max_overflow: connections beyond those, under load.
         pool_timeout: seconds to wait for a free connection; then `unavailable`.
-        engine: the host's own, instead of the pools of this storage, for sync mode.
-        async_engine: the same for its event loops.
+        engine: the host's own engine for sync mode, in place of this storage's pools.
+        async_engine: the host's own engine for its event loops.
         session_options: arguments for the `Session` of a unit of work, such as `autoflush`.
         protected: the tables whose protection this storage verifies, or their metadata. By default, each table of this
             process that `protect_table` was called with, if the database has it. `()` compares nothing.
 
     Raises:
-        ConfigurationError: for a URL that is not one of a SQLite file.
+        ConfigurationError: for a URL of another database.
     """
 
     database: SQLiteDatabase
@@ -163,7 +163,9 @@ def _validate_path(path: str | Path | URL | None) -> URL:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
-        raise ConfigurationError(f"{redact_address(str(text))!r} is no path and no URL: sqlite:///file.db") from None
+        raise ConfigurationError(
+            f"{redact_address(str(text))!r} is not a path or a URL: expected sqlite:///file.db"
+        ) from None
     if url.get_backend_name() != "sqlite":
         raise ConfigurationError(
             f"SQLiteStorage keeps a file, not {url.drivername}:// (PostgresStorage is for servers)"

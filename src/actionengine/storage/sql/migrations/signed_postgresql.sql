@@ -1,10 +1,10 @@
--- Contexts that the database verifies: what `actionengine db sign` installs beside the first key.
+-- The functions that verify signed contexts. `actionengine db sign` installs them with the first key.
 --
--- A host signs each transaction's mode (r or w), tenant and action under one of the stored keys: HMAC-SHA256 (RFC 2104),
--- in hexadecimal digits, of "context|<mode>|<tenant id>|<action id>". ae_open verifies it, and gives what app.signature
--- has to be in this transaction, which the policies verify: the mode, and another HMAC, of the same with the time that
--- the transaction began at and the process that serves it. SQL can read that, and use it in no other transaction. It
--- never sees the host's signature. The functions run as the owner, who alone can read the keys.
+-- A host signs each transaction's mode (r or w), tenant and action with one of the stored keys: HMAC-SHA256 (RFC 2104),
+-- in hexadecimal digits, of "context|<mode>|<tenant id>|<action id>". ae_open verifies the signature, and returns the
+-- value of app.signature for this transaction, which the policies verify: the mode, and an HMAC of the same text with the
+-- transaction's start time and server process. SQL can read this value, but it is valid in no other transaction. SQL
+-- never sees the host's signature. The functions run as the owner, which alone can read the keys.
 
 CREATE OR REPLACE FUNCTION public.ae_signed(message text, signature text) RETURNS boolean
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -50,7 +50,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- Where the context is read-only, nobody writes: whatever SQL makes of the transaction's own mode.
+-- A read-only context cannot write, even if SQL changes the mode of the transaction.
 
 CREATE OR REPLACE FUNCTION public.ae_writing_tenant() RETURNS uuid
 LANGUAGE sql STABLE RETURN CASE

@@ -1,26 +1,26 @@
 -- Tables, row-level security and functions of actionengine on PostgreSQL.
 --
--- Two settings, local to a transaction, say for whom and in which action it works: app.tenant_id and app.action_id.
--- Once `actionengine db sign` has stored a key, a third, app.signature, has to prove them (see signed_postgresql.sql,
--- which replaces the first four functions here).
+-- Two settings, local to a transaction, name its tenant and its action: app.tenant_id and app.action_id. Once
+-- `actionengine db sign` has stored a key, a third, app.signature, must prove them (see signed_postgresql.sql, which
+-- replaces the first four functions here).
 --
--- SQL of a handler chooses the search path. So no function takes names from it: each has a search path of its own, or a
--- body (RETURN, BEGIN ATOMIC) whose names were resolved when it was made, which lets the planner inline it.
+-- A handler's SQL can set the search path. So no function depends on it: each has a search path of its own, or a body
+-- (RETURN, BEGIN ATOMIC) whose names were resolved at its creation, which lets the planner inline it.
 
 CREATE FUNCTION public.ae_signed(message text, signature text) RETURNS boolean
 LANGUAGE sql STABLE RETURN true;
 
--- What app.signature takes in this transaction, for the signature of a host. `mode` is r or w: read-only, or writing.
+-- Return the value of app.signature for this transaction, given a host's signature. `mode` is r (reads) or w (writes).
 
 CREATE FUNCTION public.ae_open(tenant text, action text, mode text, signature text) RETURNS text
 LANGUAGE sql STABLE RETURN '';
 
--- The tenant of this transaction; nobody's where none is set.
+-- Return the tenant of this transaction; null if none is set.
 
 CREATE FUNCTION public.ae_tenant() RETURNS uuid
 LANGUAGE sql STABLE RETURN nullif(current_setting('app.tenant_id', true), '')::uuid;
 
--- The same, but nobody's outside an action: what is written needs one.
+-- Return the same, but null outside an action, which every write needs.
 
 CREATE FUNCTION public.ae_writing_tenant() RETURNS uuid
 LANGUAGE sql STABLE RETURN CASE
@@ -43,7 +43,7 @@ BEGIN
     RAISE EXCEPTION '% on %: it is append-only', TG_OP, TG_TABLE_NAME USING ERRCODE = 'AE002';
 END $$;
 
--- Keys that sign. `inner_pad` and `outer_pad` are a key, padded to 64 bytes, XOR 0x36 and XOR 0x5c (RFC 2104). Only the
+-- Signing keys. `inner_pad` and `outer_pad` are a key, padded to 64 bytes, XOR 0x36 and XOR 0x5c (RFC 2104). Only the
 -- owner, and functions that run as the owner, can read them.
 
 CREATE TABLE public.ae_signing_keys (
@@ -53,7 +53,7 @@ CREATE TABLE public.ae_signing_keys (
     added_at  timestamptz NOT NULL DEFAULT now()
 );
 
--- Tables. `tenant_id` stands first in every key.
+-- Tables. `tenant_id` is the first column of every key.
 
 CREATE TABLE public.ae_tenants (
     tenant_id  uuid             PRIMARY KEY,
@@ -63,8 +63,8 @@ CREATE TABLE public.ae_tenants (
     deleted_at timestamptz,
     CONSTRAINT ae_tenants_slug UNIQUE (slug)
 );
--- The planner, which has no statistics, takes one row of 200 for a null: then it reads and sorts all. Of an expression
--- it takes half.
+-- Without statistics, the planner assumes that one row of 200 is null: then it reads and sorts all. For an expression
+-- it assumes half.
 CREATE INDEX ae_tenants_open ON public.ae_tenants (slug) WHERE coalesce(deleted_at IS NULL, false);
 
 CREATE TABLE public.ae_documents (
@@ -78,8 +78,9 @@ CREATE TABLE public.ae_documents (
     PRIMARY KEY (tenant_id, collection, id)
 );
 
--- Under which keys the documents of the library's own collections are found: see actionengine.storage.lookups. A key
--- begins with its collection, so that the planner, which has no statistics, has one index to choose from for each query.
+-- The keys by which documents of the library's own collections are looked up: see actionengine.storage.lookups. A key
+-- begins with its collection, so that the planner, which has no statistics, has only one index to choose for each
+-- query.
 
 CREATE TABLE public.ae_document_keys (
     tenant_id  uuid             NOT NULL,
@@ -90,14 +91,14 @@ CREATE TABLE public.ae_document_keys (
 );
 CREATE INDEX ae_document_keys_key ON public.ae_document_keys (tenant_id, key, id);
 
--- What operators are told of all tenants: the approvals that are open, by until when, and the schedules in use.
+-- For operators, over all tenants: the open approvals, by the end of their time, and the active schedules.
 
 CREATE INDEX ae_document_keys_open ON public.ae_document_keys (key, id)
     WHERE key >= 'ae_approvals/open_until:' AND key < 'ae_approvals/open_until;';
 CREATE INDEX ae_document_keys_schedules ON public.ae_document_keys (id)
     WHERE key = 'ae_triggers/status,type:["active","schedule"]';
 
--- A claim whose transaction has recorded no result is free again: it has expired from the start.
+-- A claim whose transaction has recorded no result is free again: its initial value is already expired.
 
 CREATE TABLE public.ae_idempotency_keys (
     tenant_id   uuid             NOT NULL,
@@ -145,8 +146,8 @@ CREATE INDEX ae_action_log_action ON public.ae_action_log (tenant_id, action, id
 CREATE INDEX ae_action_log_outcome ON public.ae_action_log (tenant_id, outcome, id);
 CREATE INDEX ae_action_log_actor_type ON public.ae_action_log (tenant_id, actor_type, id);
 
--- Which executions were about a subject. A table, because under row-level security no index on the log's own column
--- would be used: the operators that search in JSON and in arrays are not leakproof.
+-- The executions of each subject. A table, because under row-level security no index on the log's own column would be
+-- used: the operators that search in JSON and in arrays are not leakproof.
 
 CREATE TABLE public.ae_action_log_subjects (
     tenant_id uuid             NOT NULL,
@@ -172,12 +173,12 @@ CREATE TABLE public.ae_events (
 );
 CREATE INDEX ae_events_type ON public.ae_events (tenant_id, type, position);
 
--- Events that are still to be delivered, a row for each queue that they are in: the host's ('events'), and those of
--- workflows. Those of a tenant's subject have the same lane, a hash, and keep their order; a partition of the lanes of a
--- queue is what a relay locks. A failed attempt makes an event wait until due_at, the last one makes it a dead letter;
--- both hold back what comes after them in their lane of the queue, until an operator has skipped a dead one. What is held
--- back is marked (held) once a relay has met it, and no look passes it again; it holds back what comes after it, too.
--- The marks are taken away in parts, from the first on (see ae_outbox_release).
+-- The events that are not delivered yet, with a row for each of their queues: the host's ('events'), and those of
+-- workflows. The events of a tenant's subject have the same lane, a hash, and keep their order. A relay locks a
+-- partition of the lanes of a queue. After a failed attempt an event waits until due_at; after the last one it is a
+-- dead letter. Both hold back the later events of their lane in the queue, until an operator skips the dead letter. A
+-- relay marks an event that is held back (held), so that later looks do not read it. A marked event holds back later
+-- ones too. The marks are removed in parts, beginning with the first (see ae_outbox_release).
 
 CREATE TABLE public.ae_outbox (
     tenant_id uuid    NOT NULL,
@@ -197,16 +198,17 @@ CREATE INDEX ae_outbox_pending ON public.ae_outbox (queue, (lane & 63), position
     WHERE dead_at IS NULL AND NOT held;
 CREATE INDEX ae_outbox_held ON public.ae_outbox (queue, lane, position)
     WHERE NOT skipped AND (dead_at IS NOT NULL OR due_at IS NOT NULL OR held);
--- What follows is what an operator asks for: how many there are, and since when.
+-- The indexes of operators' queries: how many events there are, and since when.
 CREATE INDEX ae_outbox_behind ON public.ae_outbox (queue, position) WHERE held;
 CREATE INDEX ae_outbox_waiting ON public.ae_outbox (queue, due_at) WHERE dead_at IS NULL AND due_at IS NOT NULL;
 CREATE INDEX ae_outbox_unskipped ON public.ae_outbox (queue) WHERE dead_at IS NOT NULL AND NOT skipped;
 CREATE INDEX ae_outbox_skipped ON public.ae_outbox (queue) WHERE skipped;
--- A dead letter has the id of its event, by which operators name it.
+-- A dead letter has the id of its event, which operators use to name it.
 CREATE INDEX ae_outbox_dead ON public.ae_outbox (queue, event_id) WHERE dead_at IS NOT NULL;
 
--- How often events of a queue have come back that no relay looked for any more: what an operator has redriven, and what
--- was held back. Until then a relay begins each look where it knows that all before is delivered (see ae_outbox_take).
+-- The number of times that events have returned to positions that relays no longer read: events that an operator has
+-- redriven, and events that were held back. A relay begins each look after the positions that it knows to be delivered
+-- (see ae_outbox_take), until this number changes.
 
 CREATE TABLE public.ae_outbox_returns (
     queue   text   COLLATE "C" PRIMARY KEY,
@@ -214,7 +216,7 @@ CREATE TABLE public.ae_outbox_returns (
 );
 INSERT INTO public.ae_outbox_returns (queue, returns) VALUES ('events', 0), ('workflows', 0), ('triggers', 0);
 
--- What relays tell of themselves.
+-- The heartbeats of relays.
 
 CREATE TABLE public.ae_relays (
     id         uuid             PRIMARY KEY,
@@ -236,10 +238,10 @@ CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_a
 CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_events
     FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
 
--- Change control. What constraints can say of its rules they say, under the rule's id; triggers say the rest, and begin
--- their refusal with that id (AE004). What others may change at the same time is locked before it is looked at.
+-- Change control. Constraints enforce its rules where they can, and have the rule's id in their name. Triggers enforce
+-- the rest, and begin their message with that id (AE004). They lock rows that others may change before they read them.
 
--- D8: a schema is {"fields": [...]}, each field an object with a name of its own and a type that is known.
+-- D8: a schema is {"fields": [...]}. Each field is an object with a unique name and a known type.
 
 CREATE FUNCTION public.ae_is_field_type(given text) RETURNS boolean
 LANGUAGE sql IMMUTABLE RETURN coalesce(
@@ -260,7 +262,7 @@ LANGUAGE sql IMMUTABLE RETURN CASE WHEN json_typeof(schema -> 'fields') = 'array
     FROM json_array_elements(schema -> 'fields') field
 ) ELSE false END;
 
--- D9: a selector has one key, which its target's type says, and a text under it.
+-- D9: a selector has one key, which depends on its target's type, with a text as its value.
 
 CREATE FUNCTION public.ae_is_selector(type text, selector json) RETURNS boolean
 LANGUAGE sql IMMUTABLE RETURN CASE WHEN json_typeof(selector) = 'object' THEN (
@@ -283,8 +285,8 @@ CREATE TABLE public.ae_projects (
     CONSTRAINT ae_projects_d4_name UNIQUE (tenant_id, name)
 );
 
--- base_version is the newest version whose whole schema is kept, by a snapshot (1: initial_schema); bytes_since_base are
--- those of the ops since. Schemas in between are replayed from it.
+-- base_version is the newest version whose whole schema a snapshot keeps (1: initial_schema); bytes_since_base are the
+-- bytes of the ops since then. Later schemas are replayed from it.
 
 CREATE TABLE public.ae_record_types (
     tenant_id        uuid             NOT NULL,
@@ -314,16 +316,16 @@ CREATE TABLE public.ae_record_types (
 );
 CREATE INDEX ae_record_types_base_type ON public.ae_record_types (tenant_id, project_id, base_type)
     WHERE base_type IS NOT NULL;
--- D3: documents name a type by its key alone, so that one of them is active in a tenant. Where none is, the one that was
--- retired last counts.
+-- D3: documents name a type by its key alone, so that a tenant has one active type of a key. If it has none, the one
+-- that was retired last counts.
 CREATE INDEX ae_record_types_key ON public.ae_record_types (tenant_id, key, status, updated_at, id);
--- After the index above: of two that seem to find one row each, the planner takes the newer one.
+-- Created after the index above: of two indexes that seem to find one row each, the planner takes the newer one.
 ALTER TABLE public.ae_record_types
     ADD CONSTRAINT ae_record_types_d3_key UNIQUE (tenant_id, project_id, key),
     ADD CONSTRAINT ae_record_types_p6_base_type
         FOREIGN KEY (tenant_id, project_id, base_type) REFERENCES public.ae_record_types (tenant_id, project_id, key);
 CREATE UNIQUE INDEX ae_record_types_d3_active ON public.ae_record_types (tenant_id, key) WHERE status = 'active';
--- Of one index with the status in it the planner, without statistics, does not know that it is better.
+-- One index for each status: without statistics, the planner would not prefer a single index with a status column.
 CREATE INDEX ae_record_types_draft ON public.ae_record_types (tenant_id, project_id, key) WHERE status = 'draft';
 CREATE INDEX ae_record_types_retired ON public.ae_record_types (tenant_id, project_id, key) WHERE status = 'retired';
 CREATE INDEX ae_record_types_active_of_project ON public.ae_record_types (tenant_id, project_id, key)
@@ -379,7 +381,8 @@ CREATE TABLE public.ae_change_targets (
     CONSTRAINT ae_change_targets_d9_selector CHECK (public.ae_is_selector(type, selector))
 );
 
--- field is what an op touches, gives the name that it brings; record_type_version is its type's when it was added.
+-- field is the field that an op affects, gives the name that it adds; record_type_version is the version of the record
+-- type when the op was added.
 
 CREATE TABLE public.ae_patch_ops (
     tenant_id           uuid             NOT NULL,
@@ -446,7 +449,7 @@ CREATE TABLE public.ae_snapshots (
 );
 CREATE INDEX ae_snapshots_version ON public.ae_snapshots (tenant_id, project_id, record_type_key, version);
 
--- P6: a base type is there before the type that names it, so that no two name each other.
+-- P6: a base type exists before the type that names it, so that no two types name each other.
 
 CREATE FUNCTION public.ae_check_base_type() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -460,7 +463,7 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- P6: where a record type belongs, and what it began as, never changes. E6: its schema changes by a change that has
+-- P6: the project and the first schema of a record type never change. E6: its schema changes through a change that has
 -- kept a snapshot of it, one version at a time.
 
 CREATE FUNCTION public.ae_check_record_type() RETURNS trigger
@@ -492,7 +495,7 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- E6: a snapshot is what its record type is when it is taken; its schema may be left out, and is replayed then.
+-- E6: a snapshot has the version and schema of its record type. It may lack the schema, which is then replayed.
 
 CREATE FUNCTION public.ae_check_snapshot() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -507,7 +510,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- E7: what a base type requires, a derived type that says something of it requires too.
+-- E7: a derived type that declares a field which its base type requires must require it too.
 
 CREATE FUNCTION public.ae_check_required_fields() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -537,7 +540,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- S1: the life of a change. E1: it ends with Merged.
+-- S1: the status of a change follows its transitions. E1: the last status is Merged.
 
 CREATE FUNCTION public.ae_check_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -581,7 +584,7 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- E1, G2: a change takes targets as Draft only. Its status is locked till the end of the transaction.
+-- E1, G2: a change takes targets only as Draft. Its status is locked until the end of the transaction.
 
 CREATE FUNCTION public.ae_check_target() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -600,8 +603,8 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- E2, E3: an executed op never changes, and is never deleted. E1, G2: a change takes ops, and gives them up, while it
--- is worked on. P1: an op is about what its target names.
+-- E2, E3: an executed op never changes, and is never deleted. E1, G2: ops are added and deleted only while their change
+-- is worked on. P1: an op concerns what its target names.
 
 CREATE FUNCTION public.ae_check_op() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -677,7 +680,7 @@ CREATE TRIGGER ae_op BEFORE INSERT OR DELETE ON public.ae_patch_ops
 CREATE TRIGGER ae_execution BEFORE UPDATE ON public.ae_patch_ops
     FOR EACH ROW EXECUTE FUNCTION public.ae_check_execution();
 
--- G2: a target stays as it is. D5: so does a snapshot.
+-- G2, D5: targets and snapshots never change.
 
 CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_change_targets
     FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
@@ -686,8 +689,8 @@ CREATE TRIGGER ae_e6 AFTER INSERT ON public.ae_snapshots
 CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_snapshots
     FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
 
--- Row-level security, for the owner too. What is read is the tenant's; what is written is the tenant's, in an action.
--- A subquery is evaluated once for a statement, but costs more than the function costs for a row or two.
+-- Row-level security, also for the owner. A transaction reads rows of its tenant, and writes them only in an action. A
+-- subquery is evaluated once for a statement, but costs more than the function costs for a row or two.
 
 DO $$
 DECLARE
@@ -718,7 +721,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- The directory of tenants and the keys that sign are the owner's alone: the app role reaches them by functions.
+-- Only the owner can use the tables of tenants and of signing keys: the app role reaches them through functions.
 
 ALTER TABLE public.ae_tenants ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.ae_tenants FORCE ROW LEVEL SECURITY;
@@ -733,15 +736,15 @@ ALTER TABLE public.ae_outbox_returns ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.ae_outbox_returns FORCE ROW LEVEL SECURITY;
 CREATE POLICY ae_owner ON public.ae_outbox_returns TO CURRENT_USER USING (true);
 
--- Functions that run as the owner reach the rows of all tenants in these: to purge keys, and to deliver events.
+-- Functions that run as the owner use the rows of all tenants in these tables, to purge keys and to deliver events.
 
 CREATE POLICY ae_owner ON public.ae_idempotency_keys TO CURRENT_USER USING (true);
 CREATE POLICY ae_owner ON public.ae_outbox TO CURRENT_USER USING (true);
 CREATE POLICY ae_owner ON public.ae_events FOR SELECT TO CURRENT_USER USING (true);
 CREATE POLICY ae_owner ON public.ae_document_keys FOR SELECT TO CURRENT_USER USING (true);
 
--- The answer to a claim of an idempotency key, in the tenant's transaction. `wait` is in milliseconds; `status` is
--- `claimed`, `replay` or `mismatch`. A key that is still held when the wait is over is a lock timeout (55P03).
+-- Claim an idempotency key, in the tenant's transaction. `wait` is in milliseconds; `status` is `claimed`, `replay` or
+-- `mismatch`. If the key is still held when the wait is over, raise a lock timeout (55P03).
 
 CREATE FUNCTION public.ae_claim(
     claim_action text, claim_key text, claim_fingerprint text, claim_replaces text, wait integer,
@@ -774,7 +777,7 @@ BEGIN
                 EXIT;
             END IF;
         END IF;
-        -- Where the row has gone in between, the key is free: try again.
+        -- If the row was deleted meanwhile, the key is free: try again.
         IF FOUND THEN
             IF used.fingerprint = claim_fingerprint THEN
                 status := 'replay';
@@ -790,7 +793,8 @@ BEGIN
     PERFORM set_config('lock_timeout', usual_wait, true);
 END $$;
 
--- Rows of roles and of their settings that this transaction has changed, and those since the connection was idle.
+-- Return how many rows of roles and of their settings have changed, in this transaction and since the connection was
+-- last idle.
 
 CREATE FUNCTION public.ae_role_changes() RETURNS bigint
 LANGUAGE sql RETURN pg_stat_get_xact_tuples_updated('pg_catalog.pg_authid'::regclass)
@@ -800,17 +804,17 @@ LANGUAGE sql RETURN pg_stat_get_xact_tuples_updated('pg_catalog.pg_authid'::regc
     + pg_stat_get_xact_tuples_inserted('pg_catalog.pg_auth_members'::regclass)
     + pg_stat_get_xact_tuples_deleted('pg_catalog.pg_auth_members'::regclass);
 
--- The last look at a transaction in which SQL of a handler has run, before what is recorded is written: nothing of the
--- handler's runs after it. What SQL has deferred has run before; its cursors and temporary objects go here. `began` is when the transaction began, in microseconds: SQL that ends it can begin another
--- one, but not at that time. Statements under the library's names that SQL has prepared would be run instead of ours. In
--- another encoding the server would take the text of ours for another one.
--- That an app role is changed (ALTER ROLE: its password, what its sessions begin with) shows in the counters of this
--- transaction.
+-- Check a transaction in which a handler's SQL has run, before the recorded rows are written. No SQL of the handler
+-- runs after this. Its deferred triggers have run before; its cursors and temporary objects are removed here. `began`
+-- is the time at which the transaction began, in microseconds: SQL that ends the transaction can begin another one, but
+-- not at that time. A statement that SQL has prepared under one of the library's names would run instead of ours. In
+-- another encoding the server would read a different text in our statements. A change of the app role (ALTER ROLE: its
+-- password, the settings of its sessions) shows in the counters of this transaction.
 
 CREATE FUNCTION public.ae_check_transaction(began bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- The queries of held cursors would run at COMMIT. A table that a trigger still waits for cannot be dropped.
+    -- The queries of held cursors would run at COMMIT. A table with pending trigger events cannot be dropped.
     IF EXISTS (SELECT FROM pg_cursors c WHERE c.name <> '') THEN
         EXECUTE 'CLOSE ALL';
     END IF;
@@ -832,8 +836,9 @@ BEGIN
     END IF;
 END $$;
 
--- What SQL of a handler has left in the connection once its transaction is over: statements that SQL has prepared,
--- cursors, temporary objects, changes of roles; and how many statements the library and the driver have prepared.
+-- Return what a handler's SQL has left in the connection after its transaction: the number of its prepared statements,
+-- cursors, temporary objects and changes of roles; and the number of statements that the library and the driver have
+-- prepared.
 
 CREATE FUNCTION public.ae_left_behind(OUT by_sql bigint, OUT by_driver bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -850,10 +855,10 @@ BEGIN
     END IF;
 END $$;
 
--- Up to where the event log is complete: no event with a position up to here can still be on its way. A transaction
--- that writes events holds, from before it takes positions until its end, a shared advisory lock whose number is that of
--- the newest position it saw, over 0x61656500 in the upper half; positions above the oldest such lock are not final yet.
--- What is read with it has to be read by a later statement.
+-- Return the position up to which the event log is complete: no transaction can still commit an event at a lower
+-- position. A transaction that writes events holds a shared advisory lock, from before it takes positions until its
+-- end. The lock's number is the newest position that the transaction saw, with 0x61656500 in the upper half. Positions
+-- above the oldest such lock are not final yet. Only a later statement may read the events up to here.
 
 CREATE FUNCTION public.ae_event_horizon() RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -868,7 +873,7 @@ BEGIN
     RETURN least(newest, oldest);
 END $$;
 
--- An operator's calls, outside any tenant. With a signing key stored they have to be signed too.
+-- Calls of operators, outside any tenant. If a signing key is stored, they must be signed too.
 
 CREATE FUNCTION public.ae_operate(what text, signature text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -900,7 +905,7 @@ BEGIN
     RETURN FOUND;
 END $$;
 
--- Asked for each unit of work. It tells nothing of a tenant that is there.
+-- Called for each unit of work. The answer reveals nothing about an existing tenant.
 
 CREATE FUNCTION public.ae_is_deleted(tenant uuid) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -929,9 +934,9 @@ BEGIN
         LIMIT most;
 END $$;
 
--- Forget keys that have expired, from `since` on; all of them, if that is null. The caller keeps `until`, where the next
--- purge begins: while anybody holds a snapshot, the index entries of keys that were forgotten stay, and each purge would
--- pass them all. What is committed below it later is found by a purge from the beginning.
+-- Delete keys that have expired, from `since` on; all of them, if that is null. The caller keeps `until`, where the
+-- next purge begins: while any transaction holds a snapshot, the index entries of deleted keys remain, and each purge
+-- would read them all. A purge from the beginning finds keys that are committed below it later.
 
 CREATE FUNCTION public.ae_purge_keys(
     most integer, signature text, since timestamptz DEFAULT NULL, OUT purged bigint, OUT until timestamptz
@@ -958,14 +963,14 @@ BEGIN
     END IF;
 END $$;
 
--- What relays do, for all tenants: operator's calls too.
+-- Calls of relays, for all tenants. They are calls of operators too.
 --
--- A relay takes partitions of the lanes of a queue by advisory locks of its transaction, and keeps that open until it has
--- settled: a relay that dies, or that is silent for too long (idle_in_transaction_session_timeout), loses them. Each
--- query below sees what was committed before it began, so that a partition is read after it was locked, and after the
--- horizon was.
+-- A relay takes partitions of the lanes of a queue with advisory locks of its transaction, and keeps the transaction
+-- open until it has settled. A relay that dies, or is silent for too long (idle_in_transaction_session_timeout), loses
+-- the locks. Each query below sees the rows that were committed before it began, so that a partition is read after it
+-- was locked, and after the horizon was read.
 
--- What is due in a partition, of the positions from `since` on.
+-- Return the events that are due in a partition, at the positions from `since` on.
 
 CREATE FUNCTION public.ae_outbox_due(of_queue text, partition integer, since bigint) RETURNS SETOF public.ae_outbox
 LANGUAGE sql STABLE BEGIN ATOMIC
@@ -983,10 +988,10 @@ LANGUAGE sql STABLE BEGIN ATOMIC
         );
 END;
 
--- Where a look at a queue begins, by partition (numbered from 1), and behind them how many returns there had been when
--- that was found out. What was delivered is deleted; but while anybody holds a snapshot, its index entries stay, and
--- each look would pass them all. The answer is null where nothing is known: after a return, and where the positions
--- have begun anew, as in a restored database.
+-- Return the positions where a look at a queue begins, by partition (numbered from 1), followed by the number of
+-- returns when they were found. Delivered events are deleted; but while any transaction holds a snapshot, their index
+-- entries remain, and each look would read them all. The result is null if nothing is known: after a return, and if
+-- positions have started again, as in a restored database.
 
 CREATE FUNCTION public.ae_outbox_known(of_queue text, marks bigint[]) RETURNS bigint[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -1002,12 +1007,13 @@ BEGIN
     RETURN array_fill((-9223372036854775808)::bigint, ARRAY[64]) || returns_now;
 END $$;
 
--- Mark what is held back, in parts of partitions: `behind` is an array of {partition, since, until}. What waits itself is
--- not marked: it is no more than one event of most lanes, for each of which the first would be looked up. Of each lane the
--- first that holds back is locked meanwhile: who delivers, redrives or skips it waits for this transaction, and sees
--- these marks then. One that is just being changed marks nothing, and what another relay marks is left to that one: who
--- marks waits for nobody. The first one is the first of an index: the planner, which knows of no row that is marked, may
--- think it as cheap to read and sort all that are.
+-- Mark the events that are held back, in parts of partitions: `behind` is an array of {partition, since, until}. An
+-- event that waits itself is not marked: most lanes have one such event at most, and each would need a look-up of the
+-- lane's first. The first event of each lane that holds back others is locked meanwhile: a call that delivers, redrives
+-- or skips it waits for this transaction, and then sees these marks. Nothing is marked behind a first event that
+-- another transaction is changing, and events that another relay is marking are left to it: marking never waits. The
+-- first event is the first of an index: the planner, which assumes that no row is marked, may estimate that reading and
+-- sorting all is as cheap.
 
 CREATE FUNCTION public.ae_outbox_hold(of_queue text, behind json) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_bitmapscan = off AS $$
@@ -1041,7 +1047,7 @@ BEGIN
             SELECT still.row
             FROM met
             JOIN before ON before.tenant_id = met.tenant_id AND before.lane = met.lane
-            -- Nothing else is said of the row: the index of what is pending would be taken, and walked along.
+            -- There is no other condition: with one, the planner would walk along the index of pending events.
             CROSS JOIN LATERAL (
                 SELECT o.ctid AS row, o.dead_at IS NULL AND NOT o.held AS is_pending
                 FROM public.ae_outbox o
@@ -1051,17 +1057,18 @@ BEGIN
             ) still
             WHERE met.position > before.position AND still.is_pending
         )
-        -- They are locked, and so stay where they are. In a join the planner, which does not know how few there are, may
-        -- read the whole table.
+        -- The rows are locked, so that their ctid stays valid. For a join the planner, which does not know how few they
+        -- are, might read the whole table.
         UPDATE public.ae_outbox o
         SET held = true
         WHERE o.ctid = ANY(ARRAY(SELECT behind.row FROM behind));
     END LOOP;
 END $$;
 
--- What came before in these lanes holds nothing back any more, or is just being delivered. Up to a hundred events of each
--- lane lose their mark, up to the next one that waits, which loses its own, or is dead; they get a due_at instead, which
--- is over: so the following ones lose theirs when these are taken or delivered. The answer is how many there were.
+-- The events before these in their lanes hold back nothing any more, or are being delivered. Up to a hundred events of
+-- each lane lose their mark, up to and including the next one that waits, or up to a dead letter. They get a due_at in
+-- the past instead, so that the events behind them lose their marks when these are taken or delivered. Return how many
+-- there were.
 
 CREATE FUNCTION public.ae_outbox_release(of_queue text, tenants uuid[], lanes bigint[], positions bigint[])
 RETURNS bigint
@@ -1099,7 +1106,7 @@ BEGIN
     RETURN released;
 END $$;
 
--- Up to `most` events that are due, one partition after the other: the limits keep the joins nested.
+-- Return up to `most` events that are due, one partition after the other. The limits keep the joins nested.
 
 CREATE FUNCTION public.ae_outbox_batch(
     of_queue text, partitions integer[], marks bigint[], horizon bigint, most integer
@@ -1119,8 +1126,8 @@ BEGIN
     );
 END $$;
 
--- Release what is behind those of these events that have waited, or have been released themselves. The others never held
--- anything back.
+-- Release the events behind those of these events that have waited, or have been released themselves. The others have
+-- not held back any event.
 
 CREATE FUNCTION public.ae_outbox_release_behind(of_queue text, batch public.ae_outbox[]) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -1136,9 +1143,9 @@ BEGIN
     RETURN public.ae_outbox_release(of_queue, waited.tenants, waited.lanes, waited.positions);
 END $$;
 
--- The first row says of the look how it went: where the next one begins (see ae_outbox_known), and what may be held back
--- (see ae_outbox_hold), which is marked here where there is nothing to deliver, and else once the batch is settled: who
--- redrives need not wait for a publisher.
+-- Take events that are due. The first row describes the look: the positions where the next one begins (see
+-- ae_outbox_known), and the events that may be held back (see ae_outbox_hold). These are marked here if there is
+-- nothing to deliver, and otherwise once the batch is settled, so that a redrive need not wait for a publisher.
 
 CREATE FUNCTION public.ae_outbox_take(
     most integer, most_partitions integer, of_queue text, known bigint[], signature text
@@ -1160,7 +1167,7 @@ BEGIN
     PERFORM public.ae_operate('relay', signature);
     horizon := public.ae_event_horizon();
     marks := public.ae_outbox_known(of_queue, known);
-    -- From a random one on, so that each has its turn: as many as are needed are looked at.
+    -- Begin with a random partition, so that each gets its turn, and look at as many as are needed.
     FOR candidate IN
         SELECT turn.partition, pending.position AS pending, head.position AS due
         FROM generate_series(first, first + 63) number
@@ -1181,7 +1188,7 @@ BEGIN
             LIMIT 1
         ) head ON true
     LOOP
-        -- Whoever commits later has a position above the horizon.
+        -- Events that commit later have positions above the horizon.
         marks[candidate.partition + 1] :=
             coalesce(candidate.pending, greatest(marks[candidate.partition + 1], horizon + 1));
         IF candidate.pending < coalesce(candidate.due, horizon + 1) THEN
@@ -1196,10 +1203,10 @@ BEGIN
     END LOOP;
     RETURN QUERY SELECT cardinality(locked), NULL::bigint, marks::text, NULL, NULL, NULL, array_to_json(behind)::text,
         NULL, NULL, NULL, NULL, NULL::bigint, NULL::integer;
-    -- What returned since the marks were found may be before them, and must not be passed: the next look has it.
+    -- An event that has returned since the marks were found may be before them. The next look must begin before it.
     IF locked <> '{}' AND marks[65] = (SELECT r.returns FROM public.ae_outbox_returns r WHERE r.queue = of_queue) THEN
         batch := public.ae_outbox_batch(of_queue, locked, marks, horizon, most);
-        -- What one has held back whose time has come is taken with it.
+        -- An event that was held back is taken with the one that held it, once that one is due.
         IF public.ae_outbox_release_behind(of_queue, batch) > 0 THEN
             batch := public.ae_outbox_batch(of_queue, locked, marks, horizon, most);
         END IF;
@@ -1225,7 +1232,7 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM public.ae_outbox_hold(of_queue, array_to_json(behind));
         IF locked <> '{}' THEN
-            -- Another relay was faster; or somebody's own SQL has put in what is no event.
+            -- Another relay was faster, or a handler's own SQL has inserted a row without an event.
             WITH gone AS (
                 DELETE FROM public.ae_outbox o
                 WHERE o.queue = of_queue AND (o.lane & 63) = ANY(locked) AND o.dead_at IS NULL AND NOT o.held
@@ -1268,12 +1275,12 @@ BEGIN
         tenant_id uuid, position bigint, reason text, retry_in double precision, counts boolean
     )
     WHERE o.tenant_id = f.tenant_id AND o.position = f.position AND o.queue = of_queue AND o.dead_at IS NULL;
-    -- First what may wait for others, and then the marks, which wait for nobody.
+    -- First the statements that may wait for others, and then the marks, which wait for none.
     PERFORM public.ae_outbox_release_behind(of_queue, waited);
     PERFORM public.ae_outbox_hold(of_queue, behind);
 END $$;
 
--- In how many seconds there may be something to take; 0 for now, null for nothing that is known of.
+-- Return the number of seconds until an event may be due; 0 for now, null if none is known.
 
 CREATE FUNCTION public.ae_outbox_next(of_queue text, known bigint[], signature text) RETURNS double precision
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -1317,8 +1324,8 @@ BEGIN
     END IF;
 END $$;
 
--- How much there is in a queue: each number is counted to 10 000, which stands for that many or more. `known` is where
--- looks begin (see ae_outbox_known).
+-- Return how much there is in a queue. Each number is counted up to 10 000, which means that many or more. `known` has
+-- the positions where looks begin (see ae_outbox_known).
 
 CREATE FUNCTION public.ae_relay_status(of_queue text, signature text, known bigint[] DEFAULT NULL) RETURNS TABLE (
     pending bigint, waiting bigint, dead bigint, skipped bigint, held bigint, oldest timestamptz, relays json
@@ -1395,7 +1402,7 @@ BEGIN
     RETURN NEXT;
 END $$;
 
--- What waits for people, and for its time, over all tenants: `most` of each are counted. Ids begin with their time.
+-- Return the open approvals and active schedules of all tenants, counted up to `most` each. Ids begin with their time.
 
 CREATE FUNCTION public.ae_backlog(most integer, signature text) RETURNS TABLE (
     approvals bigint, oldest text, schedules bigint
@@ -1433,7 +1440,7 @@ CREATE FUNCTION public.ae_dead_letters(
     subject text, payload text, action text, action_id uuid, actor_type text, actor_id text, occurred_at timestamptz,
     version integer
 )
--- A page is in the order of an index: it is not found by reading and sorting all.
+-- Return a page of dead letters, in the order of an index, which avoids reading and sorting all of them.
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_bitmapscan = off AS $$
 BEGIN
     PERFORM public.ae_operate('relay', signature);
@@ -1456,8 +1463,8 @@ BEGIN
         ORDER BY e.id;
 END $$;
 
--- Events come back: relays look for them from the first position on again. What these have held back is released; they
--- are locked already, so that no relay marks meanwhile. The answer is how many there were.
+-- Return events to the queue: relays look for them from the first position again. The events that these have held back
+-- are released. The caller has locked these, so that no relay marks others meanwhile. Return how many there were.
 
 CREATE FUNCTION public.ae_outbox_return(of_queue text, changed public.ae_outbox[]) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -1471,7 +1478,7 @@ BEGIN
     RETURN coalesce(cardinality(changed), 0);
 END $$;
 
--- What is redriven is due, as an event whose time has come: what is behind it is taken with it, or after it.
+-- A redriven event is due like one whose wait is over: the events behind it are taken with it, or after it.
 
 CREATE FUNCTION public.ae_redrive(ids uuid[], of_queue text, signature text) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -1538,10 +1545,10 @@ REVOKE EXECUTE ON FUNCTION
     public.ae_purge_keys(integer, text, timestamptz)
 FROM PUBLIC;
 
--- What the planner knows of a column's values it knows of every tenant's, and EXPLAIN tells it to each of them in its
--- estimates. So nothing is gathered (target 0): neither of a table's columns, its partitions' included, nor of columns
--- together, nor of what its indexes compute. With -1 it is gathered again. What was gathered before goes too; before
--- PostgreSQL 18 only a superuser can do that for columns, and others are warned.
+-- The planner's statistics of a column contain values of all tenants, and EXPLAIN shows them to each tenant in its
+-- estimates. So none are gathered (target 0): neither of the columns of a table and its partitions, nor of combinations
+-- of columns, nor of the expressions of indexes. With -1 they are gathered again. Existing statistics are removed too;
+-- before PostgreSQL 18 only a superuser can do that for columns, and other roles get a warning.
 
 CREATE FUNCTION public.ae_set_statistics(relation regclass, target integer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -1607,7 +1614,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- Which version of all this the database has.
+-- The version of the schema.
 
 CREATE TABLE public.ae_schema (
     version integer NOT NULL
@@ -1622,7 +1629,7 @@ SELECT public.ae_set_statistics(c.oid, 0)
 FROM pg_catalog.pg_class c
 WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND c.relname LIKE 'ae\_%';
 
--- Alembic's own table, where these migrations run by themselves.
+-- Alembic's own table, if these migrations run by themselves.
 
 DO $$
 BEGIN

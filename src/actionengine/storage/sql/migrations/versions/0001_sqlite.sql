@@ -1,7 +1,7 @@
 -- Tables and triggers of actionengine on SQLite. Ids are UUIDs as text, times are text in UTC (ISO 8601, microseconds).
 --
--- ae_writing_tenant() is a function that each connection of a storage brings: the tenant of its running action. Other
--- programs have no such function, and so cannot write.
+-- ae_writing_tenant() returns the tenant of the running action. Each connection of a storage defines this function;
+-- other programs do not have it, and so cannot write.
 
 CREATE TABLE ae_tenants (
     tenant_id  TEXT NOT NULL PRIMARY KEY,
@@ -24,7 +24,7 @@ CREATE TABLE ae_documents (
     PRIMARY KEY (tenant_id, collection, id)
 ) STRICT;
 
--- Under which keys the documents of the library's own collections are found: see actionengine.storage.lookups.
+-- The keys by which documents of the library's own collections are looked up: see actionengine.storage.lookups.
 
 CREATE TABLE ae_document_keys (
     tenant_id  TEXT NOT NULL,
@@ -35,7 +35,7 @@ CREATE TABLE ae_document_keys (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX ae_document_keys_key ON ae_document_keys (tenant_id, key, id);
 
--- What operators are told of all tenants: the approvals that are open, by until when, and the schedules in use.
+-- For operators, over all tenants: the open approvals, by the end of their time, and the active schedules.
 
 CREATE INDEX ae_document_keys_open ON ae_document_keys (key, id)
     WHERE key >= 'ae_approvals/open_until:' AND key < 'ae_approvals/open_until;';
@@ -78,7 +78,7 @@ CREATE TABLE ae_action_log (
     input_tokens    INTEGER,
     output_tokens   INTEGER,
     cost_usd        REAL,
-    -- Last, so that what the other columns are is read without going through these.
+    -- Last, so that the other columns are read without reading these.
     input           TEXT,
     output          TEXT,
     error           TEXT,
@@ -96,7 +96,7 @@ CREATE TABLE ae_action_log_subjects (
     PRIMARY KEY (tenant_id, subject, log_id)
 ) STRICT, WITHOUT ROWID;
 
--- There is one writer at a time, so that positions grow in commit order.
+-- There is one writer at a time, so positions grow in commit order.
 
 CREATE TABLE ae_events (
     position    INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -115,11 +115,12 @@ CREATE TABLE ae_events (
 CREATE INDEX ae_events_tenant ON ae_events (tenant_id, position);
 CREATE INDEX ae_events_type ON ae_events (tenant_id, type, position);
 
--- Events that are still to be delivered, a row for each queue that they are in: the host's ('events'), and those of
--- workflows. Those of a tenant's subject have the same lane, a hash, and keep their order. A failed attempt makes an event
--- wait until due_at, the last one makes it a dead letter; both hold back what comes after them in their lane of the
--- queue, until an operator has skipped a dead one. What is held back is marked (held) once a relay has met it, and no look
--- passes it again; it holds back what comes after it, too. The marks are taken away in parts, from the first on.
+-- The events that are not delivered yet, with a row for each of their queues: the host's ('events'), and those of
+-- workflows. The events of a tenant's subject have the same lane, a hash, and keep their order. After a failed attempt
+-- an event waits until due_at; after the last one it is a dead letter. Both hold back the later events of their lane in
+-- the queue, until an operator skips the dead letter. A relay marks an event that is held back (held), so that later
+-- looks do not read it. A marked event holds back later ones too. The marks are removed in parts, beginning with the
+-- first.
 
 CREATE TABLE ae_outbox (
     tenant_id TEXT    NOT NULL,
@@ -138,15 +139,15 @@ CREATE TABLE ae_outbox (
 CREATE INDEX ae_outbox_pending ON ae_outbox (queue, position) WHERE dead_at IS NULL AND NOT held;
 CREATE INDEX ae_outbox_held ON ae_outbox (queue, lane, position)
     WHERE NOT skipped AND (dead_at IS NOT NULL OR due_at IS NOT NULL OR held);
--- What follows is what an operator asks for: how many there are, and since when.
+-- The indexes of operators' queries: how many events there are, and since when.
 CREATE INDEX ae_outbox_behind ON ae_outbox (queue, position) WHERE held;
 CREATE INDEX ae_outbox_waiting ON ae_outbox (queue, due_at) WHERE dead_at IS NULL AND due_at IS NOT NULL;
 CREATE INDEX ae_outbox_unskipped ON ae_outbox (queue) WHERE dead_at IS NOT NULL AND NOT skipped;
 CREATE INDEX ae_outbox_skipped ON ae_outbox (queue) WHERE skipped;
--- A dead letter has the id of its event, by which operators name it.
+-- A dead letter has the id of its event, which operators use to name it.
 CREATE INDEX ae_outbox_dead ON ae_outbox (queue, event_id) WHERE dead_at IS NOT NULL;
 
--- One relay at a time delivers what is in a queue, as long as its process lives and its lease runs.
+-- One relay at a time delivers a queue, as long as its process lives and its lease has not run out.
 
 CREATE TABLE ae_relay_lease (
     queue TEXT    NOT NULL PRIMARY KEY,
@@ -155,7 +156,7 @@ CREATE TABLE ae_relay_lease (
     until TEXT    NOT NULL
 ) STRICT;
 
--- What relays tell of themselves.
+-- The heartbeats of relays.
 
 CREATE TABLE ae_relays (
     id         TEXT    NOT NULL PRIMARY KEY,
@@ -170,8 +171,8 @@ CREATE TABLE ae_relays (
     queue      TEXT    NOT NULL
 ) STRICT;
 
--- Change control. What constraints can say of its rules they say, under the rule's id; triggers say the rest, and begin
--- their refusal with that id.
+-- Change control. Constraints enforce its rules where they can, and have the rule's id in their name. Triggers enforce
+-- the rest, and begin their message with that id.
 
 CREATE TABLE ae_projects (
     tenant_id      TEXT    NOT NULL,
@@ -184,8 +185,8 @@ CREATE TABLE ae_projects (
     CONSTRAINT ae_projects_d4_name UNIQUE (tenant_id, name)
 ) STRICT;
 
--- base_version is the newest version whose whole schema is kept, by a snapshot (1: initial_schema); bytes_since_base are
--- those of the ops since. Schemas in between are replayed from it.
+-- base_version is the newest version whose whole schema a snapshot keeps (1: initial_schema); bytes_since_base are the
+-- bytes of the ops since then. Later schemas are replayed from it.
 
 CREATE TABLE ae_record_types (
     tenant_id        TEXT    NOT NULL,
@@ -215,11 +216,11 @@ CREATE TABLE ae_record_types (
 ) STRICT;
 CREATE INDEX ae_record_types_base_type ON ae_record_types (tenant_id, project_id, base_type)
     WHERE base_type IS NOT NULL;
--- D3: documents name a type by its key alone, so that one of them is active in a tenant. Where none is, the one that was
--- retired last counts.
+-- D3: documents name a type by its key alone, so that a tenant has one active type of a key. If it has none, the one
+-- that was retired last counts.
 CREATE INDEX ae_record_types_key ON ae_record_types (tenant_id, key, status, updated_at, id);
 CREATE UNIQUE INDEX ae_record_types_d3_active ON ae_record_types (tenant_id, key) WHERE status = 'active';
--- Of one index with the status in it the planner, without statistics, does not know that it is better.
+-- One index for each status: without statistics, the planner would not prefer a single index with a status column.
 CREATE INDEX ae_record_types_draft ON ae_record_types (tenant_id, project_id, key) WHERE status = 'draft';
 CREATE INDEX ae_record_types_retired ON ae_record_types (tenant_id, project_id, key) WHERE status = 'retired';
 CREATE INDEX ae_record_types_active_of_project ON ae_record_types (tenant_id, project_id, key)
@@ -256,7 +257,7 @@ CREATE INDEX ae_changes_validation_failed ON ae_changes (tenant_id, project_id, 
 CREATE INDEX ae_changes_ready ON ae_changes (tenant_id, project_id, id) WHERE status = 'Ready';
 CREATE INDEX ae_changes_merged ON ae_changes (tenant_id, project_id, id) WHERE status = 'Merged';
 
--- D9: a selector has one key, which its target's type says, and a text under it.
+-- D9: a selector has one key, which depends on its target's type, with a text as its value.
 
 CREATE TABLE ae_change_targets (
     tenant_id  TEXT NOT NULL,
@@ -281,7 +282,8 @@ CREATE TABLE ae_change_targets (
     ) IS TRUE)
 ) STRICT;
 
--- field is what an op touches, gives the name that it brings; record_type_version is its type's when it was added.
+-- field is the field that an op affects, gives the name that it adds; record_type_version is the version of the record
+-- type when the op was added.
 
 CREATE TABLE ae_patch_ops (
     tenant_id           TEXT    NOT NULL,
@@ -435,7 +437,7 @@ BEGIN
     SELECT RAISE(ABORT, 'INSERT on ae_outbox outside an action of its tenant: go through the engine');
 END;
 
--- Change control: rows of the tenant of the running action only.
+-- Change control: an action writes rows of its tenant only.
 
 CREATE TRIGGER ae_projects_insert BEFORE INSERT ON ae_projects
 WHEN new.tenant_id IS NOT ae_writing_tenant()
@@ -512,8 +514,8 @@ BEGIN
     SELECT RAISE(ABORT, 'DELETE on ae_snapshots: it is append-only');
 END;
 
--- P6: a base type is there before the type that names it, so that no two name each other; where a record type belongs,
--- and what it began as, never changes, and it is never deleted.
+-- P6: a base type exists before the type that names it, so that no two types name each other. The project and the first
+-- schema of a record type never change, and it is never deleted.
 
 CREATE TRIGGER ae_record_types_p6_insert BEFORE INSERT ON ae_record_types
 WHEN new.base_type IS NOT NULL AND NOT EXISTS (
@@ -535,7 +537,7 @@ BEGIN
     SELECT RAISE(ABORT, 'P6: a record type is not deleted: it is retired');
 END;
 
--- D8: a schema is {"fields": [...]}, each field an object with a name of its own and a type that is known.
+-- D8: a schema is {"fields": [...]}. Each field is an object with a unique name and a known type.
 
 CREATE TRIGGER ae_record_types_d8_insert BEFORE INSERT ON ae_record_types
 BEGIN
@@ -582,7 +584,7 @@ BEGIN
         );
 END;
 
--- E6: a schema changes by a change that has kept a snapshot of it, one version at a time.
+-- E6: a schema changes through a change that has kept a snapshot of it, one version at a time.
 
 CREATE TRIGGER ae_record_types_e6 BEFORE UPDATE ON ae_record_types
 WHEN (new.schema, new.version, new.changed_by) IS NOT (old.schema, old.version, old.changed_by)
@@ -597,7 +599,7 @@ BEGIN
     );
 END;
 
--- E6: a snapshot is what its record type is when it is taken; its schema may be left out, and is replayed then.
+-- E6: a snapshot has the version and schema of its record type. It may lack the schema, which is then replayed.
 
 CREATE TRIGGER ae_snapshots_e6 AFTER INSERT ON ae_snapshots
 BEGIN
@@ -610,8 +612,8 @@ BEGIN
     );
 END;
 
--- E7: what a base type requires, a derived type that says something of it requires too. Rows are looked at one by one,
--- in the order in which they were added: base types first.
+-- E7: a derived type that declares a field which its base type requires must require it too. Rows are checked one by
+-- one, in the order in which they are added: base types first.
 
 CREATE TRIGGER ae_record_types_e7_insert AFTER INSERT ON ae_record_types
 WHEN new.base_type IS NOT NULL
@@ -658,7 +660,7 @@ BEGIN
     );
 END;
 
--- S1: the life of a change. E1: it ends with Merged.
+-- S1: the status of a change follows its transitions. E1: the last status is Merged.
 
 CREATE TRIGGER ae_changes_s1_insert BEFORE INSERT ON ae_changes
 WHEN new.status <> 'Draft'
@@ -706,7 +708,7 @@ BEGIN
     SELECT RAISE(ABORT, 'E1: a change is not deleted');
 END;
 
--- E1, G2: a change takes targets as Draft only.
+-- E1, G2: a change takes targets only as Draft.
 
 CREATE TRIGGER ae_change_targets_g2 BEFORE INSERT ON ae_change_targets
 BEGIN
@@ -718,8 +720,8 @@ BEGIN
     WHERE c.tenant_id = new.tenant_id AND c.id = new.change_id AND c.status <> 'Draft';
 END;
 
--- E2, E3: an executed op never changes, and is never deleted. E1, G2: a change takes ops, and gives them up, while it
--- is worked on. P1: an op is about what its target names.
+-- E2, E3: an executed op never changes, and is never deleted. E1, G2: ops are added and deleted only while their change
+-- is worked on. P1: an op concerns what its target names.
 
 CREATE TRIGGER ae_patch_ops_g2_insert BEFORE INSERT ON ae_patch_ops
 BEGIN
@@ -772,7 +774,7 @@ BEGIN
     );
 END;
 
--- What an operator does is done outside any action: the directory of tenants, the purge of keys, the delivery of events.
+-- Operators work outside any action: on the directory of tenants, the purge of keys and the delivery of events.
 
 CREATE TRIGGER ae_idempotency_keys_delete BEFORE DELETE ON ae_idempotency_keys
 WHEN ae_writing_tenant() IS NOT NULL
@@ -805,7 +807,7 @@ BEGIN
     SELECT RAISE(ABORT, 'DELETE on ae_tenants in an action: tenants are deleted by an operator');
 END;
 
--- Which version of all this the database has.
+-- The version of the schema.
 
 CREATE TABLE ae_schema (
     version INTEGER NOT NULL
