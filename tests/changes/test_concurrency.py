@@ -240,7 +240,7 @@ def meddle_before(storage: SQLStorage, place: int, what: Callable[[], Answer]) -
             assert isinstance(what(), Success)
 
     def unit_of_work(tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> Any:
-        unit = kind(storage, tenant, action_id, mode, read_only)  # type: ignore[arg-type]
+        unit = kind(storage.database, tenant, action_id, mode, read_only)  # type: ignore[arg-type]
         unit.meddle = meddle if read_only else lambda: None
         return unit
 

@@ -28,12 +28,12 @@ TOLD_EACH = ("ae_events", "ae_outbox", "ae_action_log_subjects")
 
 
 class CountingUnitOfWork(SQLiteUnitOfWork):
-    """Writes down what it sends."""
+    """Records the statements that it sends."""
 
-    storage: CountingStorage
+    sent: list[str]
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-        self.storage.sent.append(statement)
+        self.sent.append(statement)
         return super().execute(statement, parameters)
 
 
@@ -45,7 +45,9 @@ class CountingStorage(SQLiteStorage):
         self.sent: list[str] = []
 
     def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> CountingUnitOfWork:
-        return CountingUnitOfWork(self.database, tenant, action_id, mode, read_only)
+        unit = CountingUnitOfWork(self.database, tenant, action_id, mode, read_only)
+        unit.sent = self.sent
+        return unit
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
