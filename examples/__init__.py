@@ -1,1 +1,1 @@
-"""What actionengine looks like in an application."""
+"""Applications of actionengine."""

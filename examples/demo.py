@@ -1,6 +1,6 @@
 """The field-service business as a short story in the terminal: `make demo`, and `make demo-postgres`.
 
-The story is the same on SQLite and on PostgreSQL; PostgreSQL has a chapter more.
+The story is the same on SQLite and on PostgreSQL; PostgreSQL has one more chapter.
 """
 
 import argparse
@@ -60,7 +60,7 @@ _COLOURS = {
 
 
 def _import_all(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
-    """Writes, emits, and then breaks down half way."""
+    """Write a row, emit an event, and fail halfway."""
     ctx.session.add(CustomerRow(tenant_id=ctx.tenant.id, name="Half imported"))
     ctx.session.flush()
     ctx.emit("customers.imported", {"count": 1})
@@ -75,7 +75,7 @@ imports = create_service(
 
 
 class Place(NamedTuple):
-    """Where the story takes place: a database, and a way into it that goes round the engine."""
+    """The database of the story, and a way to it that bypasses the engine."""
 
     name: str
     url: str
@@ -87,7 +87,7 @@ class Place(NamedTuple):
 
 @contextmanager
 def sqlite() -> Iterator[Place]:
-    """A file that is gone afterwards."""
+    """Yield a SQLite file, and delete it afterwards."""
     with tempfile.TemporaryDirectory(prefix="ae-demo-") as folder:
         file = Path(folder) / "field_service.db"
 
@@ -95,13 +95,13 @@ def sqlite() -> Iterator[Place]:
             with closing(sqlite3.connect(file)) as connection:
                 return str(connection.execute(statement).fetchall())
 
-        guard = "triggers ask for the tenant of the running action: only the engine's connections can tell"
+        guard = "triggers call a function that only the engine's connections have"
         yield Place("a SQLite file", str(file), f"{file}.workflows", guard, False, past_the_engine)
 
 
 @contextmanager
 def postgres() -> Iterator[Place]:
-    """A server that is gone afterwards. The owner makes the tables; the story is told as the app role."""
+    """Yield a server, and delete it afterwards. The owner makes the tables; the story runs as the app role."""
     import psycopg
 
     from examples.embedded_postgres import embedded_postgres, make_database
@@ -115,12 +115,12 @@ def postgres() -> Iterator[Place]:
             with psycopg.connect(database.app_url) as connection:
                 return str(connection.execute(statement.encode()).fetchall())
 
-        guard = "triggers and grants: it is the host's own role, and it writes in actions only"
+        guard = "triggers and grants: even the host's own role writes only in actions"
         yield Place("PostgreSQL", database.app_url, database.app_url, guard, True, past_the_engine)
 
 
 class Traces(logging.Handler):
-    """Keeps what the library logs, so that the story can say where the traceback went."""
+    """A log handler that keeps the library's lines, to show where the traceback went."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Traces(logging.Handler):
 
 
 class Story:
-    """Tells what happens, and what came of it."""
+    """A printer of steps and their results."""
 
     def __init__(self, console: Console, engine: Engine) -> None:
         self.console = console
@@ -151,7 +151,7 @@ class Story:
         reason: str | None = None,
         show: Callable[[Any], Any] = lambda value: value,
     ) -> Result[Any, ActionError]:
-        """Execute an action, and show who asked for what, and of the answer what `show` takes from it."""
+        """Execute an action; print the actor, the action, and the part of the answer that `show` returns."""
         usage = AIUsage("helper-1", "2026-11", 812, 64, 0.0031) if actor.type == "ai" else None
         context = RequestContext(
             tenant=tenant, actor=actor, source="demo", reason=reason, idempotency_key=key, ai_usage=usage
@@ -174,11 +174,11 @@ class Story:
         return result
 
     def line(self, text: str | Text) -> None:
-        """Something about the step above."""
+        """Print a remark on the step above."""
         self.console.print(Padding(text, (0, 0, 0, 3), expand=False), highlight=False)
 
     def past_the_engine(self, place: Place, statement: str) -> None:
-        """Run a statement on a plain connection of the host's role, and show what came of it."""
+        """Run a statement on a plain connection of the host's role, and print its result."""
         self.console.print(f"[bold]a plain connection[/] → [bold cyan]{escape(statement)}[/]", highlight=False)
         try:
             self.line(f"[green]✔[/] {escape(place.past_the_engine(statement))}")
@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--postgres", action="store_true", help="on an embedded PostgreSQL instead of a SQLite file")
     on_postgres = parser.parse_args().postgres
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # so that a terminal without these characters gets all the others
+        sys.stdout.reconfigure(errors="replace")  # a terminal without these characters still gets all others
     traces = Traces()
     logger = logging.getLogger("actionengine")
     logger.addHandler(traces)
@@ -213,7 +213,7 @@ def _tell(console: Console, place: Place, storage: HostStorage, traces: Traces) 
         Panel(
             "A plumber's office. People, an AI agent and a workflow change state, and every change goes through "
             "[bold]one pipeline[/]: authorize · validate · claim · approve · execute · record · commit.\n"
-            f"[dim]Storage is {place.name}, amounts are in cents, and every line below is what really came back.[/]",
+            f"[dim]Storage is {place.name}, amounts are in cents, and every line below is a real result.[/]",
             title="[bold]actionengine[/]",
             border_style="cyan",
         )
@@ -254,7 +254,7 @@ def _tell(console: Console, place: Place, storage: HostStorage, traces: Traces) 
     worker = get_context("spawn").Process(target=_refund_and_die, args=(place.url, "refund-3", small))
     worker.start()
     worker.join()
-    story.line(f"[dim]the first worker is gone, exit code {worker.exitcode}, and nobody heard its answer[/]")
+    story.line(f"[dim]the first worker is gone, exit code {worker.exitcode}, and its answer is lost[/]")
     retried = story.execute(acme, carla, "payments.refund", small, key="refund-3", reason="a voucher")
     outcomes = [entry.outcome for entry in _log(engine, acme, action="payments.refund")[:2]]
     story.line(f"[dim]on record, newest first: {', '.join(outcomes)}; refunded in all: {retried.unwrap().refunded}[/]")
@@ -263,26 +263,26 @@ def _tell(console: Console, place: Place, storage: HostStorage, traces: Traces) 
     story.execute(globex, maria, "payments.list", {})
     story.execute(globex, maria, "jobs.get", {"job_id": job_id})
 
-    story.chapter("Bad input, and a handler that crashes half way")
+    story.chapter("Bad input, and a handler that crashes halfway")
     story.execute(acme, carla, "customers.create", {"name": "", "email": "nowhere"})
     events = len(storage.read_events(acme))
     story.execute(acme, carla, "imports.run", {})
     left = len(storage.read_events(acme)) - events
     story.line(f"[dim]the traceback went to the log ({traces.lines[-1]})[/]")
-    story.line(f"[dim]events that it left behind: {left}; and the customers:[/]")
+    story.line(f"[dim]events of the failed handler: {left}; and the customers:[/]")
     story.execute(acme, carla, "customers.list", {})
 
-    story.chapter("The host's own tables, and a plain connection that would write to them")
+    story.chapter("The host's own tables, and a plain connection that tries to write to them")
     story.past_the_engine(place, "UPDATE payments SET refunded = 0")
     story.past_the_engine(place, "DELETE FROM ae_action_log")
     story.line(f"[dim]{place.guard}[/]")
     if place.isolates_readers:
         story.past_the_engine(place, "SELECT count(*) FROM payments")
-        story.line("[dim]row-level security: where no tenant is set, there are no rows[/]")
+        story.line("[dim]row-level security: without a tenant there are no rows[/]")
 
     story.chapter("Who changed what, when and why: the action log")
     console.print(_log_table(engine, acme))
-    story.chapter("What is to be published: the events, in order")
+    story.chapter("The events to publish, in order")
     console.print(_event_table(storage, acme))
     tell_of_events(story, storage, acme)
     tell_of_changes(story, acme, job_id)
@@ -290,7 +290,7 @@ def _tell(console: Console, place: Place, storage: HostStorage, traces: Traces) 
 
 
 def _refund_and_die(url: str, key: str, refund: dict[str, Any]) -> None:
-    """What a worker does: it refunds, and is gone before it can say so."""
+    """Refund, and exit before the answer: the work of a worker process that dies."""
     engine = create_engine(services=services, storage=open_storage(url))
     context = RequestContext(
         tenant=engine.resolve_tenant("acme").unwrap(),
@@ -304,7 +304,7 @@ def _refund_and_die(url: str, key: str, refund: dict[str, Any]) -> None:
 
 
 def _log(engine: Engine, tenant: Tenant, **query: Any) -> list[Any]:
-    """What the action log has of this story, newest first."""
+    """Print the story's rows of the action log, newest first."""
     auditor = RequestContext(tenant=tenant, actor=Actor.system("auditor"), source="audit")
     page = engine.execute_action("action_log", "list", {"limit": 200, **query}, auditor).unwrap()
     return [entry for entry in page.items if entry.source == "demo"]

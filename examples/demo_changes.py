@@ -21,14 +21,14 @@ URGENCY = {"type": "choice", "choices": ["today", "this week", "whenever"]}
 
 
 def tell_of_changes(story: Story, tenant: Tenant, job_id: str) -> None:
-    """A draft, its preview, a merge, and what it was like before."""
+    """Tell the draft, its preview, the merge, and the history."""
     change_id = _draft(story, tenant, job_id)
     _decision(story, tenant, job_id, change_id)
     _way_back(story, tenant, change_id)
 
 
 def _draft(story: Story, tenant: Tenant, job_id: str) -> str:
-    story.chapter("What a job has is the tenant's to say, and an agent drafts a change to it")
+    story.chapter("The tenant defines the fields of a job, and an agent drafts a change")
     details = {"parking": "in the yard", "floor": 3}
     story.execute(tenant, CARLA, "jobs.set_details", {"job_id": job_id, "details": details})
     story.execute(tenant, CARLA, "jobs.set_details", {"job_id": job_id, "details": {**details, "urgency": "today"}})
@@ -46,7 +46,7 @@ def _draft(story: Story, tenant: Tenant, job_id: str) -> str:
     add("set_field", "parking", {"type": "text", "help": "street, yard, or a number to call"})
     hasty = add("add_field", "urgency", {**URGENCY, "required": True})
     _preview(story, tenant, change_id)
-    story.line("[dim]nothing is written yet; and a job that is there already would no longer fit, so:[/]")
+    story.line("[dim]nothing is written yet, and an existing job would no longer fit, so:[/]")
     story.execute(tenant, BOT, "changes.delete_patch_op", {"change_id": change_id, "op_id": hasty}, show=_id)
     add("add_field", "urgency", URGENCY)
     _preview(story, tenant, change_id)
@@ -66,7 +66,7 @@ def _decision(story: Story, tenant: Tenant, job_id: str, change_id: str) -> None
 
 
 def _way_back(story: Story, tenant: Tenant, change_id: str) -> None:
-    story.chapter("Back again is a change too, and taking a field away takes two managers")
+    story.chapter("The way back is a change too, and removing a field needs two managers")
     _move(story, tenant, MARIA, change_id, "Draft")
     back: Change = story.execute(
         tenant, BOT, "changes.plan_compensation", {"change_id": change_id}, show=lambda change: change.title
@@ -93,7 +93,7 @@ def _preview(story: Story, tenant: Tenant, change_id: str) -> None:
 
 
 def preview_table(preview: Preview) -> Table:
-    """What a change would do, field by field, and the documents that would no longer fit."""
+    """Return a table of a change's effects on fields, and of the documents that would no longer fit."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", expand=True, pad_edge=False)
     table.add_column("record type", no_wrap=True)
     table.add_column("field", no_wrap=True)
@@ -124,7 +124,7 @@ def _rows(diff: TypeDiff) -> Iterator[tuple[str, str, str]]:
 
 
 def _definition(field: Mapping[str, object]) -> str:
-    """What is said of a field beside its name."""
+    """Return the definition of a field without its name."""
     rest = {name: value for name, value in field.items() if name not in ("name", "type", "required", "choices")}
     choices = field.get("choices")
     said = [str(field["type"]) + (f": {', '.join(map(str, choices))}" if isinstance(choices, list | tuple) else "")]

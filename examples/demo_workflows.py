@@ -1,4 +1,4 @@
-"""The last part of the demo's story: work that lasts, and a worker that is killed while it does."""
+"""The last part of the demo's story: a long workflow, and a worker that is killed in the middle of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PATIENCE = 90.0
 def tell_of_workflows(
     story: Story, storage: HostStorage, tenant: Tenant, job_id: str, url: str, workflows_url: str
 ) -> None:
-    """An invoice is overdue: an agent judges, a person is told, another one approves, and a process dies meanwhile."""
+    """Tell of an overdue invoice: an agent judges, a person gets a task, another approves, and a process dies."""
     story.chapter("An invoice is overdue: a workflow, in a worker process that dies")
     doomed = _start_worker(url, workflows_url)
     with _relaying(story, storage):
@@ -43,8 +43,8 @@ def tell_of_workflows(
         )
         doomed.kill()
         doomed.join()
-        story.line(f"[red]the worker is killed[/], exit code {doomed.exitcode}: nobody is there to take a step")
-        story.chapter("A manager approves; another worker starts, and the run goes on")
+        story.line(f"[red]the worker is killed[/], exit code {doomed.exitcode}: no process is left to take a step")
+        story.chapter("A manager approves; another worker starts, and the run continues")
         _approve(story, tenant)
         successor = _start_worker(url, workflows_url)
         try:
@@ -52,7 +52,7 @@ def tell_of_workflows(
         finally:
             successor.terminate()
             successor.join()
-    story.line(f"[green]{run.status}[/], by a worker that knew nothing of the first one:")
+    story.line(f"[green]{run.status}[/], by a second worker:")
     story.console.print(_steps_table(run))
     _who_and_why(story, tenant, run)
 
@@ -80,7 +80,7 @@ def _approve(story: Story, tenant: Tenant) -> None:
 
 
 def _who_and_why(story: Story, tenant: Tenant, run: Run) -> None:
-    story.chapter("Who raised the dunning level of this invoice, and why? The action log knows")
+    story.chapter("Who raised the dunning level of this invoice, and why? Ask the action log")
     auditor = RequestContext(tenant=tenant, actor=Actor.system("auditor"), source="audit")
 
     def log(**query: Any) -> Any:
@@ -101,7 +101,7 @@ def _who_and_why(story: Story, tenant: Tenant, run: Run) -> None:
         table.add_row(f"{entry.actor_type}:{entry.actor_id}", entry.action, "\n".join(why))
     story.console.print(table)
     # The model's answer is in the output of its step; the step's row names the execution.
-    story.line(f"[dim]on the word of {escape(run.steps[3].output['approved_by'])}, who read: {short(asked.output)}[/]")
+    story.line(f"[dim]approved by {escape(run.steps[3].output['approved_by'])}, who saw: {short(asked.output)}[/]")
 
 
 def _steps_table(run: Run) -> Table:
@@ -119,7 +119,7 @@ def _steps_table(run: Run) -> Table:
 
 
 def _start_worker(url: str, workflows_url: str) -> SpawnProcess:
-    """A process that takes steps; it is ready when this returns."""
+    """Start a process that takes steps, and wait until it is ready."""
     context = get_context("spawn")
     here, there = context.Pipe()
     worker = context.Process(target=_work, args=(url, workflows_url, there), daemon=True)
@@ -131,7 +131,7 @@ def _start_worker(url: str, workflows_url: str) -> SpawnProcess:
 
 
 def _work(url: str, workflows_url: str, ready: Connection) -> None:
-    """What a worker does: it takes steps until it is gone."""
+    """Take steps until the process ends."""
     with open_storage(url) as storage, create_runtime(create_business(storage), workflows_url):
         ready.send("ready")
         threading.Event().wait()
@@ -139,7 +139,7 @@ def _work(url: str, workflows_url: str, ready: Connection) -> None:
 
 @contextmanager
 def _relaying(story: Story, storage: HostStorage) -> Iterator[None]:
-    """A relay beside the story, to what the host does by itself. Workers relay what moves runs on."""
+    """Run a relay to the host's subscriptions. Workers relay the events that advance runs."""
     relay = Relay(storage, create_subscriptions(story.engine), event_types=story.engine.event_types)
     thread = threading.Thread(target=relay.run, name="relay")
     thread.start()
@@ -151,7 +151,7 @@ def _relaying(story: Story, storage: HostStorage) -> Iterator[None]:
 
 
 def _until(story: Story, tenant: Tenant, check: Callable[[Run], bool]) -> Run:
-    """The run, as soon as there is one for which this is so."""
+    """Wait for a run that meets the condition, and return it."""
     context = RequestContext(tenant=tenant, actor=MARIA, source="status")
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:

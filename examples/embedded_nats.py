@@ -1,4 +1,4 @@
-"""A real NATS server for demos and tests, from a wheel: no server to install, gone afterwards."""
+"""A real NATS server for demos and tests, from a wheel: nothing to install, deleted afterwards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STOPPING = 10.0
 
 
 class EmbeddedNats:
-    """A server process on loopback. It keeps its port and its JetStream store when it is stopped and started again."""
+    """A server process on loopback. It keeps its port and its JetStream store over a restart."""
 
     def __init__(self, folder: Path, arguments: Sequence[str]) -> None:
         self._folder = folder
@@ -31,11 +31,11 @@ class EmbeddedNats:
 
     @property
     def url(self) -> str:
-        """Where it listens, whether or not it runs at the moment."""
+        """The address on which it listens, also while it is stopped."""
         return f"nats://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Start it, and wait until it answers. Raises `RuntimeError` where it does not."""
+        """Start it, and wait for its greeting. Raises `RuntimeError` if it gives none."""
         command = [str(nats_server_path()), *self._arguments, "-p", str(self._port)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + _STARTING
@@ -59,13 +59,13 @@ class EmbeddedNats:
             process.wait()
 
     def freeze(self) -> None:
-        """Let it stand still: connections stay open, and nothing is answered."""
+        """Suspend it: connections stay open, and no request is answered."""
         process = self._running()
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Resume it."""
         self._running().send_signal(signal.SIGCONT)
 
     @property
@@ -78,7 +78,7 @@ class EmbeddedNats:
         return self._process
 
     def _answers(self, pid: int) -> bool:
-        """Whether it greets those who connect; where it has chosen its port, the port is learned here."""
+        """Return whether it greets a new connection. Read the port, if the server has chosen one itself."""
         try:
             if self._port == -1:
                 ports = json.loads((self._folder / f"nats-server_{pid}.ports").read_text())
@@ -91,7 +91,7 @@ class EmbeddedNats:
 
 @contextmanager
 def embedded_nats(*arguments: str, jetstream: bool = True) -> Iterator[EmbeddedNats]:
-    """A server that runs as long as the block; `arguments` are those of its command line (`"--user", "ann"`)."""
+    """Run a server for the length of the block; `arguments` go to its command line (`"--user", "ann"`)."""
     folder = Path(tempfile.mkdtemp(prefix="ae-nats-"))
     stored = ["-js", "-sd", str(folder / "store")] if jetstream else []
     server = EmbeddedNats(folder, [*arguments, *stored])

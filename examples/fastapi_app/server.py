@@ -6,7 +6,7 @@ import uvicorn
 
 
 class Server(uvicorn.Server):
-    """Tells the application that it stops. uvicorn would wait for the feeds to end, and they for somebody to say so.
+    """A server that tells the application to stop. Otherwise uvicorn waits for the feeds, and they never end.
 
     Under plain uvicorn, `--timeout-graceful-shutdown` cuts them off.
     """

@@ -1,6 +1,6 @@
-"""The status page: a file with nobody's data in it.
+"""The status page: a file without data.
 
-The browser asks the routes for what it shows, as who signed in; so it shows what this person may see, of this tenant.
+The browser asks the routes for the data as the signed-in person, so the page shows what this person may see.
 """
 
 import base64
@@ -12,7 +12,7 @@ PAGE = (Path(__file__).parent / "status.html").read_text(encoding="utf-8")
 
 
 def _hash_of(tag: str) -> str:
-    """What allows this script or style, and no other one, to be used in the page."""
+    """Return the hash that allows this script or style in the page, and no other."""
     (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", PAGE, re.DOTALL)
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 

@@ -20,13 +20,13 @@ HostStorage: TypeAlias = "SQLiteStorage | PostgresStorage"
 
 
 def open_storage(url: str | None = None) -> HostStorage:
-    """The storage at `url`, else at `DATABASE_URL`, else in `field_service.db` in the working folder.
+    """Open the storage at `url`, else at `DATABASE_URL`, else in `field_service.db` in the working folder.
 
-    A SQLite file gets the business's tables here. A PostgreSQL database has them from its owner.
+    A SQLite file gets the business's tables here. In a PostgreSQL database its owner has made them.
     """
     url = url or os.environ.get("DATABASE_URL") or "field_service.db"
     if _is_postgres(url):
-        from actionengine import PostgresStorage  # here, so that a SQLite file needs no driver for PostgreSQL
+        from actionengine import PostgresStorage  # imported here, so that SQLite needs no driver for PostgreSQL
 
         return PostgresStorage(url)
     storage = SQLiteStorage(url)
@@ -36,8 +36,8 @@ def open_storage(url: str | None = None) -> HostStorage:
 
 
 def workflows_url() -> str:
-    """Where the durable engine of the workflows keeps its own tables: at `WORKFLOWS_URL`, else in the same PostgreSQL
-    database as everything else, else in a SQLite file beside the other one."""
+    """Return the URL of the durable engine's tables: `WORKFLOWS_URL`, else the same PostgreSQL database, else a SQLite
+    file next to the other one."""
     if url := os.environ.get("WORKFLOWS_URL"):
         return url
     url = os.environ.get("DATABASE_URL") or "field_service.db"
@@ -49,8 +49,8 @@ def _is_postgres(url: str) -> bool:
 
 
 def create_business(storage: Storage, *more: Service, model: Model = local_model) -> Engine:
-    """The business on a storage, with its tenants and what they start with made where they are missing."""
-    views: dict[str, Projection] = {}  # a view is made with the engine, whose actions read it
+    """Create the business on a storage, and its tenants with their first data where they are missing."""
+    views: dict[str, Projection] = {}  # the view needs the engine, whose actions read it
     resources = {"views": views, "model": model}
     engine = create_engine(services=[*services, *more], storage=storage, resources=resources)
     views["board"] = create_board(engine)

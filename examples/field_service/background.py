@@ -1,5 +1,4 @@
-"""What runs beside a host so that events have consequences: the relay, the board's projection, and the runtime that
-takes the steps of workflows.
+"""The background work of a host: the relay, the projection of the board, and the runtime of the workflows.
 
 Any number of processes may run it at once; one is enough.
 """
@@ -19,7 +18,7 @@ from examples.field_service.events import job_completed
 
 
 def create_subscriptions(engine: Engine) -> Subscriptions:
-    """What happens by itself, and as whom: like everybody, a workflow may do what its role allows."""
+    """Return the subscriptions: actions that events start, and their actors. A workflow may do what its role allows."""
     subscriptions = Subscriptions(engine)
     subscriptions.subscribe(
         job_completed,
@@ -31,18 +30,19 @@ def create_subscriptions(engine: Engine) -> Subscriptions:
 
 
 def create_runtime(engine: Engine, url: str) -> WorkflowRuntime:
-    """What takes the steps of workflows. What they may do is in storage, as the role of `workflow:<key>`; the durable
-    engine's tables are made in a SQLite file, and in PostgreSQL they have to be there."""
+    """Return the runtime of the workflows, whose rights are the role of `workflow:<key>` in storage.
+
+    It makes the durable engine's tables in a SQLite file; in PostgreSQL they must exist."""
     return WorkflowRuntime(engine, url, set_up=not url.startswith("postgres"))
 
 
 def is_wanted() -> bool:
-    """`RELAY=0` leaves it to another process."""
+    """Return whether this process does the work; `RELAY=0` leaves it to another one."""
     return os.environ.get("RELAY", "1") != "0"
 
 
 def named_publishers() -> list[Publisher]:
-    """The broker that `ACTIONENGINE_PUBLISHER` names, such as `nats://127.0.0.1:4222?stream=events`."""
+    """Return the broker that `ACTIONENGINE_PUBLISHER` names, such as `nats://127.0.0.1:4222?stream=events`."""
     address = os.environ.get("ACTIONENGINE_PUBLISHER")
     return [publisher_from_address(address)] if address else []
 
@@ -62,7 +62,7 @@ class Background:
 
     @asynccontextmanager
     async def in_tasks(self) -> AsyncIterator[None]:
-        """Run it as long as the block, under the host's event loop. Steps are taken in threads of the runtime's."""
+        """Run it for the length of the block, in the host's event loop. The runtime takes steps in its own threads."""
         if self._runtime:
             await asyncio.to_thread(self._runtime.start)
         tasks = [asyncio.create_task(self.relay.run_async()), asyncio.create_task(self.board.run_async())]
@@ -77,7 +77,7 @@ class Background:
 
     @contextmanager
     def in_thread(self) -> Iterator[None]:
-        """The same for a synchronous host: in a thread, under an event loop of its own."""
+        """Run it for a synchronous host: in a thread with its own event loop."""
         stop = threading.Event()
         thread = threading.Thread(target=asyncio.run, args=(self._run(stop),), name="background")
         thread.start()

@@ -1,4 +1,4 @@
-"""The job board: a projection, made of events and of nothing else. It can be thrown away and made anew."""
+"""The job board: a projection that is derived only from events, and can be rebuilt."""
 
 from datetime import date
 
@@ -20,7 +20,7 @@ class Card(BaseModel):
 
 
 def create_board(engine: Engine) -> Projection:
-    """The board of each tenant. Whoever holds it can read it; somebody has to run it."""
+    """Return the projection of the boards. Actions read it; a background process runs it."""
     types = [declared.type for declared in (job_scheduled, job_completed, payment_captured)]
     return Projection(engine, name="board", apply=_apply, types=types)
 

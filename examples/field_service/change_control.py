@@ -1,6 +1,6 @@
-"""What a tenant says of its jobs beside what our table has: a record type, which evolves through changes.
+"""The details of jobs, in addition to our table: a record type, which evolves through changes.
 
-The record type is the tenant's own: it says which details a job may have, and they are kept as documents.
+Each tenant has its own record type. It defines the details that a job may have, which are stored as documents.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ JOB: dict[str, Any] = {
 
 
 def takes_fields_away(data: Any, ctx: ActionContext) -> bool:
-    """Whether a change removes or renames a field. One that cannot be executed takes nothing away: merging says why."""
+    """Return whether a change removes or renames a field. False for one that cannot be executed: merging says why."""
     preview = ctx.execute("changes", "preview", {"change_id": data.change_id})
     return isinstance(preview, Success) and any(each.removed or each.renamed for each in preview.unwrap().diff)
 

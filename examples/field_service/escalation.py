@@ -19,7 +19,7 @@ ESCALATION: dict[str, Any] = {
             "amount_cents": "${input.payload.amount_cents}",
             "days_overdue": "${input.payload.days_overdue}",
         },
-        # The nightly job that looks for late invoices is an actor of this type as well.
+        # The nightly job that looks for late invoices is an actor of this type too.
         "from_workflows": True,
     },
     "input": {
@@ -80,7 +80,7 @@ ESCALATION: dict[str, Any] = {
             "type": "action",
             "action": "invoices.escalate",
             "input": {"invoice_id": "${input.invoice_id}"},
-            # It was paid in the meantime.
+            # The invoice was paid in the meantime.
             "on_failure": "stand_down",
         },
         {

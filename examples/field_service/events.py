@@ -1,4 +1,4 @@
-"""The business's events: what is told of a change, and in which version."""
+"""The events of the business, with their versions."""
 
 from datetime import date
 from typing import Any
@@ -16,14 +16,14 @@ class JobScheduled(BaseModel):
 
 
 class PaymentRefunded(BaseModel):
-    """`amount` is in cents."""
+    """A refund; `amount` is in cents."""
 
     payment_id: str
     amount: int
 
 
 class InvoiceOverdue(BaseModel):
-    """Money that should be there. `customer` is a name."""
+    """An invoice that is overdue. `customer` is a name."""
 
     invoice_id: str
     customer: str
@@ -32,7 +32,7 @@ class InvoiceOverdue(BaseModel):
 
 
 def _only_what_happened(payload: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 was the whole row; readers had to know that `scheduled_for` was the news in it."""
+    """Reduce version 1, which had the whole row, to the field that had changed: `scheduled_for`."""
     return {"job_id": payload["id"], "title": payload["title"], "day": payload["scheduled_for"]}
 
 

@@ -1,7 +1,7 @@
-"""The live feed: a tenant's events as server-sent events, for as long as somebody listens.
+"""The live feed: a tenant's events as server-sent events, while a client listens.
 
-Each message has the event's position for its id. A client that comes back says in `Last-Event-ID` which one it had
-last (browsers do so by themselves) and gets what follows, without a gap and nothing twice.
+The id of each message is the event's position. A client that reconnects sends the last id in `Last-Event-ID` (browsers
+do so by themselves) and continues there, without a gap or a duplicate.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _POLL = 0.5
 
 
 def watch_of(query: Mapping[str, str], headers: Headers) -> dict[str, Any]:
-    """What a request for the feed asks of `events.watch`."""
+    """Return the payload for `events.watch` of a request for the feed."""
     asked: dict[str, Any] = {}
     if types := query.get("types"):
         asked["types"] = types.split(",")
@@ -38,7 +38,7 @@ def watch_of(query: Mapping[str, str], headers: Headers) -> dict[str, Any]:
 def feed(
     engine: Engine, context: RequestContext, watch: Watch, stopping: threading.Event, heartbeat: float = HEARTBEAT
 ) -> Iterator[bytes]:
-    """Messages until `stopping` is set, or the storage is out of reach: then the client comes back."""
+    """Yield messages until `stopping` is set, or until the storage is out of reach: then the client reconnects."""
     listener = _Listener(engine, context, watch, heartbeat)
     yield listener.beat()
     with suppress(StorageUnavailable):
@@ -53,7 +53,7 @@ def feed(
 async def feed_async(
     engine: Engine, context: RequestContext, watch: Watch, stopping: asyncio.Event, heartbeat: float = HEARTBEAT
 ) -> AsyncIterator[bytes]:
-    """The same under an event loop."""
+    """Yield the same messages under an event loop."""
     listener = _Listener(engine, context, watch, heartbeat)
     yield listener.beat()
     with suppress(StorageUnavailable):
@@ -67,10 +67,10 @@ async def feed_async(
 
 
 class _Listener:
-    """Which event a client has had last, and when anything was sent to it."""
+    """The last event of a client, and the time of the last message to it."""
 
     def __init__(self, engine: Engine, context: RequestContext, watch: Watch, heartbeat: float) -> None:
-        assert context.tenant is not None  # the pipeline has seen to that
+        assert context.tenant is not None  # the pipeline has checked that
         self.whose = engine.storage, context.tenant
         self._position = watch.after
         self._types = watch.types
@@ -79,20 +79,20 @@ class _Listener:
         self._sent_at = 0.0
 
     def next(self) -> dict[str, Any]:
-        """What to ask for."""
+        """Return the arguments of the next look."""
         return {"types": self._types, "after": self._position, "event_types": self._event_types}
 
     def message(self, event: Event) -> bytes:
-        """An event for the client, as a CloudEvent."""
+        """Return the message of an event: a CloudEvent."""
         self._position, self._sent_at = event.position, time.monotonic()
         _, document = to_structured(event, "field-service")
         return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.position, event.type.encode(), document)
 
     def is_due(self) -> bool:
-        """Whether it was silent for long."""
+        """Return whether the client needs a comment, after a long silence."""
         return time.monotonic() - self._sent_at >= self._heartbeat
 
     def beat(self) -> bytes:
-        """A sign of life, which clients ignore."""
+        """Return a comment, which clients ignore."""
         self._sent_at = time.monotonic()
         return b": still here\n\n"

@@ -1,11 +1,11 @@
-"""What a host has for the person who starts it in a terminal: an address to choose, and commands to try."""
+"""The terminal side of a host: its address, and commands to try."""
 
 import argparse
 import os
 
 
 def address(program: str, port: int) -> tuple[str, int]:
-    """The host and the port, from the command line, else from `HOST` and `PORT`, else loopback and this port."""
+    """Return host and port from the command line, else from `HOST` and `PORT`, else loopback and this port."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}")
     parser.add_argument("port", nargs="?", type=int, default=os.environ.get("PORT", str(port)))
     parser.add_argument("--host", default=os.environ.get("HOST", "127.0.0.1"))

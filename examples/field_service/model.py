@@ -1,4 +1,4 @@
-"""The language model that the agent asks, and what stands in for one here: it is local, and always says the same."""
+"""The language model of the agent, and a local stand-in that always gives the same answer."""
 
 import json
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Completion(NamedTuple):
-    """A model's answer: its text, and what it took."""
+    """A model's answer: its text and its usage."""
 
     text: str
     model: str
@@ -19,7 +19,7 @@ Model = Callable[[str], Completion]
 
 
 def local_model(prompt: str) -> Completion:
-    """Reads the data at the end of the prompt, as a model would, and judges by it."""
+    """Judge by the data at the end of the prompt."""
     invoice = json.loads(prompt.rpartition("\n\n")[2])
     days, amount = invoice["days_overdue"], invoice["amount_cents"]
     risk = "high" if days > 60 else "medium" if days > 20 or amount > 1_000_00 else "low"

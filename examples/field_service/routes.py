@@ -1,8 +1,7 @@
-"""The routes by resources, of change control, workflows and invoices. Each is an action; both hosts serve them, and
-answer as they always do.
+"""Resource routes for change control, workflows and invoices. Each executes an action; both hosts serve them.
 
-They say nothing that `POST /api/{service}/{action}` could not say: `POST /api/changes/merge` with a `change_id` merges
-as `POST /api/changes/{change_id}/merge` does.
+They add nothing to `POST /api/{service}/{action}`: `POST /api/changes/merge` with a `change_id` merges as
+`POST /api/changes/{change_id}/merge` does.
 """
 
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 
 class Route(NamedTuple):
-    """A method and a path for an action. What the path names, the query and the body are its payload."""
+    """A method and a path for an action. Its payload is the body, the query and the values in the path."""
 
     method: Literal["GET", "POST", "DELETE"]
     path: str
@@ -89,5 +88,5 @@ ROUTES = (
 
 
 def payload_of(path: Mapping[str, Any], query: Mapping[str, Any], body: Any) -> Any:
-    """The payload of a request: the path has the last word. A body that is no object is the action's to refuse."""
+    """Return the payload of a request; values of the path win. The action refuses a body that is no object."""
     return {**query, **body, **path} if isinstance(body, dict) else body

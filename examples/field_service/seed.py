@@ -1,6 +1,6 @@
-"""What a tenant starts with: roles, who has them, a record type and a workflow.
+"""The first data of a tenant: roles and their actors, a record type and a workflow.
 
-The host itself does it, as a system actor.
+The host writes it as a system actor.
 """
 
 from dataclasses import replace
@@ -64,7 +64,7 @@ SEEDED = ("roles.", "projects.", "record_types.", "workflows.define", "workflows
 
 
 def seed_tenant(engine: Engine, storage: Storage, slug: str, name: str) -> Tenant:
-    """Make a tenant with the business's roles and people."""
+    """Create a tenant with the business's roles and people."""
     tenant = storage.create_tenant(slug=slug, name=name)
     context = _context(tenant)
 
@@ -79,14 +79,14 @@ def seed_tenant(engine: Engine, storage: Storage, slug: str, name: str) -> Tenan
 
 
 def seed_record_types(engine: Engine, tenant: Tenant) -> None:
-    """Give a tenant its project and the record type of its jobs, where they are missing."""
+    """Give a tenant its project and the record type of its jobs, if they are missing."""
     context = _context(tenant)
 
     def execute(service: str, action: str, payload: dict[str, Any], key: str | None = None) -> Any:
         return engine.execute_action(service, action, payload, replace(context, idempotency_key=key)).unwrap()
 
     projects = {project.name: project for project in execute("projects", "list", {})}
-    # Hosts that start at the same time bring the same key, so that one of them makes it and all get it.
+    # Hosts that start at the same time send the same key: one creates the project, and all get it.
     project = projects.get(PROJECT["name"]) or execute("projects", "create", PROJECT, key="seed")
     types = {type.key: type for type in execute("record_types", "list", {"project_id": project.id})}
     job = types.get(JOB["key"]) or execute("record_types", "create", {"project_id": project.id, **JOB}, key="seed")
@@ -95,7 +95,7 @@ def seed_record_types(engine: Engine, tenant: Tenant) -> None:
 
 
 def seed_workflows(engine: Engine, tenant: Tenant) -> None:
-    """Give a tenant the escalation of overdue invoices, where it is missing. The tenant may change it afterwards."""
+    """Give a tenant the escalation of overdue invoices, if it is missing. The tenant may change it later."""
     context = _context(tenant)
 
     def execute(action: str, payload: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What both hosts say over HTTP, whatever framework carries it: headers in, status and JSON out."""
+"""HTTP for both hosts, independent of their frameworks: headers in, status and JSON out."""
 
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ Answer = tuple[int, dict[str, Any]]
 
 
 def answer(result: Result[Any, ActionError]) -> Answer:
-    """`{"data": …}`, or `{"error": {code, message, details}}` with the status of the code."""
+    """Return `{"data": …}`, or `{"error": {code, message, details}}` with the status of the code."""
     match result:
         case Success(value):
             return HTTPStatus.OK, {"data": to_jsonable_python(value)}
@@ -26,7 +26,7 @@ def answer(result: Result[Any, ActionError]) -> Answer:
 
 
 def refusal(error: ActionError) -> Answer:
-    """An error as status and body."""
+    """Return an error as status and body."""
     return error.code.http_status, {"error": error.to_dict()}
 
 
@@ -34,12 +34,12 @@ _TRANSPORT_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large
 
 
 def transport_error(status: int, message: str) -> Answer:
-    """An error of the transport itself: an unknown route, a wrong method, a body that is too long."""
+    """Return an error of the transport: an unknown route, a wrong method, or a body that is too long."""
     return status, {"error": {"code": _TRANSPORT_CODES.get(status, "refused"), "message": message, "details": {}}}
 
 
 def read_json(body: bytes) -> Result[Any, ActionError]:
-    """The payload in a body; no body is an empty payload."""
+    """Parse a body as the payload; no body is an empty payload."""
     try:
         return Success(from_json(body) if body else {})
     except ValueError as error:
@@ -53,7 +53,7 @@ class Headers(Protocol):
 
 
 def slug_of(headers: Headers) -> Result[str, ActionError]:
-    """The tenant that a request is for; without one it is `unauthenticated`."""
+    """Return the slug of a request's tenant; without one it is `unauthenticated`."""
     slug = headers.get("x-tenant-id")
     if not slug:
         return Failure(ActionError(ErrorCode.UNAUTHENTICATED, "the header x-tenant-id names no tenant"))
@@ -61,9 +61,9 @@ def slug_of(headers: Headers) -> Result[str, ActionError]:
 
 
 def request_context(headers: Headers, tenant: Tenant) -> Result[RequestContext, ActionError]:
-    """Who asks, and why. Roles never come from headers: storage knows them.
+    """Make the request context. Roles come from storage, never from headers.
 
-    A real host checks a token here; these examples believe the headers, as behind a gateway that has checked them.
+    A real host checks a token here; these examples trust the headers, as behind a gateway that has checked them.
     """
     user, agent = headers.get("x-user-id"), headers.get("x-agent-id")
     if user and agent:
@@ -82,7 +82,7 @@ def request_context(headers: Headers, tenant: Tenant) -> Result[RequestContext, 
 
 
 def describe(action: Action) -> dict[str, Any]:
-    """An action for discovery, with the JSON schema of its input: what a form or an agent's tool needs."""
+    """Describe an action with the JSON schema of its input, for a form or an agent's tool."""
     schema = None
     if action.validation is not None:
         schema = TypeAdapter(action.validation).json_schema()

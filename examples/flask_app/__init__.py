@@ -24,10 +24,10 @@ from examples.field_service.transport import (
 
 
 def create_app(storage: HostStorage, stopping: threading.Event | None = None, heartbeat: float = HEARTBEAT) -> Flask:
-    """A Flask application on a storage, which stays the caller's to close. Set `stopping`, and live feeds end."""
+    """Return a Flask application on a storage, which the caller closes. Live feeds end when `stopping` is set."""
     stops = stopping or threading.Event()
     app = Flask(__name__)
-    # One byte more than it may be: a body of unannounced length is cut off here, and so is seen to be too long.
+    # One byte more than the maximum, so that a body without a declared length is found to be too long.
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY + 1
     engine = create_business(storage)
 
@@ -92,7 +92,7 @@ def create_app(storage: HostStorage, stopping: threading.Event | None = None, he
 
 
 def _body() -> Result[Any, ActionError]:
-    """The body as JSON, which may be so long and no longer."""
+    """Read the body as JSON, up to its maximum length."""
     body = request.get_data()
     if len(body) > MAX_BODY:
         raise RequestEntityTooLarge(f"the body is longer than {MAX_BODY} bytes")

@@ -1,6 +1,6 @@
-"""A runner over HTTP, as an example of a runner of one's own: the work is done on another machine, in its modules.
+"""A runner over HTTP, as an example of your own runner: work runs on another machine, in its modules.
 
-`HttpRunner` is the side that asks, `create_app` the one that works. Requests are signed, and each is good once.
+`HttpRunner` is the client, `create_app` the server. Requests are signed, and each is valid once.
 """
 
 from examples.http_runner.client import HttpRunner

@@ -1,4 +1,4 @@
-"""`HttpRunner`: the side that asks."""
+"""`HttpRunner`: the client."""
 
 from __future__ import annotations
 
@@ -29,21 +29,20 @@ _LOOK = 0.05
 
 
 class HttpRunner(BoundaryRunner):
-    """Has work done by a server of `create_app`, which is elsewhere and has the modules.
+    """A runner that sends work to a server of `create_app`, which has the modules.
 
-    Cancelling closes the connection, at which the server ends the work. Where a connection is lost after the request
-    was sent, the answer is `unavailable` and the work may have been done: with an idempotency key, asking again is
-    safe.
+    A cancellation closes the connection, and the server then ends the work. If the connection is lost after the request
+    was sent, the result is `unavailable`, and the work may have been done: with an idempotency key, a retry is safe.
 
     Args:
-        url: of the server, such as `https://worker.example.org:8443`.
-        keys: what requests are signed with.
-        profile: the most that work may ask for, on this side; the server has a profile of its own.
-        actions: the module actions that the server has.
-        telemetry: sinks that are told of the work, in this process.
+        url: the server's address, such as `https://worker.example.org:8443`.
+        keys: the keys that sign requests.
+        profile: the capabilities that work may ask for on this side; the server has its own profile.
+        actions: the module actions of the server.
+        telemetry: sinks that get the events of the work in this process.
 
     Raises:
-        ValueError: for a URL that is not of `http` or `https`.
+        ValueError: for a URL without `http` or `https`.
     """
 
     name: ClassVar[str] = "http"
@@ -109,7 +108,7 @@ class HttpRunner(BoundaryRunner):
 
 
 def _order(request: ExecutionRequest) -> bytes:
-    """A request for the wire. Where the module lies here is nothing to the other side."""
+    """Encode a request, without the local folder of its module."""
     document = request.model_dump(mode="json", exclude={"module": {"root"}})
     try:
         return json.dumps(document, allow_nan=False).encode()
@@ -120,7 +119,7 @@ def _order(request: ExecutionRequest) -> bytes:
 def _wait(
     connection: http.client.HTTPConnection, request: ExecutionRequest, cancelled: threading.Event, deadline: float
 ) -> None:
-    """Wait until the answer begins. Raises `ActionError` where it is not wanted any more, or too late."""
+    """Wait until the answer begins. Raises `ActionError` after a cancellation or the deadline."""
     while not select.select([connection.sock], [], [], _LOOK)[0]:
         if cancelled.is_set():
             raise cancelled_error(request)

@@ -1,7 +1,7 @@
-"""The side that works: an application that gives signed requests to a runner of ours.
+"""The server: an application that gives signed requests to a runner.
 
-It believes nothing but the signature: where the modules lie is its own to say, and the runner's boundary checks each
-request again, with the server's own profile.
+It trusts only the signature. It has its own folders of modules, and the runner's boundary checks each request again,
+with the server's profile.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_TIMEOUT = 3600.0
 
 
 class Module(BaseModel):
-    """A module by its name: where it lies, nobody from outside can say."""
+    """A module by its name. A client cannot choose its folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,7 +42,7 @@ class Module(BaseModel):
 
 
 class Order(BaseModel):
-    """A request as it comes over the wire."""
+    """A request as the client sends it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,7 +57,7 @@ class Order(BaseModel):
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
 
     def request(self, roots: ModuleRoots) -> ExecutionRequest:
-        """The request with its module as it lies here. Raises `BoundaryError`."""
+        """Return the request with the server's folder of its module. Raises `BoundaryError`."""
         fields = {name: getattr(self, name) for name in type(self).model_fields if name != "module"}
         named = self.module
         placeless = None if named is None else ModuleContext(id=named.id, root=Path(), tenant=named.tenant)
@@ -68,7 +68,7 @@ class Order(BaseModel):
 
 
 def create_app(runner: Runner, roots: ModuleRoots, verifier: Verifier) -> FastAPI:
-    """A server that has a runner do what signed requests ask for, in the modules at these roots."""
+    """Return a server that executes signed requests with a runner, in the modules at these roots."""
     app = FastAPI(title="Runner", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.post("/executions")
@@ -97,7 +97,7 @@ def create_app(runner: Runner, roots: ModuleRoots, verifier: Verifier) -> FastAP
 
 
 async def _executed(runner: Runner, asked: ExecutionRequest, request: Request) -> RunnerResult | None:
-    """The answer; None where whoever asked has gone, by when the work is ended."""
+    """Return the answer; None after the client has gone and the work has ended."""
     work = asyncio.ensure_future(runner.execute_async(asked))
     gone = asyncio.ensure_future(_gone(request))
     try:
@@ -115,7 +115,7 @@ async def _gone(request: Request) -> None:
 
 
 async def _body(request: Request) -> bytes | None:
-    """The body, read no further than it may be long; None for a longer one."""
+    """Read the body up to its maximum length; return None for a longer one."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

@@ -1,8 +1,7 @@
 """Signed requests: HMAC-SHA256 over the method, the path, the time, a nonce and the body.
 
-A signature says who asks, and that nobody has changed the request on its way; it hides nothing, so that between two
-machines it belongs inside TLS. A request is good for a window of time around the clock of who checks it, and once in
-it: its nonce is remembered for as long as the time in it could still be believed.
+A signature proves the sender and that the request is unchanged. It hides nothing, so use TLS between machines. A
+request is valid once, in a window of time around the server's clock: its nonce is remembered for that window.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _TIME = re.compile(r"[0-9]{1,12}").fullmatch
 
 
 class Refused(Exception):
-    """A request whose signature does not hold. The text says why, and nothing secret."""
+    """The error for an invalid signature. Its text has the reason, and no secret."""
 
 
 class Headers(Protocol):
@@ -42,10 +41,10 @@ class Headers(Protocol):
 
 @dataclass(frozen=True)
 class Keys:
-    """Secrets by their ids, and which of them signs.
+    """Secrets by their ids, and the id of the one that signs.
 
-    To change a secret without a pause: give both sides the new one, then have the asking side sign with it, then take
-    the old one away. Raises `ValueError` for a secret that is too short, and where the one that signs is not there.
+    To change a secret without a pause, give both sides the new one, then sign with it, then remove the old one. Raises
+    `ValueError` for a secret that is too short, and for an unknown signing id.
     """
 
     secrets: Mapping[str, bytes] = field(repr=False)
@@ -59,7 +58,7 @@ class Keys:
                 raise ValueError(f"the key {id!r} has {len(secret)} bytes: it needs {MIN_KEY_BYTES}")
 
     def sign(self, method: str, path: str, body: bytes, at: float | None = None) -> dict[str, str]:
-        """The headers for a request. Each call makes another nonce."""
+        """Return the headers for a request, with a new nonce."""
         timestamp = str(int(time.time() if at is None else at))
         nonce = token_hex(16)
         return {
@@ -71,9 +70,9 @@ class Keys:
 
 
 class Verifier:
-    """Checks signatures, and remembers the nonces of its window.
+    """A checker of signatures, which remembers the nonces of its window.
 
-    Nonces are kept in the memory of one process: several servers behind one address would have to share them.
+    Nonces are in the memory of one process: several servers behind one address would have to share them.
     """
 
     def __init__(self, keys: Keys, *, window: float = WINDOW, clock: Callable[[], float] = time.time) -> None:
@@ -85,7 +84,7 @@ class Verifier:
         self._forgettable: deque[tuple[float, tuple[str, str]]] = deque()
 
     def check(self, method: str, path: str, headers: Headers, body: bytes) -> str:
-        """The id of the key that has signed. Raises `Refused`."""
+        """Return the id of the key that signed. Raises `Refused`."""
         key_id, timestamp, nonce, signature = (
             headers.get(name) or "" for name in (KEY_ID, TIMESTAMP, NONCE, SIGNATURE)
         )
@@ -94,12 +93,12 @@ class Verifier:
         now = self._clock()
         if abs(now - int(timestamp)) > self._window:
             raise Refused(f"the request is of another time: it is good for {self._window:g} seconds")
-        # With a key that there is not, as much is computed as with one that there is.
+        # An unknown key costs the same computation as a known one.
         secret = self._keys.secrets.get(key_id)
         expected = _signature(secret or bytes(MIN_KEY_BYTES), key_id, method, path, timestamp, nonce, body)
         if not hmac.compare_digest(expected, signature) or secret is None:
             raise Refused("the signature is not right")
-        # Only what is signed is remembered: who has no key cannot fill the memory.
+        # Only signed nonces are remembered, so that a client without a key cannot fill the memory.
         self._remember((key_id, nonce), now, int(timestamp) + self._window)
         return key_id
 
@@ -110,11 +109,11 @@ class Verifier:
             if nonce in self._seen:
                 raise Refused("the request has been here before")
             self._seen.add(nonce)
-            # In the order of their arrival: each is kept for as long as any that came with it could be good.
+            # In the order of arrival. Each is kept as long as a request of that time could be valid.
             self._forgettable.append((max(until, now + self._window), nonce))
 
 
 def _signature(secret: bytes, key_id: str, method: str, path: str, timestamp: str, nonce: str, body: bytes) -> str:
-    # Each part is in a line of its own, and no part has a line break in it: of the body, the digest stands here.
+    # Each part has its own line and no line break in it; the body is represented by its digest.
     lines = (key_id, method, path, timestamp, nonce, hashlib.sha256(body).hexdigest())
     return hmac.new(secret, "\n".join(lines).encode(), hashlib.sha256).hexdigest()

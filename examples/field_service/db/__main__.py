@@ -1,5 +1,6 @@
-"""`python -m examples.field_service.db OWNER_URL` makes the business's tables and those of the durable engine, after
-`actionengine db upgrade`."""
+"""`python -m examples.field_service.db OWNER_URL`: make the tables of the business and of the durable engine.
+
+Run it after `actionengine db upgrade`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""What the models over tables share: find a row, lock a row, page through rows, write a row.
+"""The queries that models share: find a row, lock a row, page through rows, write a row.
 
-Each query names the tenant. On PostgreSQL row-level security does it once more; SQLite has no such thing.
+Each query names the tenant. On PostgreSQL row-level security enforces it too; SQLite has no row-level security.
 """
 
 from typing import Any, TypeVar
@@ -21,12 +21,12 @@ def find(ctx: ActionContext, model: type[R], id: str, noun: str) -> Result[R, Ac
 
 
 def lock(ctx: ActionContext, model: type[R], id: str, noun: str) -> Result[R, ActionError]:
-    """Find a row that is about to change: whoever else wants to change it waits, and then sees the change."""
+    """Find and lock a row that will change. Other writers wait, and then see the change."""
     return _found(ctx.session.get(model, (ctx.tenant.id, id), with_for_update=True), id, noun)
 
 
 def page(ctx: ActionContext, model: type[Row], type: type[S], after: str | None, **equal: Any) -> list[S]:
-    """A hundred rows by id, those after an id."""
+    """Return up to a hundred rows after an id, by id."""
     rows = select(model).filter_by(tenant_id=ctx.tenant.id, **equal).where(model.id > (after or ""))
     return [type.model_validate(row) for row in ctx.session.scalars(rows.order_by(model.id).limit(100))]
 

@@ -1,4 +1,4 @@
-"""What actions answer with."""
+"""The outputs of actions."""
 
 from datetime import date
 from typing import Literal
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 
 class Stored(BaseModel):
-    """A thing with its id and its version."""
+    """A stored record with its id and its version."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
@@ -31,7 +31,7 @@ class Job(Stored):
 
 
 class JobWithDetails(Job):
-    """`details` are as the tenant's record type `job` has them."""
+    """A job with its `details`, as the tenant's record type `job` defines them."""
 
     details: dict[str, JsonValue]
 
@@ -43,7 +43,7 @@ class JobDetails(Stored):
 
 
 class Payment(Stored):
-    """`amount` and `refunded` are in cents."""
+    """A payment; `amount` and `refunded` are in cents."""
 
     job_id: str
     amount: int
@@ -61,8 +61,7 @@ InvoiceStatus = Literal["draft", "issued", "overdue", "paid"]
 
 
 class Invoice(Stored):
-    """`amount` is in cents, `dunning_level` counts how often it was escalated. Its id is that of its job: there is one
-    invoice for a job."""
+    """An invoice; `amount` is in cents, `dunning_level` counts its escalations. It has the id of its job."""
 
     title: str
     send_to: str

@@ -1,5 +1,5 @@
-"""The host's own tables, as SQLAlchemy models. They are protected like the library's: rows of the tenant only, and
-writes only in an action.
+"""The host's own tables, as SQLAlchemy models. They have the protection of the library's own tables: only
+rows of the tenant are visible, and only actions write.
 """
 
 from datetime import date
@@ -21,7 +21,7 @@ class Base(DeclarativeBase):
 
 
 class Row(Base):
-    """A row of one tenant, whose id stands first in the key. The version counts its changes."""
+    """A row of one tenant, whose id is the first column of the key. The version counts its changes."""
 
     __abstract__ = True
 
@@ -35,7 +35,7 @@ class Row(Base):
 
 
 class CustomerRow(Row):
-    """Who the work is done for."""
+    """A customer."""
 
     __tablename__ = "customers"
 
@@ -44,7 +44,7 @@ class CustomerRow(Row):
 
 
 class JobRow(Row):
-    """The work."""
+    """A job."""
 
     __tablename__ = "jobs"
     __table_args__ = (ForeignKeyConstraint(["tenant_id", "customer_id"], ["customers.tenant_id", "customers.id"]),)
@@ -75,7 +75,7 @@ for table in Base.metadata.sorted_tables:
 
 
 def create_tables(owner_url: str) -> None:
-    """Make the tables that are missing. It takes the owner of the database, and actionengine's own tables in it."""
+    """Make the missing tables, as the owner of a database that has actionengine's own tables."""
     engine = create_engine(owner_url)
     try:
         Base.metadata.create_all(engine)

@@ -1,1 +1,1 @@
-"""One action a file, in a folder for each domain; `config.py` declares the services."""
+"""One action in a file, in a folder for each domain; `config.py` declares the services."""

@@ -1,1 +1,1 @@
-"""One file a kind of thing."""
+"""One file for each kind of record."""

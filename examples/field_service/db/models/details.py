@@ -1,4 +1,4 @@
-"""The details of jobs: documents of the record type `job`, under the id of the job. What they may say, it says."""
+"""The details of jobs: documents of the record type `job`, under the id of the job."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from examples.field_service.db.tables import JobRow
 
 
 def set_details(ctx: ActionContext, job: JobRow, details: Mapping[str, JsonValue]) -> JobDetails:
-    """Write the details of a job, which is locked; what was there before is gone."""
+    """Replace the details of a job, which is locked."""
     records = ctx.records("job")
     known = records.get(job.id)
     if known is None:

@@ -1,4 +1,4 @@
-"""Invoices: documents, like notes; and how they move on: draft, issued, overdue, paid."""
+"""Invoices: documents, like notes. Their states are draft, issued, overdue, paid."""
 
 from datetime import date
 from typing import Any
@@ -33,7 +33,7 @@ def list_invoices(ctx: ActionContext, after: str | None) -> list[Invoice]:
 
 
 def issue(ctx: ActionContext, invoice: Invoice, due: date, amount: int | None) -> Result[Invoice, ActionError]:
-    """Send a draft, for this amount of cents where it is another one than was drafted."""
+    """Send a draft, with another amount in cents if one is given."""
     wanted = {"status": "issued", "due": due, "amount": invoice.amount if amount is None else amount}
     return _move(ctx, invoice, wanted, "draft")
 
@@ -53,7 +53,7 @@ def settle_invoice(ctx: ActionContext, invoice: Invoice) -> Result[Invoice, Acti
 def _move(
     ctx: ActionContext, invoice: Invoice, wanted: dict[str, Any], *possible: InvoiceStatus
 ) -> Result[Invoice, ActionError]:
-    """Write what is wanted of an invoice, where its status is one of these."""
+    """Change an invoice if its status is one of these."""
     if invoice.status not in possible:
         message = f"the invoice {invoice.id} is {invoice.status}: it would have to be {' or '.join(possible)}"
         details = {"invoice_id": invoice.id, "status": invoice.status}

@@ -1,4 +1,4 @@
-"""Jobs, and how they move on: new, scheduled (and moved), completed, paid."""
+"""Jobs. Their states are new, scheduled, completed, paid."""
 
 from datetime import date
 
@@ -27,7 +27,7 @@ def add_job(ctx: ActionContext, customer: CustomerRow, title: str) -> Result[Job
 
 
 def schedule(ctx: ActionContext, job: JobRow, day: date) -> Result[Job, ActionError]:
-    """Fix, or move, the day of a job that is not done yet."""
+    """Set or move the day of a job that is not completed."""
     if job.status not in ("new", "scheduled"):
         return _wrong_status(job, "scheduled")
     job.status, job.scheduled_for = "scheduled", day
@@ -43,7 +43,7 @@ def complete(ctx: ActionContext, job: JobRow) -> Result[Job, ActionError]:
 
 
 def settle(ctx: ActionContext, job: JobRow) -> Result[Job, ActionError]:
-    """Mark a completed job as paid: no job is paid twice, whoever captures at the same time."""
+    """Mark a completed job as paid. The lock keeps two captures from paying it twice."""
     if job.status != "completed":
         return _wrong_status(job, "paid")
     job.status = "paid"

@@ -1,4 +1,4 @@
-"""Payments, and what may be given back of them."""
+"""Payments and refunds."""
 
 from returns.result import Failure, Result
 
@@ -17,14 +17,14 @@ def list_payments(ctx: ActionContext, after: str | None, job_id: str | None) -> 
 
 
 def add_payment(ctx: ActionContext, job: Job, amount: int, card_number: str) -> Result[Payment, ActionError]:
-    """Of the card, only the last digits are kept."""
+    """Add a payment, with only the last digits of the card."""
     ends_in = card_number[-4:]
     row = PaymentRow(tenant_id=ctx.tenant.id, job_id=job.id, amount=amount, card_ends_in=ends_in)
     return save(ctx, row, Payment)
 
 
 def refund(ctx: ActionContext, payment: PaymentRow, amount: int) -> Result[Payment, ActionError]:
-    """Give back so many cents of a payment, at most what is left of it."""
+    """Refund cents of a payment, at most the rest of it."""
     left = payment.amount - payment.refunded
     if amount > left:
         message = f"only {left} of the payment {payment.id} are left to refund, not {amount}"

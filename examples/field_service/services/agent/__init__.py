@@ -1,1 +1,1 @@
-"""What an AI is asked, as actions: it gives an answer, and changes nothing."""
+"""Questions to an AI, as actions that change nothing."""

@@ -1,7 +1,7 @@
-"""Ask a model how likely it is that an invoice will not be paid.
+"""Ask a model for the risk that an invoice is not paid.
 
-The model gets a prompt and gives a text, which counts for nothing until it is validated: it can say no more than an
-`Assessment` can, and does nothing by itself. What it took stands in the action log with the execution.
+The model returns a text, which must validate as an `Assessment`. The model itself changes nothing. The action log has
+its usage, in the row of the execution.
 """
 
 from typing import Literal

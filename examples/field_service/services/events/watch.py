@@ -1,4 +1,4 @@
-"""Whether somebody may watch the events, and from where: what a host asks before it opens a feed."""
+"""Check that an actor may watch the events, before a host opens a feed."""
 
 from pydantic import BaseModel, Field
 from returns.result import Result, Success
@@ -7,7 +7,7 @@ from actionengine import ActionError, create_action
 
 
 class Watch(BaseModel):
-    """Events after a position; of these types, or all."""
+    """The start of a feed: a position, and types of events (None for all)."""
 
     after: int = Field(default=0, ge=0, lt=2**63)
     types: list[str] | None = None

@@ -1,4 +1,4 @@
-"""Draft the invoice for a job that is done: what happens after `jobs.completed`, by itself."""
+"""Draft the invoice for a completed job. The event `jobs.completed` starts this action."""
 
 from returns.functions import tap
 from returns.result import Result

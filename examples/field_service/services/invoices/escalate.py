@@ -1,4 +1,4 @@
-"""Raise the dunning level of an invoice: what the escalation does once a manager has approved it."""
+"""Raise the dunning level of an invoice. The escalation executes it after a manager's approval."""
 
 from returns.result import Result
 

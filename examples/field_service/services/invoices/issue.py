@@ -1,4 +1,4 @@
-"""Send a draft to the customer: from now on it can be paid, or be late."""
+"""Send a draft to the customer. Afterwards it can be paid, or become overdue."""
 
 from datetime import date
 
@@ -12,7 +12,7 @@ from examples.field_service.services.invoices.reference import InvoiceReference,
 
 
 class Issue(InvoiceReference):
-    """`amount` is in cents; without it, it is what was drafted."""
+    """The input; `amount` is in cents, and the drafted amount by default."""
 
     due: date
     amount: int | None = Field(default=None, gt=0)

@@ -1,4 +1,4 @@
-"""Say that an invoice is late: the event of which sets the escalation going."""
+"""Mark an invoice as overdue. Its event starts the escalation."""
 
 from datetime import date
 
@@ -15,7 +15,7 @@ from examples.field_service.services.invoices.reference import InvoiceReference,
 
 
 class Late(InvoiceReference):
-    """Late on this day."""
+    """An invoice, and the day on which it is late."""
 
     day: date
 
@@ -32,7 +32,7 @@ def _handler(data: Late, ctx: ActionContext) -> Result[Invoice, ActionError]:
 
 
 def _tell(invoice: Invoice, customer: CustomerRow, data: Late, ctx: ActionContext) -> Invoice:
-    assert invoice.due is not None  # an invoice has a due day since it was issued
+    assert invoice.due is not None  # an issued invoice has a due day
     overdue = InvoiceOverdue(
         invoice_id=invoice.id,
         customer=customer.name,

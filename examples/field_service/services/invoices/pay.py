@@ -1,4 +1,4 @@
-"""Write down that an invoice was paid."""
+"""Mark an invoice as paid."""
 
 from returns.result import Result
 

@@ -1,4 +1,4 @@
-"""What actions on one invoice have in common: their input, and the name of the thing that they are about."""
+"""The input that actions on an invoice share, and their resource."""
 
 from pydantic import BaseModel
 

@@ -1,4 +1,4 @@
-"""The board in the office: what is to be done on which day."""
+"""Read the board of the office: the jobs of each day."""
 
 from datetime import date
 

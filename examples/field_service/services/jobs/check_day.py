@@ -1,4 +1,4 @@
-"""A before hook: nobody works on Sundays."""
+"""A before hook: no work on Sundays."""
 
 from datetime import date
 
@@ -11,7 +11,7 @@ _SUNDAY = 6
 
 
 class WorkingDay(BaseModel):
-    """Whatever has a day; the rest goes through as it is."""
+    """A payload with a day; other fields pass unchanged."""
 
     model_config = ConfigDict(extra="allow")
 

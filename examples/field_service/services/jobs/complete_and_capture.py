@@ -1,4 +1,4 @@
-"""Finish a job and take the money, both or neither: two actions in one unit of work."""
+"""Finish a job and take the money, in one unit of work."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Take on a job for a customer."""
+"""Create a job for a customer."""
 
 from pydantic import BaseModel, Field
 from returns.functions import tap

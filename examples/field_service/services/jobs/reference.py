@@ -1,4 +1,4 @@
-"""What actions on one job have in common: their input, and the name of the thing that they are about."""
+"""The input that actions on a job share, and their resource."""
 
 from pydantic import BaseModel
 

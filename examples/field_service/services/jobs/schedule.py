@@ -1,4 +1,4 @@
-"""Fix the day of a job."""
+"""Set the day of a job."""
 
 from datetime import date
 

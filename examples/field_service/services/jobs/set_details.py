@@ -1,4 +1,4 @@
-"""Say what is good to know about a job, in the fields that the tenant has given its jobs."""
+"""Write the details of a job, in the fields of the tenant's record type."""
 
 from pydantic import JsonValue
 from returns.result import Result

@@ -1,4 +1,4 @@
-"""Take the money for a finished job, once."""
+"""Take the money for a finished job."""
 
 from typing import Annotated
 
@@ -17,7 +17,7 @@ MAX_AMOUNT = 1_000_000_00
 
 
 class Capture(BaseModel):
-    """`amount` is in cents."""
+    """The input; `amount` is in cents."""
 
     job_id: str
     amount: int = Field(gt=0, le=MAX_AMOUNT)

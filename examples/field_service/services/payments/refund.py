@@ -1,4 +1,4 @@
-"""Give money back: a large refund needs a manager."""
+"""Refund a payment. A large refund needs a manager's approval."""
 
 from pydantic import BaseModel, Field
 from returns.result import Result
@@ -13,7 +13,7 @@ LARGE = 1_000_00
 
 
 class Refund(BaseModel):
-    """`amount` is in cents."""
+    """The input; `amount` is in cents."""
 
     payment_id: str
     amount: int = Field(gt=0)
