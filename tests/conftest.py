@@ -26,8 +26,10 @@ from actionengine import (
     create_engine,
     create_service,
 )
+from tests.backends import BACKENDS, requested_database
 from tests.command_line import Run, run_command, run_command_process
 from tests.faulty_proxy import FaultyProxy
+from tests.growth import AnyStorage, open_growing_storage
 from tests.postgres import copy_database, started_postgres
 
 if TYPE_CHECKING:
@@ -160,6 +162,14 @@ def postgres_database(postgres_server: str, postgres_template: Database) -> Data
 def fresh_postgres_database(postgres_server: str, postgres_template: Database) -> Database:
     """A migrated database of one test."""
     return copy_database(postgres_server, postgres_template, "fresh")
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def growing_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnyStorage]:
+    """Each storage, with one connection, for the tests of a file."""
+    database = requested_database(request, request.param)
+    with open_growing_storage(request.param, tmp_path_factory.mktemp("growth"), database) as storage:
+        yield storage
 
 
 @pytest.fixture

@@ -7,17 +7,35 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import psycopg
+from examples.embedded_postgres import Database
 from psycopg import sql
+from returns.result import Success
+from uuid_utils import uuid7
 
-from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage, Tenant
+from actionengine import (
+    Actor,
+    ApprovalPolicy,
+    Engine,
+    InMemoryStorage,
+    PostgresStorage,
+    RequestContext,
+    SQLiteStorage,
+    Tenant,
+    create_action,
+    create_engine,
+    create_service,
+)
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
+from actionengine.storage.records import APPROVALS
 
 AnyStorage = InMemoryStorage | SQLiteStorage | PostgresStorage
 
@@ -25,6 +43,84 @@ PLANS = ("force_custom_plan", "force_generic_plan")
 """How PostgreSQL plans a prepared statement: for its parameters; or once for all, as it may do from the sixth on."""
 
 _STEPS_AT_ONCE = 10
+
+FEW, MANY = 60, 960
+"""Numbers of rows in a short past and in a long one: a page of what matters fits the short one."""
+
+BOSS = Actor.human("boss", permissions=["*"])
+ANN = Actor.human("ann", permissions=["pay"])
+
+
+class Office:
+    """A tenant with a past."""
+
+    def __init__(self, storage: AnyStorage) -> None:
+        self.storage = storage
+        self.tenant = storage.create_tenant(slug=f"t-{uuid4().hex}", name="Office")
+        policy = ApprovalPolicy(when=lambda data, ctx: True, permission="pay.approve")
+        pay = create_action(name="pay", description="x", handler=lambda data, ctx: Success(1), approval=policy)
+        note = create_action(name="note", description="x", handler=lambda data, ctx: Success(1))
+        service = create_service(name="work", description="x", actions=[pay, note])
+        self.engine: Engine = create_engine(services=[service], storage=storage)
+
+    def do(self, name: str, payload: Mapping[str, Any], actor: Actor = BOSS) -> Any:
+        service, _, action = name.partition(".")
+        return self.engine.execute_action(service, action, payload, RequestContext(self.tenant, actor))
+
+    def approvals(self, number: int, **changes: Any) -> None:
+        """Add approvals that are like one which was asked for."""
+        self.do("work.pay", {"amount": 1}, ANN)
+        (newest,) = self.records(APPROVALS, 1)
+        fill(
+            self.storage,
+            self.tenant,
+            APPROVALS,
+            [(id, {**newest.data, "id": id, **changes}) for id in (str(uuid7()) for _ in range(number))],
+        )
+
+    def records(self, collection: str, limit: int = 100) -> Any:
+        unit = self.storage.unit_of_work(self.tenant, str(uuid4()), "sync", read_only=True)
+        try:
+            return run_sync(unit.records(collection).list(limit=limit, descending=True))
+        finally:
+            run_sync(unit.rollback())
+
+
+OfficeT = TypeVar("OfficeT", bound=Office)
+
+_OFFICES: dict[Any, tuple[Any, Any]] = {}
+
+
+@contextmanager
+def open_growing_storage(kind: str, folder: Path, database: Database | None) -> Iterator[AnyStorage]:
+    """Open a storage with one connection, for the tests of a file."""
+    storage: Any
+    if kind == "memory":
+        storage = InMemoryStorage()
+    elif database is None:
+        storage = SQLiteStorage(folder / "growth.db", pool_size=1, max_overflow=0)
+    else:
+        storage = PostgresStorage(database.app_url, pool_size=1, max_overflow=0)
+    with storage:
+        yield storage
+    _OFFICES.clear()
+
+
+def costs_the_same(
+    storage: AnyStorage,
+    past: Callable[[OfficeT, int], None],
+    operation: Callable[[OfficeT], object],
+    make: Callable[[AnyStorage], OfficeT] = Office,  # type: ignore[assignment]
+) -> None:
+    """Expect that an operation does about as much with a long past as with a short one, which tests of a file share."""
+    if (storage, past, make) not in _OFFICES:
+        _OFFICES[storage, past, make] = made = make(storage), make(storage)
+        for office, number in zip(made, (FEW, MANY), strict=True):
+            past(office, number)
+    offices = _OFFICES[storage, past, make]
+    few, many = (count(storage, office.tenant, partial(operation, office)) for office in offices)
+    assert few.keys() == many.keys()
+    assert all(many[name] <= 1.5 * few[name] + 20 for name in few), (few, many)
 
 
 def count(storage: AnyStorage, tenant: Tenant, operation: Callable[[], object]) -> dict[str, int]:

@@ -2,109 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from returns.result import Success
-from uuid_utils import uuid7
 
 from actionengine import (
     Actor,
-    ApprovalPolicy,
     CallbackPublisher,
-    Engine,
-    InMemoryStorage,
-    PostgresStorage,
     Relay,
-    RequestContext,
-    SQLiteStorage,
-    create_action,
-    create_engine,
-    create_service,
 )
 from actionengine.concurrency.run_sync import run_sync
-from actionengine.storage.records import APPROVALS, ROLE_ASSIGNMENTS, ROLES
+from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES
 from actionengine.text.names import fold
-from tests.growth import AnyStorage, count, fill
-
-FEW, MANY = 60, 960
-"""So that a page of what matters fits, and what does not is sixteen times as much."""
-
-BOSS = Actor.human("boss", permissions=["*"])
-ANN = Actor.human("ann", permissions=["pay"])
-
-
-class Office:
-    """A tenant with a past."""
-
-    def __init__(self, storage: AnyStorage) -> None:
-        self.storage = storage
-        self.tenant = storage.create_tenant(slug=f"t-{uuid4().hex}", name="Office")
-        policy = ApprovalPolicy(when=lambda data, ctx: True, permission="pay.approve")
-        pay = create_action(name="pay", description="x", handler=lambda data, ctx: Success(1), approval=policy)
-        note = create_action(name="note", description="x", handler=lambda data, ctx: Success(1))
-        service = create_service(name="work", description="x", actions=[pay, note])
-        self.engine: Engine = create_engine(services=[service], storage=storage)
-
-    def do(self, name: str, payload: Mapping[str, Any], actor: Actor = BOSS) -> Any:
-        service, _, action = name.partition(".")
-        return self.engine.execute_action(service, action, payload, RequestContext(self.tenant, actor))
-
-    def approvals(self, number: int, **changes: Any) -> None:
-        """Add approvals that are like one which was asked for."""
-        self.do("work.pay", {"amount": 1}, ANN)
-        (newest,) = self.records(APPROVALS, 1)
-        fill(
-            self.storage,
-            self.tenant,
-            APPROVALS,
-            [(id, {**newest.data, "id": id, **changes}) for id in (str(uuid7()) for _ in range(number))],
-        )
-
-    def records(self, collection: str, limit: int = 100) -> Any:
-        unit = self.storage.unit_of_work(self.tenant, str(uuid4()), "sync", read_only=True)
-        try:
-            return run_sync(unit.records(collection).list(limit=limit, descending=True))
-        finally:
-            run_sync(unit.rollback())
-
-
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStorage]:
-    if request.param == "memory":
-        yield InMemoryStorage()
-    elif request.param == "sqlite":
-        with SQLiteStorage(tmp_path / "growth.db", pool_size=1, max_overflow=0) as sqlite:
-            yield sqlite
-    else:
-        database = request.getfixturevalue("postgres_database")
-        with PostgresStorage(database.app_url, pool_size=1, max_overflow=0) as postgres:
-            yield postgres
-
-
-OfficeT = TypeVar("OfficeT", bound=Office)
-
-
-def costs_the_same(
-    storage: AnyStorage,
-    past: Callable[[OfficeT, int], None],
-    operation: Callable[[OfficeT], object],
-    make: Callable[[AnyStorage], OfficeT] = Office,  # type: ignore[assignment]
-) -> None:
-    """Expect that an operation does about as much with a long past as with a short one."""
-    counts = []
-    for number in (FEW, MANY):
-        office = make(storage)
-        past(office, number)
-        counts.append(count(storage, office.tenant, partial(operation, office)))
-    few, many = counts
-    assert few.keys() == many.keys()
-    assert all(many[name] <= 1.5 * few[name] + 20 for name in few), counts
+from tests.growth import ANN, AnyStorage, Office, costs_the_same, fill
 
 
 def decided(office: Office, number: int) -> None:
@@ -134,24 +47,24 @@ def expired(office: Office, number: int) -> None:
     ],
     ids=str,
 )
-def test_a_list_of_approvals_does_not_read_decided_ones(storage: AnyStorage, asked: dict[str, Any]) -> None:
-    costs_the_same(storage, decided, lambda office: office.do("approvals.list", asked).unwrap())
+def test_a_list_of_approvals_does_not_read_decided_ones(growing_storage: AnyStorage, asked: dict[str, Any]) -> None:
+    costs_the_same(growing_storage, decided, lambda office: office.do("approvals.list", asked).unwrap())
 
 
 @pytest.mark.parametrize("asked", [{}, {"status": "pending"}, {"status": "expired"}], ids=str)
-def test_who_may_see_no_approval_costs_no_more_than_others(storage: AnyStorage, asked: dict[str, Any]) -> None:
+def test_who_may_see_no_approval_costs_no_more_than_others(growing_storage: AnyStorage, asked: dict[str, Any]) -> None:
     stranger = Actor.human("eve")
 
     def look(office: Office) -> None:
         page = office.do("approvals.list", asked, stranger).unwrap()
         assert page.items == ()
 
-    costs_the_same(storage, somebody_elses, look)
+    costs_the_same(growing_storage, somebody_elses, look)
 
 
 @pytest.mark.parametrize("status", ["pending", "expired"])
-def test_a_page_looks_at_so_many_approvals_that_have_expired(storage: AnyStorage, status: str) -> None:
-    costs_the_same(storage, expired, lambda office: office.do("approvals.list", {"status": status}).unwrap())
+def test_a_page_looks_at_so_many_approvals_that_have_expired(growing_storage: AnyStorage, status: str) -> None:
+    costs_the_same(growing_storage, expired, lambda office: office.do("approvals.list", {"status": status}).unwrap())
 
 
 # Roles
@@ -208,25 +121,25 @@ def reassign(office: Office) -> None:
     ],
     ids=["define", "delete", "reassign", "redefine", "of_actor", "list"],
 )
-def test_a_role_costs_no_more_among_many(storage: AnyStorage, operation: Callable[[Office], object]) -> None:
-    costs_the_same(storage, roles_and_holders, operation)
+def test_a_role_costs_no_more_among_many(growing_storage: AnyStorage, operation: Callable[[Office], object]) -> None:
+    costs_the_same(growing_storage, roles_and_holders, operation)
 
 
-def test_to_delete_a_role_of_many_costs_no_more(storage: AnyStorage) -> None:
+def test_to_delete_a_role_of_many_costs_no_more(growing_storage: AnyStorage) -> None:
     def delete(office: Office) -> None:
         office.do("roles.define", READER, ADMIN).unwrap()
         office.do("roles.delete", {"name": READER["name"]}, ADMIN).unwrap()
 
-    costs_the_same(storage, roles_and_holders, delete)
+    costs_the_same(growing_storage, roles_and_holders, delete)
 
 
-def test_a_relay_takes_large_events_by_their_bytes(storage: AnyStorage) -> None:
-    office = Office(storage)
-    Relay(storage, CallbackPublisher(lambda event: None)).drain()
+def test_a_relay_takes_large_events_by_their_bytes(growing_storage: AnyStorage) -> None:
+    office = Office(growing_storage)
+    Relay(growing_storage, CallbackPublisher(lambda event: None)).drain()
     for _ in range(7):
         office.do("work.note", {"text": "x" * 900_000}).unwrap()
 
-    outbox, taken = storage.outbox("sync"), list[int]()
+    outbox, taken = growing_storage.outbox("sync"), list[int]()
     while batch := run_sync(outbox.take(100, 30.0)):
         taken.append(len(batch))
         run_sync(outbox.settle(batch, []))
@@ -235,8 +148,8 @@ def test_a_relay_takes_large_events_by_their_bytes(storage: AnyStorage) -> None:
     assert taken == [5, 2] or (sum(taken) == 7 and max(taken) <= 5)
 
 
-def test_a_page_of_large_approvals_ends_with_its_bytes(storage: AnyStorage) -> None:
-    office = Office(storage)
+def test_a_page_of_large_approvals_ends_with_its_bytes(growing_storage: AnyStorage) -> None:
+    office = Office(growing_storage)
     text = "x" * 900_000
     for _ in range(7):
         office.do("work.pay", {"text": text}, ANN).failure()

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from actionengine import PostgresStorage, SQLiteStorage, create_engine
+from actionengine import create_engine
 from actionengine.changes import change_control_services
 from actionengine.changes.guard import RecordTypeGuard
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.tables import CHANGES, PROJECTS, RECORD_TYPES, Table
-from tests.growth import AnyStorage
-from tests.test_growth import Office, costs_the_same
+from tests.growth import AnyStorage, Office, costs_the_same
 
 
 class Plant(Office):
@@ -76,15 +74,7 @@ class Plant(Office):
             run_sync(unit.rollback())
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStorage]:
-    if request.param == "sqlite":
-        with SQLiteStorage(tmp_path / "growth.db", pool_size=1, max_overflow=0) as sqlite:
-            yield sqlite
-    else:
-        database = request.getfixturevalue("postgres_database")
-        with PostgresStorage(database.app_url, pool_size=1, max_overflow=0) as postgres:
-            yield postgres
+pytestmark = pytest.mark.parametrize("growing_storage", ["sqlite", "postgres"], indirect=True, scope="module")
 
 
 def of_one_key(plant: Plant, number: int) -> None:
@@ -116,8 +106,8 @@ def activate_again(plant: Plant) -> None:
     ],
     ids=["activate", "check active", "check retired", "check draft", "get"],
 )
-def test_many_projects_with_a_key_cost_no_more(storage: AnyStorage, operation: Callable[[Plant], object]) -> None:
-    costs_the_same(storage, of_one_key, operation, Plant)
+def test_many_projects_with_a_key_cost_no_more(growing_storage: AnyStorage, operation: Callable[[Plant], object]) -> None:
+    costs_the_same(growing_storage, of_one_key, operation, Plant)
 
 
 def of_one_project(plant: Plant, number: int) -> None:
@@ -126,13 +116,13 @@ def of_one_project(plant: Plant, number: int) -> None:
 
 
 @pytest.mark.parametrize("status", ["active", "draft"])
-def test_a_list_of_record_types_reads_one_status(storage: AnyStorage, status: str) -> None:
+def test_a_list_of_record_types_reads_one_status(growing_storage: AnyStorage, status: str) -> None:
     def listed(plant: Plant) -> None:
         asked = {"project_id": plant.projects["other"], "status": status}
         found = plant.do("record_types.list", asked).unwrap()
         assert [each.key for each in found] == (["zone"] if status == "active" else [])
 
-    costs_the_same(storage, of_one_project, listed, Plant)
+    costs_the_same(growing_storage, of_one_project, listed, Plant)
 
 
 def drafts(plant: Plant, number: int) -> None:
@@ -152,8 +142,8 @@ def drafts(plant: Plant, number: int) -> None:
 
 
 @pytest.mark.parametrize("status", ["Merged", "Ready", "Validating"])
-def test_a_list_of_changes_reads_one_status(storage: AnyStorage, status: str) -> None:
+def test_a_list_of_changes_reads_one_status(growing_storage: AnyStorage, status: str) -> None:
     def listed(plant: Plant) -> None:
         assert plant.do("changes.list", {"project_id": plant.projects["mine"], "status": status}).unwrap() == ()
 
-    costs_the_same(storage, drafts, listed, Plant)
+    costs_the_same(growing_storage, drafts, listed, Plant)

@@ -22,9 +22,7 @@ from actionengine.workflows.runs.step_handlers import ASSIGNMENTS
 from actionengine.workflows.runs.store import ENDS, RUNS, TRIGGERS, derived_run_id
 from actionengine.workflows.runtime.scheduler import Scheduler
 from actionengine.workflows.services import purge as purging
-from tests.growth import AnyStorage, count, fill
-from tests.test_growth import Office, costs_the_same
-from tests.test_growth import storage as storage
+from tests.growth import AnyStorage, Office, costs_the_same, count, fill
 
 if TYPE_CHECKING:
     from actionengine.durable.client import DurableClient
@@ -107,29 +105,31 @@ def grows(storage: AnyStorage, past: Callable[[Works, int], None], operation: Ca
     ],
     ids=str,
 )
-def test_a_list_of_runs_does_not_read_those_that_have_ended(storage: AnyStorage, asked: dict[str, Any]) -> None:
-    grows(storage, ended_runs, lambda works: works.do("workflows.list", asked).unwrap())
+def test_a_list_of_runs_does_not_read_those_that_have_ended(growing_storage: AnyStorage, asked: dict[str, Any]) -> None:
+    grows(growing_storage, ended_runs, lambda works: works.do("workflows.list", asked).unwrap())
 
 
-def test_a_run_costs_no_more_after_many(storage: AnyStorage) -> None:
+def test_a_run_costs_no_more_after_many(growing_storage: AnyStorage) -> None:
     def cancel(works: Works) -> None:
         works.do("workflows.cancel", {"run_id": works.start("new")}).unwrap()
 
-    grows(storage, ended_runs, cancel)
+    grows(growing_storage, ended_runs, cancel)
 
 
 @pytest.mark.parametrize("past", [ended_runs, long_runs], ids=["began later", "began earlier"])
-def test_a_purge_does_not_read_runs_that_ended_later(storage: AnyStorage, past: Callable[[Works, int], None]) -> None:
+def test_a_purge_does_not_read_runs_that_ended_later(
+    growing_storage: AnyStorage, past: Callable[[Works, int], None]
+) -> None:
     asked = {"ended_before": (datetime.now(UTC) - timedelta(minutes=1)).isoformat(), "limit": 5}
-    grows(storage, past, lambda works: works.do("workflows.purge", asked).unwrap())
+    grows(growing_storage, past, lambda works: works.do("workflows.purge", asked).unwrap())
 
 
-def test_a_purge_reads_as_many_runs_as_it_removes(storage: AnyStorage) -> None:
+def test_a_purge_reads_as_many_runs_as_it_removes(growing_storage: AnyStorage) -> None:
     def purge(works: Works) -> None:
         asked = {"ended_before": datetime.now(UTC).isoformat(), "limit": 5}
         assert works.do("workflows.purge", asked).unwrap().has_more
 
-    grows(storage, ended_runs, purge)
+    grows(growing_storage, ended_runs, purge)
 
 
 def test_a_purge_passes_none_of_what_was_removed_while_a_snapshot_is_held(postgres_database: Database) -> None:
@@ -153,18 +153,18 @@ def test_a_purge_passes_none_of_what_was_removed_while_a_snapshot_is_held(postgr
 
 
 def test_a_purge_begins_with_the_first_run_again_after_a_while(
-    storage: AnyStorage, monkeypatch: pytest.MonkeyPatch
+    growing_storage: AnyStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    works = Works(storage)
+    works = Works(growing_storage)
     ended_runs(works, 3)
     purge = partial(works.do, "workflows.purge", {"ended_before": datetime.now(UTC).isoformat(), "limit": 2})
     monkeypatch.setattr(purging, "_FULL_SCAN_INTERVAL", -1.0)
     assert purge().unwrap() == Purged(runs=2, has_more=True)
     # Its end is committed late.
     late = derived_run_id(datetime.now(UTC), "late")
-    fill(storage, works.tenant, ENDS, [(f"{sortable(datetime.now(UTC) - timedelta(hours=1))}/{late}", {})])
+    fill(growing_storage, works.tenant, ENDS, [(f"{sortable(datetime.now(UTC) - timedelta(hours=1))}/{late}", {})])
     (run,) = works.records(RUNS, 1)
-    fill(storage, works.tenant, RUNS, [(late, run.data)])
+    fill(growing_storage, works.tenant, RUNS, [(late, run.data)])
 
     assert purge().unwrap() == Purged(runs=2, has_more=False)
 
@@ -183,9 +183,9 @@ class NothingUnderWay:
 
 
 @pytest.mark.parametrize("past", [ended_runs, other_triggers], ids=["ended runs", "triggers"])
-def test_a_restore_reads_what_waits(storage: AnyStorage, past: Callable[[Works, int], None]) -> None:
+def test_a_restore_reads_what_waits(growing_storage: AnyStorage, past: Callable[[Works, int], None]) -> None:
     agenda = Scheduler(cast("DurableClient", NothingUnderWay()))
-    grows(storage, past, lambda works: agenda.restore(works.storage, works.tenant))
+    grows(growing_storage, past, lambda works: agenda.restore(works.storage, works.tenant))
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,10 @@ def test_a_restore_reads_what_waits(storage: AnyStorage, past: Callable[[Works, 
     ],
     ids=str,
 )
-def test_a_list_of_assignments_does_not_read_those_of_others(storage: AnyStorage, asked: dict[str, Any]) -> None:
-    grows(storage, done_assignments, lambda works: works.do("workflow_assignments.list", asked).unwrap())
+def test_a_list_of_assignments_does_not_read_those_of_others(
+    growing_storage: AnyStorage, asked: dict[str, Any]
+) -> None:
+    grows(growing_storage, done_assignments, lambda works: works.do("workflow_assignments.list", asked).unwrap())
 
 
 @pytest.mark.parametrize(
@@ -221,22 +223,22 @@ def test_a_list_of_assignments_does_not_read_those_of_others(storage: AnyStorage
     ids=["list", "create", "activate"],
 )
 def test_a_trigger_costs_no_more_among_those_of_others(
-    storage: AnyStorage, operation: Callable[[Works], object]
+    growing_storage: AnyStorage, operation: Callable[[Works], object]
 ) -> None:
-    grows(storage, other_triggers, operation)
+    grows(growing_storage, other_triggers, operation)
 
 
-@pytest.mark.parametrize("storage", ["memory"], indirect=True)
-def test_an_event_costs_as_much_as_the_triggers_that_wait_for_it(storage: AnyStorage, tmp_path: Any) -> None:
+@pytest.mark.parametrize("growing_storage", ["memory"], indirect=True)
+def test_an_event_costs_as_much_as_the_triggers_that_wait_for_it(growing_storage: AnyStorage, tmp_path: Any) -> None:
     def deliver(works: Works) -> None:
         async def publish() -> None:
             publisher = WorkflowPublisher(
                 works.engine, tmp_path / "durable.sqlite", tenant_of=lambda tenant_id: works.tenant
             )
-            stored = storage.read_events(works.tenant, types=["workflows.started"], limit=1)
+            stored = growing_storage.read_events(works.tenant, types=["workflows.started"], limit=1)
             event = Event.of(stored[0].position, stored[0].event)._replace(type="job.gone")
             assert await publisher.publish([event]) == {}
 
         asyncio.run(publish())
 
-    grows(storage, other_triggers, deliver)
+    grows(growing_storage, other_triggers, deliver)
