@@ -243,10 +243,12 @@ class SQLHarness:
 
     def rows_of(self, party: Party) -> dict[str, list[str]]:
         """Each row that a tenant has, in every table, as text."""
-        return {
-            table: [row for (row,) in self.query(f"SELECT t::text FROM {table} t WHERE tenant_id = %s", party.id)]
-            for table in GUARDED
-        }
+        selects = (f"SELECT '{table}', t::text FROM {table} t WHERE tenant_id = %(id)s" for table in GUARDED)
+        rows: dict[str, list[str]] = {table: [] for table in GUARDED}
+        found = self._superuser.execute(" UNION ALL ".join(selects).encode(), {"id": party.id})
+        for table, row in found:
+            rows[table].append(row)
+        return rows
 
     @contextmanager
     def untouched(self, party: Party) -> Iterator[None]:

@@ -12,18 +12,7 @@ from sqlalchemy import create_engine, make_url
 
 from actionengine import PostgresStorage
 from tests.isolation.attacks import READ_ALL
-from tests.isolation.harness import (
-    CHANGE_CONTROL,
-    ENDINGS,
-    HOST_TABLE,
-    KEY,
-    MODES,
-    Ending,
-    Loot,
-    Mode,
-    Party,
-    SQLHarness,
-)
+from tests.isolation.harness import CHANGE_CONTROL, HOST_TABLE, KEY, MODES, Ending, Loot, Mode, Party, SQLHarness
 from tests.isolation.leftovers import HARVEST, HIJACKED, LEFTOVERS, REPLAY
 
 
@@ -87,9 +76,23 @@ def fresh_connections_after_a_failure(harness: SQLHarness) -> Iterator[None]:
         raise
 
 
-@pytest.mark.parametrize("script", LEFTOVERS.values(), ids=LEFTOVERS)
-def test_the_next_tenant_works_and_is_not_overheard(signed_harness: SQLHarness, script: tuple[str, ...]) -> None:
-    for ending, mode in zip(ENDINGS, MODES * 2, strict=True):
+WAYS: list[list[tuple[Ending, Mode]]] = [
+    [("succeed", "sync"), ("abort", "async")],
+    [("fail", "async"), ("raise", "sync")],
+]
+EACH_SCRIPT = [
+    pytest.param(script, WAYS[(number + rest) % 2], id=f"{name}{rest or ''}", marks=[pytest.mark.soak] * rest)
+    for rest in (0, 1)
+    for number, (name, script) in enumerate(LEFTOVERS.items())
+]
+"""Each script in both modes, with two of the endings, and with the other two in a soak."""
+
+
+@pytest.mark.parametrize(("script", "ways"), EACH_SCRIPT)
+def test_the_next_tenant_works_and_is_not_overheard(
+    signed_harness: SQLHarness, script: tuple[str, ...], ways: list[tuple[Ending, Mode]]
+) -> None:
+    for ending, mode in ways:
         victim = signed_harness.new_party("umbrella")
 
         with fresh_connections_after_a_failure(signed_harness):
