@@ -106,7 +106,9 @@ def activate_again(plant: Plant) -> None:
     ],
     ids=["activate", "check active", "check retired", "check draft", "get"],
 )
-def test_many_projects_with_a_key_cost_no_more(growing_storage: AnyStorage, operation: Callable[[Plant], object]) -> None:
+def test_many_projects_with_a_key_cost_no_more(
+    growing_storage: AnyStorage, operation: Callable[[Plant], object]
+) -> None:
     costs_the_same(growing_storage, of_one_key, operation, Plant)
 
 
