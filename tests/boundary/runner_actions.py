@@ -84,11 +84,6 @@ def late(data: Input, work: ModuleHandle) -> Any:
     return "late"
 
 
-def spins(data: Input, work: ModuleHandle) -> Any:
-    while True:
-        pass
-
-
 def connects(data: Input, work: ModuleHandle) -> Any:
     """Whether a port of this machine is reached, by this process and by a command."""
     code = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), 30)"
@@ -121,7 +116,7 @@ def _action(handler: Callable[[Any, ModuleHandle], Any], *capabilities: str) -> 
 
 ACTIONS = (
     *MODULE_ACTIONS,
-    *(_action(handler) for handler in (echo, prints, gives, raises, exits, late, spins, threads)),
+    *(_action(handler) for handler in (echo, prints, gives, raises, exits, late, threads)),
     _action(sleeps, "fs:read", "cmd:run"),
     _action(connects, "cmd:run"),
     _action(appends, "fs:read", "fs:write"),

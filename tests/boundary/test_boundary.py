@@ -101,7 +101,7 @@ def test_what_is_not_named_is_missing(refusal_of: Any) -> None:
 
 
 @both_sides
-def test_work_has_what_it_asks_for_and_not_what_the_profile_grants(refusal_of: Any, tmp_path: Path) -> None:
+def test_work_has_the_capabilities_of_its_request_only(refusal_of: Any, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     for action in MODULE_ACTIONS:
         for lacking in action.capabilities:
@@ -180,7 +180,7 @@ def test_an_input_is_the_actions() -> None:
     assert caught.value.code is ErrorCode.INVALID_INPUT
 
 
-def test_a_boundary_is_made_of_a_profile_and_actions_with_names_of_their_own() -> None:
+def test_a_boundary_needs_a_profile_and_distinct_actions() -> None:
     with pytest.raises(ConfigurationError, match="CapabilityProfile"):
         Boundary("READ_ONLY", MODULE_ACTIONS)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="'read'"):

@@ -86,7 +86,7 @@ def test_what_passes_comes_with_its_module_action_and_input() -> None:
     assert admitted.data == Named(path="a/b", depth=2)
 
 
-def test_a_boundary_is_made_of_a_profile_and_actions_of_different_names() -> None:
+def test_a_boundary_requires_a_profile_and_distinct_names() -> None:
     boundary = Boundary(READ_ONLY, ACTIONS)
     assert boundary.profile is READ_ONLY
     assert list(boundary.actions) == ["fs:look", "cmd:try"]
@@ -104,7 +104,7 @@ def test_a_module_is_its_tenants_by_id_and_not_by_slug() -> None:
     boundary = Boundary(READ_ONLY, ACTIONS)
     theirs = ModuleContext(id="website", root=Path("/nowhere"), tenant=namesake)
     error = refusal(TenantMismatchError, boundary, module=theirs)
-    assert error.message == "the module 'website' is not of the request's tenant"
+    assert error.message == "the module 'website' belongs to another tenant"
     assert error.details == {"refusal": "tenant_mismatch", "module": "website"}
     assert str(namesake.id) not in str(error.to_dict())
     mine = ModuleContext(id="website", root=Path("/nowhere"), tenant=renamed)
@@ -115,7 +115,7 @@ def test_a_module_is_its_tenants_by_id_and_not_by_slug() -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "message", "details"),
     [
-        ({"tenant": None}, MissingTenantError, "the request r1 is for no tenant", {}),
+        ({"tenant": None}, MissingTenantError, "the request r1 names no tenant", {}),
         ({"module": None}, MissingModuleError, "the request r1 names no module", {}),
         (
             {"module": ModuleContext(id="website", root=Path("/nowhere"))},
@@ -123,7 +123,7 @@ def test_a_module_is_its_tenants_by_id_and_not_by_slug() -> None:
             "the module 'website' of the request r1 names no tenant",
             {"module": "website"},
         ),
-        ({"tenant": None, "module": None}, MissingTenantError, "the request r1 is for no tenant", {}),
+        ({"tenant": None, "module": None}, MissingTenantError, "the request r1 names no tenant", {}),
     ],
 )
 def test_a_request_has_a_tenant_and_a_module_of_it(
@@ -151,7 +151,7 @@ def test_the_capabilities_that_count_are_those_of_the_request() -> None:
     assert both.request.capabilities == {Capability.FS_READ, Capability.CMD_RUN}
 
 
-def test_a_profile_bounds_what_a_request_asks_for_whether_it_needs_it_or_not() -> None:
+def test_a_profile_bounds_even_unneeded_capabilities() -> None:
     boundary = Boundary(READ_ONLY, ACTIONS)
     error = refusal(CapabilityNotGrantedError, boundary, capabilities=["net:http", "fs:read", "cmd:run"])
     assert error.message == "the profile READ_ONLY does not grant cmd:run, net:http"
@@ -176,7 +176,7 @@ def test_profiles_grant_what_their_names_say() -> None:
     assert WORKFLOW_MODULE_DEFAULT.name == "WORKFLOW_MODULE_DEFAULT"
 
 
-def test_an_action_that_there_is_not_is_not_found_with_the_nearest_name() -> None:
+def test_an_unknown_action_is_not_found_with_the_nearest_name() -> None:
     boundary = Boundary(READ_ONLY, ACTIONS)
     near = refusal(ActionError, boundary, action="fs:lok")
     assert (near.code, near.message) == (
@@ -290,7 +290,7 @@ def test_links_are_followed_inside_and_refused_outside(root: Any) -> None:
         with pytest.raises(PathEscapeError, match="leads out"):
             reached(opened, path)
     for path in ("absolute", "a/../absolute"):
-        with pytest.raises(PathEscapeError, match="'absolute' in it is a link to an absolute path"):
+        with pytest.raises(PathEscapeError, match="its part 'absolute' is a link to an absolute path"):
             reached(opened, path)
 
 
@@ -384,7 +384,7 @@ def test_a_folder_that_never_stands_still_is_a_conflict(root: Any, monkeypatch: 
     assert len(tries) == 100
     assert caught.value.code is ErrorCode.CONFLICT
     assert caught.value.details == {"path": "a/x"}
-    assert caught.value.message == ("the folders on the way to 'a/x' are being moved by someone else; try again")
+    assert caught.value.message == ("another process is moving the folders of 'a/x'; try again")
 
 
 def test_up_is_where_the_way_came_down(root: Any) -> None:

@@ -187,5 +187,5 @@ def test_a_check_takes_diffs_that_change_lines() -> None:
 
     assert check_diff(diff) == diff
     assert changed_lines(diff) == (2, 1)
-    with pytest.raises(ValueError, match="no line is added or removed"):
+    with pytest.raises(ValueError, match="adds and removes no line"):
         check_diff("--- a/x\n+++ b/x\n")

@@ -41,7 +41,7 @@ class TestSystemErrors:
         ids=lambda each: errno.errorcode[each] if type(each) is int else "",
     )
     @pytest.mark.parametrize("call", ["open", "write", "fsync", "rename"])
-    def test_a_write_that_the_system_fails_is_told_and_leaves_what_was_there(
+    def test_a_failed_write_is_reported_and_leaves_the_file(
         self,
         call: str,
         number: int,

@@ -223,7 +223,7 @@ def test_a_readable_path_that_is_not_there_is_no_trouble(walled: Walled) -> None
 
 
 @pytest.mark.parametrize("kind", [InProcessRunner, SubprocessRunner])
-def test_a_profile_that_requires_it_lets_commands_change_what_the_request_may_write(
+def test_required_isolation_lets_commands_write_with_fs_write(
     kind: type[InProcessRunner] | type[SubprocessRunner], walled: Walled
 ) -> None:
     """The profile grants `fs:write`; what counts is that the request has it."""
@@ -259,7 +259,7 @@ def no_landlock(number: int) -> Any:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM], ids=errno.errorcode.get)
-def test_a_profile_that_requires_it_is_refused_where_it_is_missing(
+def test_required_isolation_refuses_commands_where_it_is_missing(
     number: int, walled: Walled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(confinement, "syscall", no_landlock(number))
@@ -299,7 +299,7 @@ def test_work_that_runs_no_command_needs_none(walled: Walled, monkeypatch: pytes
     assert ran(InProcessRunner(REQUIRING), request).file_isolation == "not_needed"
 
 
-def test_old_landlock_without_a_filter_for_truncation_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_landlock_without_a_truncation_filter_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(confinement, "syscall", lambda *arguments: 2)
     assert confinement.landlock_abi() == 2
     monkeypatch.setattr(confinement, "_PROCESSORS", {})
@@ -398,9 +398,7 @@ def test_rulesets_have_the_form_that_each_abi_knows(monkeypatch: pytest.MonkeyPa
     assert made[9, True] == (0x1FFFF, 0, 3)
 
 
-def test_rules_give_files_no_rights_of_folders_and_none_that_the_abi_lacks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rules_give_files_only_rights_of_files_and_of_the_abi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rules: list[tuple[int, bytes]] = []
 
     def call(number: int, ruleset: Any, kind: Any, form: Any, flags: Any) -> int:

@@ -98,7 +98,7 @@ class TestReadingAndWriting:
 
         assert code_of(lambda: files.read("sparse")) == ErrorCode.UNPROCESSABLE
 
-    def test_a_file_that_grows_while_it_is_read_is_not_read_beyond_the_limit(
+    def test_a_growing_file_is_not_read_beyond_the_limit(
         self, files: ModuleFiles, walled: Walled, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         read = os.read
@@ -307,7 +307,7 @@ class TestWhatIsNoFile:
         files.delete("special")
         assert not os.path.lexists("special")
 
-    def test_a_fifo_that_takes_the_place_of_a_file_just_then_is_not_waited_for(
+    def test_a_fifo_that_replaces_a_file_is_not_waited_for(
         self, files: ModuleFiles, walled: Walled, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         looked = os.stat

@@ -125,12 +125,12 @@ def test_a_link_is_refused_that_stays_inside_too(name: str, mine: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["pack/pack-" + "0" * 40 + ".pack", "ab/" + "0" * 38])
-def test_what_is_no_file_among_the_objects_is_refused_and_not_waited_for(name: str, mine: Path) -> None:
+def test_a_fifo_among_the_objects_is_refused_without_waiting(name: str, mine: Path) -> None:
     place = mine / ".git/objects" / name
     place.parent.mkdir(exist_ok=True)
     os.mkfifo(place)
 
-    with pytest.raises(PathEscapeError, match="it is none"):
+    with pytest.raises(PathEscapeError, match="it is not one"):
         do(mine, "diff")
 
 

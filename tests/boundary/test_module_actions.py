@@ -226,7 +226,7 @@ def test_a_repository_that_borrows_objects_is_refused(repository: Path) -> None:
 def test_a_work_tree_that_is_broken_is_told(repository: Path) -> None:
     (repository / ".git/refs/heads/main").write_text("0" * 39 + "1\n")
 
-    assert "git cannot tell what differs" in refused(repository, "diff").message
+    assert "git cannot compare the module" in refused(repository, "diff").message
 
 
 def test_nothing_that_a_repository_names_is_run(repository: Path, tmp_path: Path) -> None:

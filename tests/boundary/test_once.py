@@ -255,7 +255,7 @@ def test_keys_of_one_module_take_turns(root: Path) -> None:
     assert lines(root) == ["line"] * 10
 
 
-def test_waiting_for_others_is_bounded_and_ends_where_it_is_cancelled(root: Path) -> None:
+def test_the_wait_for_other_work_is_bounded_and_cancellable(root: Path) -> None:
     begun, go_on, cancelled = threading.Event(), threading.Event(), threading.Event()
 
     def act(folder: Path) -> None:
@@ -408,7 +408,7 @@ class Waits(threading.Event):
         return False
 
 
-def test_a_journal_that_becomes_a_link_while_its_lock_is_waited_for_is_not_followed(root: Path, tmp_path: Path) -> None:
+def test_a_journal_swapped_for_a_link_is_not_followed(root: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "folder").mkdir(parents=True)
     journal = Journal(root)
@@ -439,7 +439,7 @@ def test_only_what_attempts_have_left_is_cleaned_away(root: Path) -> None:
     assert set(left).isdisjoint(os.listdir(folder))
 
 
-def test_a_lock_that_was_exchanged_is_not_the_one_that_is_waited_for(root: Path) -> None:
+def test_a_replaced_lock_is_waited_for_anew(root: Path) -> None:
     journal = Journal(root)
 
     waits = Waits()
@@ -453,7 +453,7 @@ def test_a_lock_that_was_exchanged_is_not_the_one_that_is_waited_for(root: Path)
             assert code_of(waiting.result) is ErrorCode.IDEMPOTENCY_IN_PROGRESS
 
 
-def test_a_module_that_goes_away_while_its_lock_is_waited_for_is_told(root: Path) -> None:
+def test_a_module_removed_during_the_wait_is_reported(root: Path) -> None:
     journal = Journal(root)
 
     class Removes(threading.Event):
@@ -507,7 +507,7 @@ def test_an_entry_that_is_none_is_told_and_not_waited_for(root: Path, put: str) 
 DIG = "import os\nfor _ in range(1500):\n    os.mkdir('d')\n    os.chdir('d')"
 
 
-def test_work_that_makes_a_folder_too_deep_has_no_effect_and_is_no_obstacle(root: Path) -> None:
+def test_work_that_makes_too_deep_a_folder_has_no_effect(root: Path) -> None:
     dig = {"argv": [sys.executable, "-I", "-S", "-c", DIG]}
 
     assert code_of(lambda: run_once(admit(root, "run", dig, idempotency_key="one"), perform)) is ErrorCode.UNPROCESSABLE
@@ -517,7 +517,7 @@ def test_work_that_makes_a_folder_too_deep_has_no_effect_and_is_no_obstacle(root
     assert sorted(os.listdir(root)) == ["a.txt", "log.txt", "sub"]
 
 
-def test_work_that_leaves_more_than_can_be_read_in_its_time_has_no_effect(root: Path) -> None:
+def test_work_that_writes_too_much_to_read_has_no_effect(root: Path) -> None:
     def fill(folder: Path) -> None:
         with open(folder / "sparse", "wb") as file:
             file.truncate(256 * 1024**3)
@@ -573,7 +573,7 @@ def test_a_worker_can_carry_it_out_when_it_starts(root: Path) -> None:
     assert lines(root) == ["line"]
 
 
-def test_what_has_taken_effect_comes_through_whatever_was_put_in_its_way(root: Path, tmp_path: Path) -> None:
+def test_committed_work_overcomes_any_obstacle(root: Path, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     run_once(admit(root, "write", {"path": "new/deep/file", "text": "x"}, idempotency_key="one"), perform)
     (done,) = Journal(root).folder.glob("done/*.done")

@@ -88,7 +88,7 @@ os.chdir("/")
 """
 
 
-def test_a_folder_of_any_depth_is_gone_afterwards(means: IsolationMethod, temporary: Path) -> None:
+def test_a_folder_of_any_depth_is_gone_afterwards(temporary: Path) -> None:
     assert python(DIG).exit_code == 0
     assert os.listdir(temporary) == []
 
@@ -97,7 +97,7 @@ _OF_THE_C_LIBRARY = 0b11 << 31
 """Signals 32 and 33: no program can set them, so that how a test run was started may show in them."""
 
 
-def test_a_command_has_three_descriptors_and_no_signal_blocked_or_ignored(means: IsolationMethod) -> None:
+def test_a_command_inherits_no_descriptors_and_no_signal_masks(means: IsolationMethod) -> None:
     reading, writing = os.pipe()
     os.set_inheritable(writing, True)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
@@ -128,21 +128,24 @@ def test_what_a_command_does_not_read_is_no_trouble(means: IsolationMethod) -> N
     assert run("sh", "-c", "exec 0<&-; exit 4", stdin=b"x" * 3_000_000).exit_code == 4
 
 
-@pytest.mark.parametrize("closed", [(0,), (1, 2), (0, 1, 2)], ids=repr)
-def test_a_host_may_have_closed_its_own_streams(tmp_path: Path, closed: tuple[int, ...]) -> None:
+def test_a_host_may_have_closed_its_own_streams(tmp_path: Path) -> None:
     told = tmp_path / "told"
     host = f"""
 import os
 from actionengine.boundary.commands.processes import run_process
-for number in {closed}:
-    os.close(number)
-finished = run_process(("sh", "-c", "cat; echo err >&2"), folder="/", timeout=60, stdin=b"in")
-with open({str(told)!r}, "w") as file:
-    print(finished.stdout, finished.stderr, file=file)
+for closed in ((0,), (1, 2), (0, 1, 2)):
+    if os.fork() == 0:
+        for number in closed:
+            os.close(number)
+        finished = run_process(("sh", "-c", "cat; echo err >&2"), folder="/", timeout=60, stdin=b"in")
+        with open({str(told)!r}, "a") as file:
+            print(finished.stdout, finished.stderr, file=file)
+        os._exit(0)
+    os.wait()
 """
     subprocess.run((sys.executable, "-c", host), check=True)
 
-    assert told.read_text() == "b'in' b'err\\n'\n"
+    assert told.read_text() == "b'in' b'err\\n'\n" * 3
 
 
 def test_a_lot_goes_in_and_out() -> None:
@@ -223,7 +226,7 @@ def test_a_limit_that_is_no_positive_whole_number_is_refused(name: str, value: A
 # How it is ended
 
 
-def test_at_its_timeout_a_command_is_ended_though_it_ignores_signals(means: IsolationMethod, marker: str) -> None:
+def test_a_timeout_ends_a_command_that_ignores_signals(means: IsolationMethod, marker: str) -> None:
     script = "trap '' TERM INT HUP; echo begun; sleep 1000; sleep 1000"
 
     # On a slow machine it takes a while before the command has begun.
@@ -272,7 +275,7 @@ def test_a_hundred_daemons_are_ended(any_means: IsolationMethod, marker: str) ->
     assert alive(marker) == []
 
 
-def test_daemons_end_with_their_command_though_they_hold_its_pipes(means: IsolationMethod, marker: str) -> None:
+def test_daemons_that_hold_its_pipes_end_with_their_command(means: IsolationMethod, marker: str) -> None:
     finished = python(DAEMONS, "20", "0", environment={"MARKER": marker}, limits=ProcessLimits(processes=1000))
 
     assert (finished.exit_code, finished.stdout) == (0, b"made\n")
@@ -318,12 +321,24 @@ def test_a_signal_that_ends_a_command_is_its_exit_code(means: IsolationMethod) -
     assert run("sh", "-c", "kill -KILL 0").exit_code == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("held", [False, True], ids=["alone", "with a fork that holds its pipes"])
-def test_when_we_are_killed_nothing_is_left(means: IsolationMethod, marker: str, tmp_path: Path, held: bool) -> None:
+@pytest.mark.parametrize(
+    ("isolating", "held"),
+    [
+        ("namespace", False),
+        ("seccomp", True),
+        pytest.param("namespace", True, marks=pytest.mark.soak),
+        pytest.param("seccomp", False, marks=pytest.mark.soak),
+    ],
+)
+def test_when_we_are_killed_nothing_is_left(
+    isolating: IsolationMethod, held: bool, marker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`held`: a fork of this process holds its pipes."""
+    insist_on(isolating, monkeypatch)
     host = f"""
 import os, sys, threading, time
 from actionengine.boundary.commands import processes
-processes._known[False] = {means!r}
+processes._known[False] = {isolating!r}
 def fork():
     while not any(open(f"/proc/self/task/{{task}}/children").read() for task in os.listdir("/proc/self/task")):
         time.sleep(0.01)
@@ -351,15 +366,30 @@ processes.run_process(argv, folder="/", timeout=100, environment={{"MARKER": {ma
         os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("seconds", "timeout", "ending"), [("0.3", 60.0, "made"), ("1000", 1.0, "timeout")])
+@pytest.mark.parametrize(
+    ("isolating", "seconds", "timeout", "ending"),
+    [
+        ("seccomp", "0.3", 60.0, "made"),
+        ("namespace", "1000", 1.0, "timeout"),
+        pytest.param("namespace", "0.3", 60.0, "made", marks=pytest.mark.soak),
+        pytest.param("seccomp", "1000", 1.0, "timeout", marks=pytest.mark.soak),
+    ],
+)
 def test_a_fork_of_us_that_holds_our_pipes_delays_nothing(
-    means: IsolationMethod, marker: str, tmp_path: Path, seconds: str, timeout: float, ending: str
+    isolating: IsolationMethod,
+    seconds: str,
+    timeout: float,
+    ending: str,
+    marker: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    insist_on(isolating, monkeypatch)
     host = f"""
 import os, sys, threading, time
 from actionengine.errors import ActionError
 from actionengine.boundary.commands import processes
-processes._known[False] = {means!r}
+processes._known[False] = {isolating!r}
 def fork():
     while not os.path.exists("begun"):
         time.sleep(0.01)
@@ -419,9 +449,7 @@ def children_of(process: int) -> list[str]:
     ]
 
 
-def test_when_the_supervisor_is_killed_it_is_unavailable_and_the_command_ended(
-    means: IsolationMethod, marker: str
-) -> None:
+def test_a_killed_supervisor_ends_its_command(means: IsolationMethod, marker: str) -> None:
     before = children()
 
     def kill() -> None:
@@ -442,7 +470,7 @@ def test_when_the_supervisor_is_killed_it_is_unavailable_and_the_command_ended(
 # Many at once
 
 
-def test_many_threads_leave_no_descriptor_no_zombie_and_no_folder(
+def test_many_threads_leave_no_descriptor_zombie_or_folder(
     means: IsolationMethod, temporary: Path, marker: str
 ) -> None:
     before = set(os.listdir("/proc/self/fd"))

@@ -83,7 +83,7 @@ def test_of_a_module_that_is_a_link_the_link_is_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in others.root.parent.iterdir()) == beside
 
 
-def test_a_link_in_place_of_a_journal_goes_with_its_module_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+def test_a_link_in_place_of_a_journal_is_removed_not_its_target(tmp_path: Path) -> None:
     roots = ModuleRoots(tmp_path / "roots")
     module = roots.create(ACME, "site")
     elsewhere = tmp_path / "elsewhere"

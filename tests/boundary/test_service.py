@@ -120,7 +120,7 @@ def test_a_tenant_reaches_its_own_module_only(site: Site) -> None:
     assert other.failure().details["refusal"] == "missing_module"
 
 
-def test_what_the_runners_profile_lacks_is_refused_whatever_the_role(site: Site) -> None:
+def test_a_role_grants_nothing_that_the_profile_lacks(site: Site) -> None:
     site.engine = site.with_profile(READ_ONLY)
 
     refused = site.do("write", "builder", path="a.txt", text="a")
@@ -138,9 +138,7 @@ def test_a_retry_with_its_key_runs_the_command_once(site: Site) -> None:
     assert site.text(site.acme, "notes.txt") == "line\n"
 
 
-def test_work_that_took_effect_before_its_action_was_lost_is_not_done_again(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_retry_of_a_lost_action_does_not_repeat_its_work(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = site.engine._pipeline
 
     async def lost(execution: Any) -> None:
@@ -195,7 +193,7 @@ def _deploy(data: DeployInput, work: ModuleHandle) -> dict[str, Any]:
     return {"to": data.to}
 
 
-def test_a_secret_comes_to_the_module_as_it_is_and_is_masked_on_the_log(site: Site) -> None:
+def test_a_secret_reaches_the_module_and_is_masked_in_the_log(site: Site) -> None:
     deploy = create_module_action(
         name="deploy", description="Deploy", validation=DeployInput, handler=_deploy, capabilities=("fs:write",)
     )

@@ -98,7 +98,7 @@ def test_two_edits_of_one_file_at_once_both_stand(root: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [b"before", None])
-def test_of_two_writes_that_expect_the_same_file_one_is_a_conflict(root: Path, before: bytes | None) -> None:
+def test_one_of_two_writes_expecting_a_file_is_a_conflict(root: Path, before: bytes | None) -> None:
     expected = "absent" if before is None else sha256(before).hexdigest()
     for _ in range(ROUNDS):
         if before is not None:
@@ -111,7 +111,7 @@ def test_of_two_writes_that_expect_the_same_file_one_is_a_conflict(root: Path, b
         assert answers.count(ErrorCode.CONFLICT) == 1
 
 
-def test_work_that_waits_for_its_turn_ends_at_its_deadline_and_when_it_is_cancelled(root: Path) -> None:
+def test_work_that_waits_for_a_lock_ends_in_time(root: Path) -> None:
     with work_in(root) as holder, holder.exclusive(), holder.exclusive():
         with work_in(root, seconds=0.1) as late, pytest.raises(ActionError, match="longer than"):
             late.write("file", "x")
@@ -157,7 +157,7 @@ def test_a_fork_of_the_host_does_not_hold_a_modules_locks(root: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes folders of another user")
-def test_keyed_work_in_a_folder_of_another_user_is_refused_and_the_module_stays_usable() -> None:
+def test_keyed_work_in_a_foreign_folder_is_refused_harmlessly() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in ("first", "site", "site/theirs"):
             os.mkdir(f"{folder}/{name}")
@@ -169,9 +169,7 @@ def test_keyed_work_in_a_folder_of_another_user_is_refused_and_the_module_stays_
     assert told == "forbidden forbidden 1\n[]\n"
 
 
-def test_keyed_work_reaches_a_file_system_that_is_mounted_in_the_module(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keyed_work_reaches_a_mounted_file_system(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rename = os.rename
 
     def across(source: Any, target: Any, **folders: Any) -> None:
@@ -190,7 +188,7 @@ def test_keyed_work_reaches_a_file_system_that_is_mounted_in_the_module(
     assert (root / "link").read_text() == "x\n"
 
 
-def test_an_action_that_writes_where_it_may_takes_effect_once_too(root: Path) -> None:
+def test_an_action_that_writes_with_fs_write_takes_effect_once(root: Path) -> None:
     def act(data: Input, work: ModuleHandle) -> None:
         work.write("file", "x")
         raise RuntimeError
@@ -216,9 +214,7 @@ def test_errors_of_the_journal_do_not_tell_where_modules_lie(root: Path) -> None
 
 
 @pytest.mark.parametrize("raised", [SystemExit(3), asyncio.CancelledError()], ids=["exit", "cancelled"])
-def test_what_a_handler_or_a_sink_raises_to_end_more_than_itself_ends_nothing(
-    root: Path, raised: BaseException
-) -> None:
+def test_no_exception_of_a_handler_or_sink_ends_the_host(root: Path, raised: BaseException) -> None:
     def act(data: Any, work: ModuleHandle) -> None:
         raise raised
 
@@ -244,9 +240,7 @@ class Odd(BaseException):
 
 
 @pytest.mark.parametrize("raised", [Odd(), GeneratorExit()], ids=["odd", "generator"])
-def test_whatever_a_sink_raises_the_work_is_done_and_the_other_sinks_are_told(
-    root: Path, raised: BaseException
-) -> None:
+def test_an_error_of_a_sink_leaves_work_and_other_sinks_alone(root: Path, raised: BaseException) -> None:
     def sink(event: Any) -> None:
         raise raised
 
@@ -287,7 +281,7 @@ def test_a_sink_that_nobody_would_wait_for_is_refused(sink: Any) -> None:
         InProcessRunner(READ_ONLY, telemetry=[sink])
 
 
-def test_much_work_at_once_leaves_the_event_loops_threads_to_others(root: Path) -> None:
+def test_much_work_leaves_the_event_loops_threads_to_others(root: Path) -> None:
     go_on = threading.Event()
 
     def act(data: Any, work: ModuleHandle) -> None:
@@ -318,7 +312,7 @@ def test_an_async_handler_is_refused_where_it_is_declared() -> None:
         create_module_action(name="act", description="Acts.", validation=Input, handler=act, capabilities=())
 
 
-def test_a_long_name_of_an_action_that_there_is_not_is_shown_in_part(root: Path) -> None:
+def test_a_long_name_of_an_unknown_action_is_shortened(root: Path) -> None:
     request = admit(root, "list").request.model_copy(update={"action": "x" * 1_000_000})
 
     error = InProcessRunner(READ_ONLY).execute(request).failure()
@@ -326,7 +320,7 @@ def test_a_long_name_of_an_action_that_there_is_not_is_shown_in_part(root: Path)
     assert len(str(error.to_dict())) < 1000
 
 
-def test_keyed_work_that_is_cancelled_while_its_module_is_copied_ends_there(root: Path) -> None:
+def test_keyed_work_can_be_cancelled_during_the_copy(root: Path) -> None:
     (root / "file").write_text("x")
     cancelled = threading.Event()
     cancelled.set()

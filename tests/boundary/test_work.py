@@ -58,7 +58,7 @@ def test_a_call_takes_each_capability_that_it_needs(root: Path, call: str) -> No
 
     with work_in(root, *needed) as work:
         if call == "diff":
-            with pytest.raises(ActionError, match="no git work tree"):
+            with pytest.raises(ActionError, match="not a complete git work tree"):
                 made(work)
         else:
             made(work)

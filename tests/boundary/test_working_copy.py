@@ -202,7 +202,7 @@ def test_a_diff_against_a_module_that_was_changed_is_a_conflict(root: Path, tmp_
 
 
 @pytest.mark.parametrize("put", ["fifo", "link"])
-def test_a_folder_that_becomes_something_else_while_it_is_read_is_a_conflict(root: Path, put: str) -> None:
+def test_a_folder_replaced_while_it_is_read_is_a_conflict(root: Path, put: str) -> None:
     def pass_over(path: str, mode: int, modified: int, pieces: Iterator[bytes]) -> None:
         assert list(pieces) is not None
 
@@ -254,14 +254,12 @@ def test_a_module_that_is_not_there_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limits", [CopyLimits(files=5), CopyLimits(size=20)], ids=["files", "bytes"])
-def test_a_module_that_is_too_large_is_refused_and_nothing_is_left(
-    root: Path, tmp_path: Path, limits: CopyLimits
-) -> None:
+def test_a_module_that_is_too_large_is_refused_without_traces(root: Path, tmp_path: Path, limits: CopyLimits) -> None:
     with pytest.raises(ActionError) as caught:
         WorkingCopy.create(root, tmp_path / "copy", limits)
 
     assert failure(caught) is ErrorCode.UNPROCESSABLE
-    assert "not copied" in caught.value.message
+    assert "the limit of a copy" in caught.value.message
     assert os.listdir(tmp_path) == ["module"]
 
 

@@ -291,17 +291,17 @@ def of_file(diff: str) -> str:
 
 @pytest.mark.parametrize("diff", ["", "please make it blue", "\n\n", "--- a/main.py\n+++ b/main.py\n"])
 def test_a_text_without_hunks_is_no_diff(diff: str) -> None:
-    assert of_file(diff) == "this is no unified diff: no line is added or removed in it"
+    assert of_file(diff) == "this is not a unified diff: it adds and removes no line"
 
 
 def test_a_diff_that_changes_nothing_is_none() -> None:
     assert of_file("--- a/x\n+++ b/x\n@@ -1 +1 @@\n same\n") == (
-        "this is no unified diff: no line is added or removed in it"
+        "this is not a unified diff: it adds and removes no line"
     )
 
 
 def test_a_diff_is_of_one_file() -> None:
-    assert of_file(DIFF + DIFF.replace("main.py", "other.py")) == "an edit is of one file, and this diff is of 2"
+    assert of_file(DIFF + DIFF.replace("main.py", "other.py")) == "an edit changes one file, and this diff changes 2"
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_a_diff_is_of_one_file() -> None:
 )
 def test_a_damaged_diff_is_refused_without_what_is_in_it(diff: str) -> None:
     problem = of_file(diff)
-    assert problem.startswith("this is no unified diff: ")
+    assert problem.startswith("this is not a unified diff: ")
     assert "import os" not in problem
 
 

@@ -78,7 +78,7 @@ def test_what_is_enqueued_twice_is_executed_once(
     assert client.find(id) == {}
 
 
-def test_a_delay_is_waited_for_and_what_is_cancelled_is_not_executed(
+def test_delays_are_kept_and_cancelled_work_is_not_executed(
     durable: Durable, client: DurableClient, shared_queue: str, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "lines")
@@ -97,7 +97,7 @@ def test_a_delay_is_waited_for_and_what_is_cancelled_is_not_executed(
 
 
 @pytest.mark.parametrize("skew", [-7200.0, 7200.0])
-def test_a_delay_is_as_long_as_it_is_said_whatever_the_clock_of_the_host(
+def test_a_delay_does_not_depend_on_the_clock_of_the_host(
     client: DurableClient, shared_queue: str, tmp_path: Path, skew: float
 ) -> None:
     path, (late, soon) = str(tmp_path / "lines"), (uuid4().hex for _ in range(2))
@@ -156,7 +156,7 @@ def test_what_has_ended_grows_old_by_the_clock_of_the_database(
 def test_one_process_has_one_host(file_database: Durable, queue: str) -> None:
     host = file_database.begin("executor", queue=queue, twice=True)
 
-    assert hear(host) == "this process runs a durable engine already: there is one in a process"
+    assert hear(host) == "this process already runs a durable engine, and can run only one"
     assert hear(host) == "ended []"
     assert host.wait() == 0
 
@@ -164,7 +164,7 @@ def test_one_process_has_one_host(file_database: Durable, queue: str) -> None:
 def test_a_process_with_a_dbos_of_its_own_is_left_alone(file_database: Durable, queue: str) -> None:
     host = file_database.begin("executor", queue=queue, foreign=True)
 
-    assert hear(host) == "this process has a DBOS of its own: actionengine's needs a process of its own"
+    assert hear(host) == "this process already runs DBOS: run actionengine's durable engine in another one"
     assert host.wait() == 0
 
 
@@ -284,7 +284,7 @@ def test_a_database_that_is_away_or_empty_is_unavailable(tmp_path: Path) -> None
     [
         ("mysql://host/database", "PostgreSQL or SQLite, not on mysql"),
         ("sqlite://", "needs a SQLite file"),
-        ("://", "no URL of a database"),
+        ("://", "not the URL of a database"),
     ],
 )
 def test_a_url_of_another_kind_is_refused(url: str, message: str) -> None:
@@ -321,7 +321,7 @@ def test_what_is_kept_is_json(durable: Durable, client: DurableClient, queue: st
 def test_seconds_that_nobody_can_wait_are_refused(tmp_path: Path, name: str, seconds: float) -> None:
     options: dict[str, Any] = {name: seconds}
 
-    with pytest.raises(ConfigurationError, match=f"{name} has to be"):
+    with pytest.raises(ConfigurationError, match=f"{name} is .*: give a number of seconds above 0"):
         DurableHost(tmp_path / "durable.sqlite", [], **options)
 
 

@@ -159,7 +159,7 @@ def test_a_purge_goes_on_where_the_last_one_came_to(file_database: Durable) -> N
     assert [each.number for each in (first, second, third, after_a_step_back)] == [3, 2, 1, 5]
 
 
-def test_a_host_keeps_up_with_more_than_a_batch_of_old_executions(file_database: Durable) -> None:
+def test_a_host_purges_more_than_a_batch_of_old_executions(file_database: Durable) -> None:
     number = 3500
     fill(file_database, number)
     client = DurableClient(file_database.url)

@@ -213,7 +213,7 @@ def test_the_senders_boundary_refuses_before_anything_is_sent(file_site: Site) -
     assert kept(file_site) == 0
 
 
-def test_the_workers_boundary_refuses_what_the_sender_lets_through(file_site: Site) -> None:
+def test_the_workers_boundary_checks_again(file_site: Site) -> None:
     worker = file_site.worker(profile="READ_ONLY")
     module = file_site.module()
     (module.root / "a").write_text("a")
@@ -231,7 +231,7 @@ def test_the_workers_boundary_refuses_what_the_sender_lets_through(file_site: Si
     kill(worker)
 
 
-def test_where_the_sender_says_that_a_module_lies_is_not_believed(site: Site, tmp_path: Path) -> None:
+def test_a_worker_ignores_the_senders_path_of_a_module(site: Site, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("a secret")
     module = site.module()
     elsewhere = module.model_copy(update={"root": tmp_path})
@@ -313,7 +313,7 @@ def test_work_that_is_cancelled_is_ended(site: Site) -> None:
     assert kept(site) == 0
 
 
-def test_what_was_cancelled_before_its_worker_began_is_not_waited_for(site: Site) -> None:
+def test_work_cancelled_before_its_start_is_not_waited_for(site: Site) -> None:
     client = DurableClient(site.durable.url)
     worker = done(site.runner.execute(request(site.module(), "list"))).worker
     id = f"taken-{uuid4()}"
@@ -375,7 +375,7 @@ def test_without_a_worker_it_is_unavailable_and_is_never_run(quiet: Site) -> Non
     worker = quiet.worker()
     done(quiet.runner.execute(request(module, "write", path="after", text="")))
 
-    assert "no worker took" in error.message
+    assert "no worker started" in error.message
     assert error.details["queue"] == quiet.queue
     refused(withdrawn, ErrorCode.CONFLICT)
     assert eventually(lambda: (client.status(f"{module.id}/late") or ("",))[0] == "SUCCESS")
@@ -457,7 +457,7 @@ def test_the_same_key_takes_effect_once(site: Site) -> None:
     assert kept(site) == 0
 
 
-def test_who_asks_under_a_key_that_another_has_cancelled_gets_it_done(site: Site, tmp_path: Path) -> None:
+def test_a_key_that_another_caller_cancelled_works_again(site: Site, tmp_path: Path) -> None:
     begun, cancelled = tmp_path / "begun", threading.Event()
     script = f"echo x >> lines; echo $$ >> {begun}; test $(wc -l < {begun}) = 2 || sleep 60"
     work = request(site.module(), "run", argv=["sh", "-c", script], idempotency_key="k")
@@ -491,7 +491,7 @@ def test_what_has_failed_under_a_key_can_be_tried_again(site: Site) -> None:
     assert done(site.runner.execute(read)).output["text"] == "a"
 
 
-def test_an_answer_that_a_killed_sender_has_not_fetched_is_found_and_a_failure_is_tried_again(site: Site) -> None:
+def test_unfetched_answers_are_found_and_failures_retried(site: Site) -> None:
     module = site.module()
     for action, expected in (("read", 0), ("list", 1)):
         work = request(module, action, idempotency_key=action, **({"path": "a"} if action == "read" else {}))
@@ -573,7 +573,7 @@ def test_a_worker_that_is_told_to_stop_finishes_or_gives_back(file_site: Site, t
 
 
 @pytest.mark.parametrize("durable", ["postgres"], indirect=True)
-def test_a_frozen_workers_work_is_done_by_another_and_it_stops_when_it_wakes(quiet: Site, tmp_path: Path) -> None:
+def test_another_worker_replaces_a_frozen_one(quiet: Site, tmp_path: Path) -> None:
     module = quiet.module()
     # The lease that counts is that of whoever looks: this one never takes the other one for dead.
     first = quiet.worker(lease=30.0)
@@ -660,7 +660,7 @@ def _processes_with(marker: str) -> list[str]:
 
 
 @pytest.mark.soak
-def test_workers_that_are_killed_again_and_again_do_each_thing_once(durable: Durable, tmp_path: Path) -> None:
+def test_workers_killed_again_and_again_do_each_thing_once(durable: Durable, tmp_path: Path) -> None:
     """60 kills, of three workers at random, while eight senders ask."""
     (tmp_path / "modules").mkdir()
     site = Site(durable, tmp_path / "modules", uuid4().hex)

@@ -81,7 +81,7 @@ def test_a_worker_runs_until_it_is_told_to_stop(
     assert (worker.returncode, errors) == (0, "")
 
 
-def test_what_is_in_hand_is_finished_or_given_back_and_a_second_signal_ends_at_once(
+def test_a_signal_finishes_work_and_a_second_one_ends_at_once(
     tmp_path: Path, module: ModuleContext, children: list[subprocess.Popen[str]]
 ) -> None:
     url = f"sqlite:///{tmp_path / 'durable.db'}"
@@ -125,7 +125,7 @@ def test_module_actions_beside_the_operator_are_found(
     assert answer.unwrap().output == "looked"
 
 
-def test_a_restricted_role_works_on_tables_that_their_owner_has_made(
+def test_a_restricted_role_works_on_the_owners_tables(
     run: Run,
     run_process: Run,
     postgres_server: str,
@@ -146,7 +146,7 @@ def test_a_restricted_role_works_on_tables_that_their_owner_has_made(
 
     assert (refused.returncode, not_allowed.returncode) == (1, 1)
     assert "actionengine workflows upgrade" in refused.stderr
-    assert "cannot be made" in not_allowed.stderr
+    assert "cannot be created" in not_allowed.stderr
     assert "actionengine workflows upgrade" in not_allowed.stderr
     assert len(refused.stderr.splitlines()) == len(not_allowed.stderr.splitlines()) == 1
     assert done.stdout == "the durable engine's tables are up to date\nthe role app has its grants\n"
@@ -159,7 +159,7 @@ def test_a_restricted_role_works_on_tables_that_their_owner_has_made(
     [
         (("--url", "mysql://host/database"), "PostgreSQL or SQLite, not on mysql"),
         (("--profile", "EVERYTHING"), "no profile 'EVERYTHING'"),
-        (("--modules", "no/such/folder"), "no folder 'no/such/folder'"),
+        (("--modules", "no/such/folder"), "'no/such/folder' is not a folder"),
         (("--actions", "no.such:ACTIONS"), "no.such:ACTIONS"),
         (("--runner", "carrier-pigeon"), "no runner 'carrier-pigeon'"),
     ],
@@ -204,4 +204,4 @@ def test_the_tables_are_made_in_a_file_that_was_not_there(run: Run, tmp_path: Pa
     assert client.find("anything") == {}
     client.close()
     refused = run("workflows", "upgrade", "--url", "sqlite:///durable.db", "--app-role", "app")
-    assert (refused.returncode, refused.stderr) == (1, "SQLite has no roles to grant anything to\n")
+    assert (refused.returncode, refused.stderr) == (1, "SQLite has no roles: leave out app_role='app'\n")

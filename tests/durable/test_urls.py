@@ -10,7 +10,7 @@ from actionengine import ConfigurationError
 from actionengine.durable.urls import durable_url, normalize_url
 
 
-def test_a_path_is_a_sqlite_file_and_a_postgresql_url_gets_its_driver(tmp_path: Path) -> None:
+def test_paths_are_sqlite_files_and_postgresql_gets_its_driver(tmp_path: Path) -> None:
     path = durable_url(tmp_path / "w.sqlite")
     assert (path.get_backend_name(), path.database) == ("sqlite", f"{tmp_path}/w.sqlite")
     assert normalize_url(durable_url("postgresql://app:pw@db/shop")) == "postgresql+psycopg://app:pw@db/shop"
@@ -22,9 +22,9 @@ def test_a_path_is_a_sqlite_file_and_a_postgresql_url_gets_its_driver(tmp_path: 
     [
         ("mysql://db/shop", "PostgreSQL or SQLite"),
         ("sqlite://", "SQLite file"),
-        ("://", "no URL"),
-        ("postgresql://db:port/shop", "no URL"),
-        ("", "no URL"),
+        ("://", "not the URL of a database"),
+        ("postgresql://db:port/shop", "not the URL of a database"),
+        ("", "is empty"),
     ],
 )
 def test_another_place_is_refused(url: str, told: str) -> None:

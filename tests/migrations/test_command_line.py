@@ -117,7 +117,7 @@ def test_signing_is_switched_on_and_keys_are_changed(run: Run, fresh_postgres_da
     second = "second key, of enough bytes"
     assert run("db", "sign", "--url", owner, "--signing-key", second).returncode == 0
     check(app, signing_key=first)
-    assert run("db", "unsign", "--url", owner, "--signing-key", first).stdout == "the key is forgotten\n"
+    assert run("db", "unsign", "--url", owner, "--signing-key", first).stdout == "the key is removed\n"
     with pytest.raises(ConfigurationError, match="does not know this signing_key"):
         check(app, signing_key=first)
     check(app, signing_key=second)

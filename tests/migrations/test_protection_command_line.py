@@ -75,7 +75,7 @@ def test_a_check_compares_the_metadata_and_says_what_to_run(run: Run, operated: 
     sound = run(*check)
 
     assert missing.returncode == 1
-    assert "expenses: it is declared protected, and not in this database" in missing.stderr
+    assert "expenses: it is declared as protected, and this database lacks it" in missing.stderr
     assert unprotected.returncode == 1
     assert "Run `actionengine db protect expenses`" in unprotected.stderr
     assert (protected.returncode, protected.stdout) == (0, "the table expenses is protected\n")
@@ -260,7 +260,7 @@ def test_a_later_column_fails_the_check_only(run: Run, operated: Operated) -> No
     ("name", "told"),
     [
         ("host_models_of_the_command_line:nothing", "cannot be found"),
-        ("host_models_of_the_command_line", "is no MetaData"),
+        ("host_models_of_the_command_line", "is not a MetaData"),
         ("no_such_module:metadata", "cannot be found"),
     ],
 )

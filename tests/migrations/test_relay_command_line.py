@@ -126,7 +126,7 @@ def test_the_status_shows_what_there_is(run: Run, host: Host) -> None:
     assert "dead letters" in shown
     row = next(line for line in shown.splitlines() if " s " in line)
     assert [cell.strip() for cell in row.strip("│").split("│")][:5] == ["1", "0", "1", "0", "0"]
-    assert "no relay has told of itself" in shown
+    assert "no relay has reported" in shown
     assert "oldest approval" in shown
     backlog = next(line for line in shown[shown.index("oldest approval") :].splitlines() if line.startswith("│"))
     assert [cell.strip() for cell in backlog.strip("│").split("│")] == ["0", "-", "0"]
@@ -145,9 +145,9 @@ def test_a_dead_letter_is_listed_skipped_and_redriven(run: Run, host: Host) -> N
     skipped = run("relay", "skip", id, "--reason", "it is old", "--url", host.url)
     assert skipped.stdout == "1 dead letters are skipped\n"
     assert "skipped: it is old" in run("relay", "dead-letters", "--url", host.url).stdout
-    assert run("relay", "redrive", "--all", "--url", host.url).stdout == "0 dead letters are tried again\n"
+    assert run("relay", "redrive", "--all", "--url", host.url).stdout == "0 dead letters will be delivered again\n"
 
-    assert run("relay", "redrive", id, "--url", host.url).stdout == "1 dead letters are tried again\n"
+    assert run("relay", "redrive", id, "--url", host.url).stdout == "1 dead letters will be delivered again\n"
     done = run("relay", "run", "--publisher", "stdout:", "--url", host.url, "--drain")
     assert json.loads(done.stdout)["id"] == id
 

@@ -1,6 +1,6 @@
-"""The execution boundary: work that touches files, commands and networks, with explicit capabilities.
+"""The execution boundary: work on files, commands and networks, with explicit capabilities.
 
-A runner runs module actions, each in a module, a folder of one tenant's, with no more than a profile grants:
+A runner runs module actions in modules. A module is a folder of one tenant, and a profile limits what may be done:
 
     runner = InProcessRunner(CODE_MODULE_DEFAULT)
     module = ModuleRoots("/srv/modules").context(tenant, "website")
@@ -9,7 +9,7 @@ A runner runs module actions, each in a module, a folder of one tenant's, with n
     )
     match runner.execute(request): …
 
-`modules_service` makes governed actions of them. Diffs need the extra `changes`.
+`modules_service` turns module actions into governed actions. Diffs need the extra `changes`.
 """
 
 from actionengine.boundary.boundary import AdmittedRequest, Boundary

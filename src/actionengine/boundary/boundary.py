@@ -1,4 +1,4 @@
-"""The boundary: what a request has to be before any of it is run. The same checks stand on both sides of a wire."""
+"""The checks of a request before any of its work runs. Both sides of a wire make the same checks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from actionengine.text.names import hint, nearest_of
 
 @dataclass(frozen=True, slots=True)
 class AdmittedRequest:
-    """A request that has passed: its module, the action that it names, and its input as that action's model."""
+    """A request that has passed the checks, with its module, its action, and its input as that action's model."""
 
     request: ExecutionRequest
     module: ModuleContext
@@ -34,9 +34,9 @@ class AdmittedRequest:
 
 
 class Boundary:
-    """Lets requests through whose capabilities a profile grants, for these module actions.
+    """The checks for one profile and its module actions.
 
-    Raises `ConfigurationError` where two actions have one name, and for what is no profile.
+    Raises `ConfigurationError` if two actions have one name, or if `profile` is not a `CapabilityProfile`.
     """
 
     def __init__(self, profile: CapabilityProfile, actions: Iterable[ModuleAction]) -> None:
@@ -46,11 +46,11 @@ class Boundary:
         self.actions: Mapping[str, ModuleAction] = MappingProxyType(by_name(actions))
 
     def admit(self, request: ExecutionRequest) -> AdmittedRequest:
-        """The request, checked. In this order: its tenant, its module, whether these belong together, its capabilities,
-        the action that it names, and its input with the paths in it.
+        """Return the request after its checks, in this order: tenant, module, the module's tenant, capabilities,
+        action, and input with its paths.
 
-        Raises a `BoundaryError` of its own type for each, and `ActionError`: `not_found` for an action that there
-        is not, `invalid_input` for an input that is not the action's.
+        Raises a `BoundaryError` of its own type for each, and `ActionError`: `not_found` for an unknown action,
+        `invalid_input` for an input that does not fit the action.
         """
         module = validate_module(request)
         lacking = request.capabilities - self.profile.capabilities
@@ -88,10 +88,10 @@ class Boundary:
 
 
 def validate_module(request: ExecutionRequest) -> ModuleContext:
-    """The module of a request that is its tenant's. Raises `MissingTenantError`, `MissingModuleError` or
-    `TenantMismatchError`."""
+    """Return the module of a request, which belongs to the request's tenant. Raises `MissingTenantError`,
+    `MissingModuleError` or `TenantMismatchError`."""
     if request.tenant is None:
-        raise MissingTenantError(f"the request {request.id} is for no tenant")
+        raise MissingTenantError(f"the request {request.id} names no tenant")
     module = request.module
     if module is None:
         raise MissingModuleError(f"the request {request.id} names no module")
@@ -100,6 +100,6 @@ def validate_module(request: ExecutionRequest) -> ModuleContext:
             f"the module {module.id!r} of the request {request.id} names no tenant", module=module.id
         )
     if module.tenant.id != request.tenant.id:
-        # Which tenant it is stays untold.
-        raise TenantMismatchError(f"the module {module.id!r} is not of the request's tenant", module=module.id)
+        # The error does not name the other tenant.
+        raise TenantMismatchError(f"the module {module.id!r} belongs to another tenant", module=module.id)
     return module

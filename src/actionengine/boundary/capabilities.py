@@ -1,4 +1,4 @@
-"""What work may touch: capabilities, and the profiles that grant them."""
+"""Capabilities, which say what work may touch, and the profiles that grant them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Capability(StrEnum):
 class CapabilityProfile:
     """A named set of capabilities: the most that work behind a boundary may ask for.
 
-    With `require_file_isolation`, commands reach no files but their module's, and change these only where the request
-    has `fs:write`; a system that cannot keep them so (one without Landlock) refuses commands. Without it, commands may
-    change their module, and are kept off other files where the system can; each result says whether it could.
+    With `require_file_isolation`, commands reach only the files of their module, and change them only if the request
+    has `fs:write`; a system that cannot enforce this (one without Landlock) refuses commands. Without it, commands may
+    change their module, and are kept off other files if the system can do that; each result says whether it could.
 
-    Raises `ValueError` for a capability that there is not.
+    Raises `ValueError` for an unknown capability.
     """
 
     name: str
@@ -49,4 +49,4 @@ SYSTEM_PRIVILEGED = CapabilityProfile("SYSTEM_PRIVILEGED", tuple(Capability))
 PROFILES: Mapping[str, CapabilityProfile] = MappingProxyType(
     {each.name: each for each in (CODE_MODULE_DEFAULT, WORKFLOW_MODULE_DEFAULT, READ_ONLY, SYSTEM_PRIVILEGED)}
 )
-"""The profiles that there are, by name."""
+"""All profiles, by name."""

@@ -1,7 +1,7 @@
 """The child process of a `SubprocessRunner`: `python -m actionengine.boundary.child`.
 
-An order comes on stdin and one answer goes to stdout, both JSON: `{"result": ...}` or `{"error": ...}`. The boundary is
-checked here again. What a handler prints goes to stderr, with what its libraries print.
+It reads an order from stdin and writes one answer to stdout, both JSON, and checks the boundary again. The prints of a
+handler and its libraries go to stderr.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from actionengine.errors import ConfigurationError
 
 
 def main() -> NoReturn:
-    """Answer one order, and end the process."""
+    """Answer one order and end the process."""
     answers = os.dup(1)
     os.dup2(2, 1)
     answer = answer_to_text(_execute(json.load(sys.stdin))).encode()
@@ -30,7 +30,7 @@ def main() -> NoReturn:
         file.write(answer)
     sys.stdout.flush()
     sys.stderr.flush()
-    # Threads that a handler has left behind are not waited for.
+    # This does not wait for threads that a handler left running.
     os._exit(0)
 
 
@@ -49,13 +49,13 @@ def _execute(order: dict[str, Any]) -> RunnerResult:
 
 
 def actions_at(path: str) -> tuple[ModuleAction, ...]:
-    """The module actions at an import path, `module:attribute`.
+    """Return the module actions at an import path, `module:attribute`.
 
-    Raises `ConfigurationError` where it cannot be imported, or is something else.
+    Raises `ConfigurationError` if it cannot be imported, or names anything else.
     """
     name, _, attribute = path.partition(":")
     if not name or not attribute:
-        raise ConfigurationError(f"{path!r} is no import path: it has the form module:attribute")
+        raise ConfigurationError(f"{path!r} is not an import path of the form module:attribute")
     try:
         found = getattr(import_module(name), attribute)
     except Exception as error:
@@ -63,10 +63,11 @@ def actions_at(path: str) -> tuple[ModuleAction, ...]:
     try:
         actions = tuple(found)
     except TypeError:
-        raise ConfigurationError(f"{path} has to name module actions, and is a {type(found).__name__}") from None
+        message = f"{path} is a {type(found).__name__}, not a sequence of module actions"
+        raise ConfigurationError(message) from None
     for action in actions:
         if not isinstance(action, ModuleAction):
-            raise ConfigurationError(f"{path} has to name module actions, and has a {type(action).__name__} in it")
+            raise ConfigurationError(f"{path} contains a {type(action).__name__}, not only module actions")
     return actions
 
 

@@ -1,4 +1,4 @@
-"""Module actions: named pieces of work, what each needs to be granted, and what does it."""
+"""Declarations of module actions: named pieces of work with their handlers and the capabilities that they need."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ def create_module_action(
     """Declare a module action.
 
     Args:
-        name: what requests call it.
+        name: the name that requests use.
         description: a sentence for people.
-        handler: `handler(data, work)`, a `def`: gets its input as an instance of `validation` and a `ModuleHandle`, the
-        only
-            way to the module's files and to commands; returns what JSON can carry. It may raise `ActionError`.
+        handler: `handler(data, work)`, a `def`. It gets its input as an instance of `validation`, and a `ModuleHandle`,
+            which is its only way to the module's files and to commands. It returns a value that JSON can represent, or
+            raises `ActionError`.
         validation: a Pydantic model of the input; paths in it are `ModulePath`s.
-        capabilities: what a request has to ask for, and a profile to grant.
+        capabilities: the capabilities that a request must ask for and a profile must grant.
 
     Raises:
-        ConfigurationError: for an empty name, a handler that cannot be called or is an `async def`, and a capability
-            that there is not.
+        ConfigurationError: for an empty name, a handler that is not callable or is an `async def`, and an unknown
+            capability.
     """
     if not name or not isinstance(name, str):
         raise ConfigurationError(f"a module action needs a name, not {name!r}")
     if not callable(handler):
-        raise ConfigurationError(f"the module action {name!r} needs a handler that can be called, not {handler!r}")
+        raise ConfigurationError(f"the module action {name!r} needs a callable handler, not {handler!r}")
     if iscoroutinefunction(handler):
-        raise ConfigurationError(f"the handler of the module action {name!r} is an async def, and has to be a def")
+        raise ConfigurationError(f"the handler of the module action {name!r} is an async def: write it as a def")
     if not (isinstance(validation, type) and issubclass(validation, BaseModel)):
-        raise ConfigurationError(f"the module action {name!r} needs a Pydantic model as its validation")
+        raise ConfigurationError(f"the module action {name!r} needs a Pydantic model as validation, not {validation!r}")
     try:
         needed = frozenset(map(Capability, capabilities))
     except ValueError as error:
@@ -68,7 +68,7 @@ def create_module_action(
 
 
 def by_name(actions: Iterable[ModuleAction]) -> dict[str, ModuleAction]:
-    """Module actions by their names. Raises `ConfigurationError` where two have the same."""
+    """Return module actions by their names. Raises `ConfigurationError` if two have the same name."""
     found: dict[str, ModuleAction] = {}
     for action in actions:
         if action.name in found:

@@ -1,4 +1,4 @@
-"""What the boundary refuses: one error type for each reason."""
+"""The refusals of the boundary: one error type for each reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from actionengine.errors import ActionError, ErrorCode, storable_text
 
 
 class BoundaryError(ActionError):
-    """A refusal of the boundary: nothing has been run. `error.details["refusal"]` names the reason across a wire."""
+    """A refusal of the boundary: nothing was run. `error.details["refusal"]` names the reason across a wire."""
 
     refusal: ClassVar[str] = "refused"
     default_code: ClassVar[ErrorCode] = ErrorCode.FORBIDDEN
@@ -30,39 +30,39 @@ class MissingTenantError(BoundaryError):
 
 
 class MissingModuleError(BoundaryError):
-    """The request names no module, or one that is not there."""
+    """The request names no module, or one that does not exist."""
 
     refusal = "missing_module"
     default_code = ErrorCode.INVALID_INPUT
 
 
 def no_root(root: str | os.PathLike[str]) -> MissingModuleError:
-    """The refusal of a root that is no folder. Of its path no more than the last name is told: where modules lie is not
-    for whoever asks."""
+    """Return the refusal of a root that is not a folder. It shows only the last name of the path: callers do not learn
+    where modules are stored."""
     name = storable_text(os.path.basename(os.fspath(root))[:200])
-    return MissingModuleError(f"there is no folder {name!r} to be a module's root")
+    return MissingModuleError(f"the module's root {name!r} is not a folder")
 
 
 class TenantMismatchError(BoundaryError):
-    """The module is another tenant's than the request."""
+    """The module belongs to another tenant than the request."""
 
     refusal = "tenant_mismatch"
 
 
 class CapabilityNotGrantedError(BoundaryError):
-    """The profile lacks a capability that the request asks for, or the request one that its action needs."""
+    """The profile lacks a capability that the request asks for, or the request lacks one that its action needs."""
 
     refusal = "capability_not_granted"
 
 
 class FileIsolationError(BoundaryError):
-    """The profile requires that commands are kept off the files of others, and this system cannot do that."""
+    """The profile requires that commands reach only their module's files, and this system cannot enforce that."""
 
     refusal = "file_isolation_missing"
 
 
 class PathEscapeError(BoundaryError):
-    """A path that is absolute, is not normalised, or leads out of the module."""
+    """A path is absolute, is not normalised, or leads out of the module."""
 
     refusal = "path_escape"
     default_code = ErrorCode.INVALID_INPUT

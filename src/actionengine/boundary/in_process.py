@@ -1,4 +1,4 @@
-"""The runner without a process of its own: module actions run in the thread that asks."""
+"""The runner without a process of its own: module actions run in the caller's thread."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from actionengine.text.json_bounds import check_readable
 
 
 class InProcessRunner(BoundaryRunner):
-    """Runs module actions in this process. Commands that they run are processes of their own, within `limits`.
+    """A runner that calls handlers in this process. Their commands are processes of their own, within `limits`.
 
-    Python code cannot be interrupted from outside: a handler that is late or cancelled goes on until it next calls its
-    `ModuleHandle`, and one that never does goes on to its end; only then comes the answer `timeout` or `conflict`.
-    Where that is not enough, `SubprocessRunner` is the one to use.
+    Python code cannot be interrupted from outside: a handler that is late or cancelled continues until it next calls
+    its `ModuleHandle`, and one that never does continues to its end; only then the answer is `timeout` or `conflict`.
+    If that is not enough, use `SubprocessRunner`.
 
     Args:
         profile: the most that work may ask for.
-        actions: the module actions that there are; those of this library by default.
-        limits: what each command may use.
-        telemetry: sinks that are told of the work.
-        require_isolation: refuse commands where the system cannot keep them off the network.
-        readable: paths of this host that commands may read and execute, besides their module and the system's.
+        actions: the module actions; those of this library by default.
+        limits: the limits of each command.
+        telemetry: sinks that receive events about the work.
+        require_isolation: refuse commands if the system cannot keep them off the network.
+        readable: paths of this host that commands may read and execute, besides their module and system paths.
         writable: paths of this host that commands of all tenants may change, such as a cache.
     """
 
@@ -64,7 +64,7 @@ class InProcessRunner(BoundaryRunner):
         )
 
     def run(self, admitted: AdmittedRequest, cancelled: threading.Event) -> ExecutionResult:
-        """Call the handler here; with an idempotency key, once in its module."""
+        """Call the handler here. With an idempotency key, the work takes effect once in its module."""
         deadline = monotonic() + admitted.request.timeout
 
         def perform(admitted: AdmittedRequest) -> ExecutionResult:
@@ -73,7 +73,7 @@ class InProcessRunner(BoundaryRunner):
         return run_once(admitted, perform, cancelled=cancelled)
 
     def _perform(self, admitted: AdmittedRequest, cancelled: threading.Event, deadline: float) -> ExecutionResult:
-        """The one place where a handler is called."""
+        """Call the handler. No other code does."""
         request = admitted.request
         started_at = datetime.now(UTC)
         started = monotonic()
@@ -101,12 +101,12 @@ class InProcessRunner(BoundaryRunner):
 
 
 def _plain(action: ModuleAction, output: Any) -> Any:
-    """What a handler returned, as plain JSON values."""
+    """Return a handler's output as plain JSON values."""
     try:
         encoded = to_json(output, inf_nan_mode="null")
         check_readable(encoded)
         return from_json(encoded)
     except Exception as error:
-        # Whatever an object does while it is looked at.
-        message = f"{action.name} returned something that has no JSON form: {error}"
+        # The code of an object can raise anything while it is serialized.
+        message = f"{action.name} returned a value that has no JSON form: {error}"
         raise ActionError(ErrorCode.INTERNAL, message) from None

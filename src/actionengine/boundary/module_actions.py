@@ -17,16 +17,16 @@ from actionengine.errors import ActionError, ErrorCode, storable_text
 from actionengine.masking.masking import Sensitive
 
 ABSENT = "absent"
-"""As `expected_sha256`: there must be no such file."""
+"""The `expected_sha256` of a file that must not exist."""
 
 
 def _decoded(text: Any) -> bytes:
     if not isinstance(text, str):
-        raise ValueError("it has to be a text of base64")
+        raise ValueError("it must be a base64 string")
     try:
         return b64decode(text, validate=True)
     except ValueError:
-        raise ValueError("it is no base64") from None
+        raise ValueError("it is not valid base64") from None
 
 
 def _encoded(content: bytes) -> str:
@@ -37,7 +37,7 @@ def _encodable(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("it has characters that UTF-8 cannot carry") from None
+        raise ValueError("it has characters that UTF-8 cannot encode") from None
     return text
 
 
@@ -55,8 +55,9 @@ class ReadInput(_Input):
 
 
 class WriteInput(_Input):
-    """A file to make or replace: with a `text`, or with bytes as `base64`. With `expected_sha256`, only where its
-    contents have this SHA-256 (in lower case), or, with `"absent"`, where there is none; that takes `fs:read` too."""
+    """A file to create or replace, with a `text`, or with bytes as `base64`. With `expected_sha256`, it is written only
+    if its contents have this SHA-256 (in lower case), or, with `"absent"`, if it does not exist; this needs `fs:read`
+    too."""
 
     path: ModulePath
     text: _Text | None = None
@@ -67,7 +68,7 @@ class WriteInput(_Input):
     @model_validator(mode="after")
     def _check_one_content(self) -> WriteInput:
         if (self.text is None) == (self.base64 is None):
-            raise ValueError("give what is to be in the file, either as text or as base64")
+            raise ValueError("give the contents of the file as text or as base64, not both")
         return self
 
 
@@ -78,7 +79,8 @@ class FolderInput(_Input):
 
 
 class RunInput(_Input):
-    """A command: the program and its arguments, the folder that it runs in, variables, a text to read, and seconds."""
+    """A command: the program with its arguments, its folder, its environment variables, its stdin, and its timeout in
+    seconds."""
 
     argv: Annotated[tuple[_Text, ...], Field(min_length=1, max_length=10_000)]
     folder: ModuleFolder = ""
@@ -88,7 +90,7 @@ class RunInput(_Input):
 
 
 class DiffInput(_Input):
-    """What to compare: one file or folder, or all of the module."""
+    """One file or folder to compare; without a `path`, all of the module."""
 
     path: ModulePath | None = None
 
@@ -124,7 +126,7 @@ def _check_is(path: str, expected: str, work: ModuleHandle) -> None:
     if found != expected:
         raise ActionError(
             ErrorCode.CONFLICT,
-            f"{path!r} is {'not there' if found == ABSENT else 'another one'} by now; read it again",
+            f"{path!r} {'no longer exists' if found == ABSENT else 'has other contents now'}; read it again",
             {"path": path, "expected_sha256": expected, "found_sha256": found},
         )
 
@@ -181,21 +183,21 @@ def _edit_file(data: EditInput, work: ModuleHandle) -> dict[str, Any]:
 MODULE_ACTIONS: tuple[ModuleAction, ...] = (
     create_module_action(
         name="read",
-        description="What is in a file: as text, or as base64 where it is not UTF-8.",
+        description="Read a file: as text, or as base64 if it is not UTF-8.",
         validation=ReadInput,
         handler=_read,
         capabilities=("fs:read",),
     ),
     create_module_action(
         name="write",
-        description="Make or replace a file; where it is expected to be another one by now, it is a conflict.",
+        description="Create or replace a file; if it does not have the expected contents, this is a conflict.",
         validation=WriteInput,
         handler=_write,
         capabilities=("fs:write",),
     ),
     create_module_action(
         name="list",
-        description="The files and links in a folder and in those below it.",
+        description="List the files and links in a folder and its subfolders.",
         validation=FolderInput,
         handler=_list,
         capabilities=("fs:read",),
@@ -209,21 +211,21 @@ MODULE_ACTIONS: tuple[ModuleAction, ...] = (
     ),
     create_module_action(
         name="run",
-        description="Run a command to its end. One that fails gives its exit code, which is a result and no error.",
+        description="Run a command to its end. The exit code of a command that fails is a result, not an error.",
         validation=RunInput,
         handler=_run,
         capabilities=("cmd:run",),
     ),
     create_module_action(
         name="diff",
-        description="What differs from the last commit, where the module is a git work tree.",
+        description="Show the differences from the last commit of a module that is a git work tree.",
         validation=DiffInput,
         handler=_diff,
         capabilities=("git:diff",),
     ),
     create_module_action(
         name="edit_file",
-        description="Apply a unified diff of a file, which has to fit exactly.",
+        description="Apply a unified diff to a file; it must fit exactly.",
         validation=EditInput,
         handler=_edit_file,
         capabilities=("fs:read", "fs:write"),

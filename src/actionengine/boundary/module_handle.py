@@ -1,4 +1,4 @@
-"""`ModuleHandle`: the only way of a module action's handler to its module, to commands, and to a network."""
+"""`ModuleHandle`: the only access of a module action's handler to its module, to commands, and to a network."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ _WORST_LAST = ("not_needed", "isolated", "granted", "not_enforced")
 
 
 class ModuleHandle:
-    """One piece of work in its module. A context manager, which lets go of the module's files.
+    """One piece of work in its module. A context manager, which closes the module's files.
 
-    Each method raises `CapabilityNotGrantedError` for what the request does not ask for, `timeout` after the deadline
-    and `conflict` once the work is cancelled, and beside these what `ModuleFiles` and `run_process` raise. A handler
-    that calls none for long is not interrupted.
+    Each method raises `CapabilityNotGrantedError` for a capability that the request does not ask for, `timeout` after
+    the deadline, `conflict` once the work is cancelled, and the errors of `ModuleFiles` and `run_process`. A handler
+    that calls none of them is not interrupted.
 
     Args:
-        admitted: the request, as the boundary has let it through.
-        limits: what each command may use.
+        admitted: the request after the checks of the boundary.
+        limits: the limits of each command.
         cancelled: ends the work once it is set.
-        deadline: when the work has to be over, as `time.monotonic()` counts.
+        deadline: the end of the work, as `time.monotonic()` counts.
         require_isolation: refuse to run commands that the system cannot keep off the network.
-        file_policy: which files commands may reach, where the system can bound them; None for all that their user
-            reaches.
+        file_policy: the files that commands may reach, if the system can enforce that; None for all files that their
+            user can reach.
 
-    `request` and `module` are those of the request; `network` and `file_isolation` say what commands could reach so
-    far, the worst of them all.
+    `request` and `module` are those of the request; `network` and `file_isolation` give the weakest isolation of the
+    commands so far.
 
     Raises:
-        MissingModuleError: where there is no such folder.
+        MissingModuleError: if the module's folder does not exist.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class ModuleHandle:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """In this block no other work writes or deletes files of the module, so that what was read may be relied on
-        when it is written back. What commands and others do is not held up, and so neither is it kept out."""
+        """Keep other work from writing or deleting files of the module in this block, so that contents that were read
+        still hold when they are written back. Commands, and programs outside the engine, are not kept out."""
         with self._lock:
             if self._depth:
                 yield
@@ -91,19 +91,19 @@ class ModuleHandle:
                     self._depth -= 1
 
     def read(self, path: str) -> bytes:
-        """What is in a file (`fs:read`)."""
+        """Return the contents of a file (`fs:read`)."""
         self._check(Capability.FS_READ)
         return self._files.read(path)
 
     def read_text(self, path: str) -> str:
-        """The same as a text. Raises `unprocessable` for one that is not UTF-8."""
+        """Return the contents of a file as text. Raises `unprocessable` if they are not UTF-8."""
         try:
             return self.read(path).decode()
         except UnicodeDecodeError:
-            raise ActionError(ErrorCode.UNPROCESSABLE, f"{path!r} is no text in UTF-8", {"path": path}) from None
+            raise ActionError(ErrorCode.UNPROCESSABLE, f"{path!r} is not text in UTF-8", {"path": path}) from None
 
     def write(self, path: str, content: bytes | str, *, executable: bool | None = None) -> None:
-        """Make or replace a file, wholly or not at all (`fs:write`); a text as UTF-8."""
+        """Create or replace a file, completely or not at all (`fs:write`). A text is encoded as UTF-8."""
         self._check(Capability.FS_WRITE)
         with self.exclusive():
             self._files.write(path, _as_bytes(path, content), executable=executable)
@@ -115,12 +115,12 @@ class ModuleHandle:
             self._files.delete(path)
 
     def stat(self, path: str) -> FileEntry | None:
-        """What a file or a link is (`fs:read`); None where nothing is there."""
+        """Return the entry of a file or a link (`fs:read`); None if nothing exists at the path."""
         self._check(Capability.FS_READ)
         return self._files.stat(path)
 
     def list(self, folder: str = "") -> tuple[FileEntry, ...]:
-        """The files and links in a folder and in those below it (`fs:read`)."""
+        """Return the files and links in a folder and its subfolders (`fs:read`)."""
         self._check(Capability.FS_READ)
         found = []
         for entry in self._files.walk(folder):
@@ -129,10 +129,10 @@ class ModuleHandle:
         return tuple(found)
 
     def edit_file(self, path: str, diff: str) -> str | None:
-        """Apply a unified diff of a file (`fs:read` and `fs:write`), wholly or not at all; what is in it then, None
-        where the diff removes it.
+        """Apply a unified diff to a file (`fs:read` and `fs:write`), completely or not at all. Return the new contents,
+        None if the diff removes the file.
 
-        Raises `unprocessable` where the diff is of another file, or does not fit; see `apply_diff`.
+        Raises `unprocessable` if the diff is for another file, or does not fit; see `apply_diff`.
         """
         self._check(Capability.FS_READ, Capability.FS_WRITE)
         with self.exclusive():
@@ -157,8 +157,9 @@ class ModuleHandle:
         stdin: bytes = b"",
         timeout: float | None = None,
     ) -> CompletedCommand:
-        """Run a command in a folder of the module, to its end (`cmd:run`). It can reach a network where the request has
-        `net:http`, and files as `FileAccess` says. `timeout` is in seconds; it ends with the work at the latest."""
+        """Run a command in a folder of the module, to its end (`cmd:run`). It can reach a network if the request has
+        `net:http`, and the files of its `FileAccess`. `timeout` is in seconds; the deadline of the work also ends it.
+        """
         self._check(Capability.CMD_RUN)
         policy = self._file_policy
         with closing(self._files.open_folder()) as root, closing(self._files.open_folder(folder)) as descriptor:
@@ -166,12 +167,12 @@ class ModuleHandle:
             return self._run(argv, descriptor, self._access(root, writable), environment, stdin, timeout)
 
     def diff(self, path: str | None = None) -> str:
-        """What differs in the module, or in one of its files or folders, from the last commit of the git work tree that
-        it is (`git:diff`): of files that git knows. See `diff_from_last_commit`."""
+        """Return the differences of the module, or of one of its files or folders, from the last commit (`git:diff`).
+        The module must be a git work tree; files that git does not track are left out. See `diff_from_last_commit`."""
         self._check(Capability.GIT_DIFF)
 
         def run_git(argv: Sequence[str], folder: int, root: int, environment: Mapping[str, str]) -> CompletedCommand:
-            # Not by `run`, which needs `cmd:run`. What git reaches is a folder of ours.
+            # `run` would need `cmd:run`. Here git reaches only a temporary folder of this process.
             return self._run(argv, folder, self._access(root, True), environment, b"", None)
 
         return diff_from_last_commit(self._files, run_git, path, self._check_time)
@@ -203,7 +204,7 @@ class ModuleHandle:
                 cancelled=self._cancelled,
             )
         except ActionError as failure:
-            # The work is over, not the command alone.
+            # If the whole work is over, the error says that, and not only that the command is.
             if failure.code in (ErrorCode.TIMEOUT, ErrorCode.CONFLICT):
                 self._check_time()
             raise
@@ -231,6 +232,5 @@ def _as_bytes(path: str, content: bytes | str) -> bytes:
     try:
         return content.encode()
     except UnicodeEncodeError:
-        raise ActionError(
-            ErrorCode.UNPROCESSABLE, f"what is to be in {path!r} has characters that UTF-8 cannot carry", {"path": path}
-        ) from None
+        message = f"the contents for {path!r} have characters that UTF-8 cannot encode"
+        raise ActionError(ErrorCode.UNPROCESSABLE, message, {"path": path}) from None

@@ -1,4 +1,4 @@
-"""What crosses the boundary: a request, its module, and the result. Each has a JSON form, to cross a wire with."""
+"""The values that cross the boundary: a request, its module, and the result. Each has a JSON form for the wire."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from actionengine.context import Actor, Tenant
 
 
 class ModuleContext(BaseModel):
-    """A module: a folder of a tenant's in which work is done.
+    """A module: a folder of a tenant in which work runs.
 
-    `root` is where it lies on this machine; a worker on another one says itself where its modules lie.
+    `root` is its path on this machine; a worker on another machine uses the path of its own `ModuleRoots`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -29,7 +29,7 @@ class ModuleContext(BaseModel):
 
 
 def _plain(input: Any) -> Any:
-    """What JSON makes of it: a tuple is a list."""
+    """Return the input as JSON represents it, with a list for each tuple."""
     try:
         return from_json(to_json(input, inf_nan_mode="strings"))
     except (PydanticSerializationError, ValueError):
@@ -37,11 +37,11 @@ def _plain(input: Any) -> Any:
 
 
 class ExecutionRequest(BaseModel):
-    """Work that is asked for: a module action, its input, for whom, where, and with which capabilities.
+    """A request for work: a module action with its input, tenant, module and capabilities.
 
-    Nothing is checked when it is made: the boundary does, on each side of a wire. `timeout` is in seconds. With an
-    `idempotency_key`, the work takes effect once in its module, however often it is asked for or begun anew after a
-    crash; its effects outside of the module (what a command sends over a network) are not covered by that.
+    The boundary checks it, on each side of a wire; creating it checks nothing. `timeout` is in seconds. With an
+    `idempotency_key`, the work takes effect once in its module, even if it is requested again or restarted after a
+    crash; its effects outside the module (such as network traffic of a command) are not covered.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,8 +57,8 @@ class ExecutionRequest(BaseModel):
     id: str = Field(default_factory=lambda: str(uuid7()), min_length=1, max_length=100)
 
     if TYPE_CHECKING:
-        # The fields say what a request has. Validation takes more: any iterable of capabilities or their names, and in
-        # the input whatever JSON can carry, such as tuples.
+        # Validation accepts more than the types of the fields: any iterable of capabilities or their names, and an
+        # input with tuples.
         def __init__(
             self,
             *,
@@ -75,16 +75,16 @@ class ExecutionRequest(BaseModel):
 
 
 NetworkIsolation = Literal["granted", "isolated", "not_enforced", "not_needed"]
-"""Whether work could reach a network: `granted` (it has `net:http`), `isolated` (the system kept it off),
+"""The isolation of work from the network: `granted` (it has `net:http`), `isolated` (the system enforced it),
 `not_enforced` (this system cannot), `not_needed` (no command was run)."""
 
 FileIsolation = Literal["isolated", "not_enforced", "not_needed"]
-"""The isolation of a command from files that are not its own: `isolated` (the system kept them off), `not_enforced`
-(this system cannot), `not_needed` (no command was run)."""
+"""The isolation of commands from files outside their module: `isolated` (the system enforced it), `not_enforced` (this
+system cannot), `not_needed` (no command was run)."""
 
 
 class ExecutionResult(BaseModel):
-    """Work that was done. `output` is what the module action gave, `duration` in seconds."""
+    """The result of work. `output` is the output of the module action; `duration` is in seconds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -92,9 +92,9 @@ class ExecutionResult(BaseModel):
     action: str
     output: Any
     runner: str
-    """What ran it: `in_process`, `subprocess`, `queue`, or a host's own."""
+    """The kind of runner: `in_process`, `subprocess`, `queue`, or a host's own."""
     worker: str | None = None
-    """Which process ran it, where it was another one."""
+    """The worker that ran it, if another process did."""
     network: NetworkIsolation = "not_needed"
     file_isolation: FileIsolation = "not_needed"
     started_at: datetime

@@ -1,4 +1,4 @@
-"""The port of runners, and what all of ours share: the boundary, telemetry, and an answer instead of an exception."""
+"""The port of runners, and the base of ours, which checks the boundary, reports telemetry and returns all errors."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ RunnerResult = Result[ExecutionResult, ActionError]
 
 
 class Runner(Protocol):
-    """What runs work behind the boundary.
+    """The port to code that runs work behind the boundary.
 
-    `execute` gives the result, or why there is none: a refusal of the boundary, what the work failed with, `timeout`,
-    `conflict` where it was cancelled, `unavailable` where the runner is gone. It never raises for what a request can
-    cause. Once `cancelled` is set, the work is ended with everything that it started, and the answer comes.
+    `execute` returns the result or an error: a refusal of the boundary, the error of the work, `timeout`, `conflict`
+    for cancelled work, `unavailable` if the runner is gone. It never raises an error that a request can cause. Once
+    `cancelled` is set, the runner ends the work with everything that it started, and returns.
 
-    `execute_async` is the same under an event loop: cancelling the task cancels the work.
+    `execute_async` does the same under an event loop: cancelling the task cancels the work.
     """
 
     def execute(self, request: ExecutionRequest, *, cancelled: threading.Event | None = None) -> RunnerResult:
-        """Run work, and wait for it."""
+        """Run work and return its answer."""
 
     async def execute_async(self, request: ExecutionRequest) -> RunnerResult:
-        """The same under an event loop."""
+        """Run work under an event loop and return its answer."""
 
 
 class BoundaryRunner(ABC):
-    """A runner that checks each request at its own boundary first. Ours are made of it; a host's own can be.
+    """The base of runners that check each request at their own boundary first. Hosts can derive from it too.
 
     Args:
         profile: the most that work may ask for.
-        actions: the module actions that there are.
-        telemetry: sinks that are told of the work, by the thread that does it: one that waits holds it up.
+        actions: the module actions.
+        telemetry: sinks that the thread of the work calls: a slow sink delays the work.
 
     Raises:
-        ConfigurationError: for a sink that is an `async def`, and where two actions have one name.
+        ConfigurationError: for a sink that is an `async def`, and if two actions have one name.
     """
 
     name: ClassVar[str]
-    """What results and telemetry call this kind of runner."""
+    """The name of this kind of runner in results and telemetry."""
 
     def __init__(
         self, profile: CapabilityProfile, actions: Iterable[ModuleAction], telemetry: Iterable[Sink] = ()
@@ -68,11 +68,11 @@ class BoundaryRunner(ABC):
 
     @abstractmethod
     def run(self, admitted: AdmittedRequest, cancelled: threading.Event) -> ExecutionResult:
-        """Run a request that has passed the boundary. Raises `ActionError` with what the work failed with; once
-        `cancelled` is set, ends it and raises `conflict`."""
+        """Run a request that has passed the boundary. Raise the `ActionError` of the work; once `cancelled` is set, end
+        it and raise `conflict`."""
 
     def execute(self, request: ExecutionRequest, *, cancelled: threading.Event | None = None) -> RunnerResult:
-        """Run work, and wait for it."""
+        """Run work and return its answer."""
         telemetry = Telemetry(self._sinks, request, self.name)
         telemetry.started()
         try:
@@ -85,8 +85,8 @@ class BoundaryRunner(ABC):
         return answer
 
     async def execute_async(self, request: ExecutionRequest) -> RunnerResult:
-        """The same under an event loop: in a thread of its own, and ended where the task is cancelled. As many run
-        at once as are asked for."""
+        """Run work in a thread of its own and return its answer. Cancelling the task ends the work. The number of
+        threads has no limit."""
         cancelled = threading.Event()
         work = AbandonableCall("async", partial(self.execute, request, cancelled=cancelled))
         # The event loop's pool has few threads: long work would hold up all others that need one.
@@ -95,7 +95,7 @@ class BoundaryRunner(ABC):
             await work.wait(None)
         except asyncio.CancelledError:
             cancelled.set()
-            # Nothing is left running when the cancellation goes on, however often it comes.
+            # No work is left running when the cancellation continues, even if the task is cancelled again.
             while not work.has_ended:
                 with suppress(asyncio.CancelledError):
                     await work.wait(None)
@@ -123,13 +123,13 @@ def check_time(request: ExecutionRequest, cancelled: threading.Event | None, dea
 
 
 def cancelled_error(request: ExecutionRequest) -> ActionError:
-    """The answer for work that was cancelled."""
+    """Return the error of work that was cancelled."""
     message = f"the work {request.id} ({request.action}) was cancelled"
     return ActionError(ErrorCode.CONFLICT, message, {"request_id": request.id, "cancelled": True})
 
 
 def timeout_error(request: ExecutionRequest) -> ActionError:
-    """The answer for work that was ended at its deadline."""
+    """Return the error of work that was ended at its deadline."""
     message = f"the work {request.id} ({request.action}) took longer than {request.timeout} s and was ended"
     return ActionError(ErrorCode.TIMEOUT, message, {"request_id": request.id, "timeout": request.timeout})
 

@@ -1,4 +1,4 @@
-"""The service `modules`: module work as governed actions, so that it is authorized, idempotent, logged and published.
+"""The service `modules`: module work as governed actions, which are authorized, idempotent, logged and published.
 
 create_engine(services=[modules_service(InProcessRunner(CODE_MODULE_DEFAULT), ModuleRoots("/srv/modules").context)])
 """
@@ -26,7 +26,7 @@ from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
 
 ModuleOf = Callable[[Tenant, str], ModuleContext]
-"""The module of a tenant by its id, as `ModuleRoots.context`. It raises `ActionError` for one that there is not."""
+"""A function that returns a tenant's module by its id, as `ModuleRoots.context`, or raises `ActionError`."""
 
 _CHANGING = frozenset({Capability.FS_WRITE, Capability.CMD_RUN, Capability.NET_HTTP})
 _TOO_MUCH_FOR_THE_LOG = ("text", "base64", "stdout", "stderr", "diff", "entries")
@@ -34,10 +34,10 @@ _TOO_MUCH_FOR_THE_LOG = ("text", "base64", "stdout", "stderr", "diff", "entries"
 
 @dataclass(frozen=True, slots=True)
 class ModulePermissions:
-    """The permission that each kind of module work asks for; None asks for none.
+    """The permission for each kind of module work; None needs none.
 
-    `read`: what only reads files, or compares them. `write`: what changes them. `run`: what runs commands. A rule may
-    name one module: `Rule("modules.write", "module/website")`.
+    `read` is for work that only reads or compares files, `write` for work that changes them, `run` for work that runs
+    commands. A rule may name one module: `Rule("modules.write", "module/website")`.
     """
 
     read: str | None = "modules.read"
@@ -53,20 +53,20 @@ def modules_service(
     permissions: ModulePermissions | None = None,
     timeout: float = 10.0,
 ) -> Service:
-    """A service `modules` with an action for each module action: its input, and the `module_id`.
+    """Return the service `modules`, with an action for each module action, whose input also has the `module_id`.
 
-    The tenant and the actor are the request's, the capabilities those that the module action needs. With an idempotency
-    key, work that changes something takes effect once in its module.
+    The tenant and the actor are those of the request; the capabilities are those that the module action needs. With an
+    idempotency key, work that changes something takes effect once in its module.
 
-    The work is done inside of the action. Where that has an idempotency key, its transaction is open meanwhile, and on
-    SQLite nobody else writes: that suits what takes seconds.
+    The work runs inside the action. If the action has an idempotency key, its transaction is open meanwhile, and on
+    SQLite no other writer proceeds: use this for work of a few seconds.
 
     Args:
-        runner: what does the work.
-        module_of: where a tenant's modules are: `ModuleRoots(folder).context`.
+        runner: the runner of the work.
+        module_of: a function that finds a tenant's module, such as `ModuleRoots(folder).context`.
         actions: the module actions; those of the library by default.
-        permissions: what to ask an actor for; `modules.read`, `.write` and `.run` by default.
-        timeout: seconds that one piece of work may take.
+        permissions: the permissions that actors need; `modules.read`, `.write` and `.run` by default.
+        timeout: the most seconds for one piece of work.
     """
     asked = permissions or ModulePermissions()
     return create_service(
@@ -113,7 +113,7 @@ def _governed(
 
 
 def _arguments(data: BaseModel) -> dict[str, Any]:
-    """An input as the runner gets it, secrets and all."""
+    """Return the input for the runner, with its secrets."""
     given: dict[str, Any] = from_json(
         revealed_json(data.model_dump(exclude={"module_id"}, exclude_unset=True, by_alias=True))
     )
@@ -121,7 +121,7 @@ def _arguments(data: BaseModel) -> dict[str, Any]:
 
 
 def _with_module(action: ModuleAction) -> type[BaseModel]:
-    """The input of a module action, with the module in it."""
+    """Return the input model of a module action, extended by the module's id."""
     module_id: Any = (str, Field(min_length=1, max_length=200))
     return create_model(f"{action.validation.__name__}OfModule", __base__=action.validation, module_id=module_id)
 

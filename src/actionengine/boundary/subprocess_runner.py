@@ -1,4 +1,4 @@
-"""The runner with a process for each piece of work, which is ended with everything that it started."""
+"""The runner with a process for each piece of work. It ends the process with everything that the process started."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ from actionengine.errors import ActionError, ErrorCode
 logger = logging.getLogger("actionengine")
 
 ANSWER_BYTES = 64 * 1024**2
-"""The most that an answer can have, beside what the work prints."""
+"""The largest answer, in bytes, in addition to the prints of the work."""
 
 _START = "import sys; sys.path[:] = sys.argv[1:]; from actionengine.boundary.child import main; main()"
 
 
 class SubprocessRunner(BoundaryRunner):
-    """Runs each piece of work in a process of its own, which checks the boundary again.
+    """A runner with a process for each piece of work, which checks the boundary again.
 
-    The handler and the commands that it runs are one tree of processes: kept off the network together unless the
-    request has `net:http`, and ended together at the timeout, which includes the start of the process, and where the
-    work is cancelled. What the handler prints is logged on `actionengine`.
+    The handler and its commands are one tree of processes: kept off the network together unless the request has
+    `net:http`, and ended together at the timeout, which includes the start of the process, and when the work is
+    cancelled. The logger `actionengine` gets the prints of the handler.
 
     Args:
         profile: the most that work may ask for.
-        actions: where both processes import the module actions from, `module:attribute`.
-        limits: what the process may use, and each command. `output_bytes` does not count the answer itself, which has
-            64 MiB at most.
-        telemetry: sinks that are told of the work, in this process.
-        environment: variables for handlers, beside those that a command gets (see `run_process`); commands do not get
-            them.
-        require_isolation: refuse work where the system cannot keep it off the network.
-        readable: paths of this host that commands may read and execute, besides their module and the system's. The
-            handler itself is the host's code and is not kept off files.
+        actions: the import path of the module actions for both processes, `module:attribute`.
+        limits: the limits of the process and of each command. `output_bytes` does not count the answer itself, which
+            has at most 64 MiB.
+        telemetry: sinks that receive events about the work, in this process.
+        environment: environment variables for handlers, in addition to those of commands (see `run_process`); commands
+            do not get them.
+        require_isolation: refuse work if the system cannot keep it off the network.
+        readable: paths of this host that commands may read and execute, besides their module and system paths. The
+            handler itself is the host's code, and may reach all files.
         writable: paths of this host that commands of all tenants may change, such as a cache.
 
     Raises:
-        ConfigurationError: where there are no module actions at `actions`.
+        ConfigurationError: if `actions` does not name module actions.
     """
 
     name: ClassVar[str] = "subprocess"
@@ -78,9 +78,9 @@ class SubprocessRunner(BoundaryRunner):
         self._writable = absolute_paths("writable", writable)
 
     def run(self, admitted: AdmittedRequest, cancelled: threading.Event) -> ExecutionResult:
-        """Start a process for the work, and wait for its answer."""
+        """Run the work in a process of its own and return its result."""
         request = admitted.request
-        # What comes after -I is left out of it: the paths that this process imports from are given instead.
+        # With -I, Python has no import paths of its own: the process gets those of this one.
         paths = [path or os.getcwd() for path in sys.path]
         try:
             finished = run_process(
@@ -123,19 +123,19 @@ class SubprocessRunner(BoundaryRunner):
 
 
 def _described_work(error: ActionError, request: ExecutionRequest) -> ActionError:
-    """What became of the process, as what became of the work."""
+    """Return the error of a process as the error of its work."""
     code = error.code
     if code is ErrorCode.TIMEOUT:
         return timeout_error(request)
     if code is ErrorCode.CONFLICT:
         return cancelled_error(request)
     if code is ErrorCode.UNPROCESSABLE and "stdout" in error.details:
-        return ActionError(code, f"the work {request.id} ({request.action}) printed or answered more than it may")
+        return ActionError(code, f"the work {request.id} ({request.action}) exceeded its limit of output")
     return error
 
 
 def _result(finished: CompletedCommand, request: ExecutionRequest) -> ExecutionResult:
-    """The result in an answer. Raises what the work failed with, and `handler_error` where there is no answer."""
+    """Return the result in an answer. Raise the error in it, and `handler_error` if there is no answer."""
     try:
         answer = answer_from_text(finished.stdout)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What is told of work while it runs: started, completed, failed. A sink that fails never fails the work."""
+"""Events about work for a host's sinks: started, completed, failed. A sink that fails never fails the work."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 logger = logging.getLogger("actionengine")
 
 ESCAPING = (Exception, SystemExit, CancelledError)
-"""What the code of a host may raise without ending more than itself: an argument parser raises `SystemExit`, and a
-future that was waited for `CancelledError`. `KeyboardInterrupt` goes on."""
+"""The exceptions of host code that end only that code: an argument parser raises `SystemExit`, a cancelled future
+`CancelledError`. `KeyboardInterrupt` propagates."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionEvent:
-    """That work has started, is completed, or has failed. `duration` is in seconds, None at the start; `error` is the
-    code of a failure, `refusal` the boundary's reason where it refused."""
+    """The start, completion or failure of work. `duration` is in seconds, None at the start; `error` is the code of a
+    failure, and `refusal` the reason if the boundary refused the work."""
 
     kind: Literal["started", "completed", "failed"]
     request_id: str
@@ -46,18 +46,18 @@ Sink = Callable[[ExecutionEvent], None]
 
 
 def validate_sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:
-    """The sinks. Raises `ConfigurationError` for one that cannot be called, or is an `async def`."""
+    """Return the sinks. Raises `ConfigurationError` for one that is not callable, or is an `async def`."""
     found = tuple(sinks)
     for sink in found:
         if not callable(sink):
-            raise ConfigurationError(f"a telemetry sink has to be callable, and {sink!r} is not")
+            raise ConfigurationError(f"the telemetry sink {sink!r} is not callable")
         if iscoroutinefunction(sink) or iscoroutinefunction(type(sink).__call__):
-            raise ConfigurationError(f"the telemetry sink {sink!r} is an async def, and has to be a def")
+            raise ConfigurationError(f"the telemetry sink {sink!r} is an async def: write it as a def")
     return found
 
 
 class Telemetry:
-    """Tells sinks of one piece of work."""
+    """The events about one piece of work, for its sinks."""
 
     def __init__(self, sinks: Iterable[Sink], request: ExecutionRequest, runner: str) -> None:
         self._sinks = tuple(sinks)
@@ -66,11 +66,11 @@ class Telemetry:
         self._started = perf_counter()
 
     def started(self) -> None:
-        """The work begins."""
+        """Report that the work starts."""
         self._notify("started")
 
     def ended(self, answer: Result[ExecutionResult, ActionError]) -> None:
-        """The work is over."""
+        """Report the answer of the work."""
         duration = perf_counter() - self._started
         if isinstance(answer, Failure):
             error = answer.failure()
@@ -107,12 +107,12 @@ class Telemetry:
             except KeyboardInterrupt:
                 raise
             except BaseException:
-                # The work has been done, or is to be: whatever a sink has raised says nothing of it.
+                # An error of a sink says nothing about the work.
                 logger.exception("a telemetry sink raised on %s of %s", kind, request.id)
 
 
 def log_sink(event: ExecutionEvent) -> None:
-    """Writes a line when a piece of work starts, and one when it ends, to the logger `actionengine`."""
+    """Log a line on `actionengine` when a piece of work starts, and one when it ends."""
     logger.info(
         "execution %s: %s of %r in %r for tenant %s by %s on %s%s%s",
         event.kind,

@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run a command; its exit code is 1 where it could not be done."""
+    """Run a command; the exit code is 1 if it fails."""
     try:
         from actionengine.cli.commands import app
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The commands, for whoever operates a database: its schema, its tenants, its keys."""
+"""The commands for operators of a database: its schema, its tenants, its keys."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ app.command()(events)
 
 @app.callback()
 def actionengine() -> None:
-    """One governed pipeline for every change of state: what its databases need."""
+    """Operate the databases of actionengine, the governed pipeline for every change of state."""
 
 
 @db.command("upgrade")
 def upgrade_command(
     url: Url,
-    app_role: Annotated[str | None, typer.Option(help="Give this role what a host needs (PostgreSQL).")] = None,
+    app_role: Annotated[str | None, typer.Option(help="Grant this role the rights of a host (PostgreSQL).")] = None,
     relay_role: Annotated[
-        str | None, typer.Option(help="Give this role what a relay needs, and the hosts' role no more than hosts need.")
+        str | None, typer.Option(help="Grant this role the rights of a relay, and the hosts' role only those of hosts.")
     ] = None,
     sql: Annotated[
         bool, typer.Option("--sql", help="Print the SQL for an empty database, and change nothing.")
     ] = False,
 ) -> None:
-    """Bring the schema up to date, as its owner. Where it is, nothing changes."""
+    """Upgrade the schema to the newest version, as its owner."""
     if sql:
         print(upgrade_sql(dialect_of(url), app_role, relay_role))
         return
@@ -94,21 +94,21 @@ def check(
     signing_key: SigningKey = None,
     metadata: Annotated[
         str | None,
-        typer.Option(help="module:attribute of a MetaData or a declarative base, whose protected tables are checked."),
+        typer.Option(help="module:attribute of a MetaData or declarative base: its protected tables are checked."),
     ] = None,
     unprotected: Annotated[
         list[str] | None,
-        typer.Option(help="A table with a column tenant_id that need not be protected: table, or schema.table."),
+        typer.Option(help="A table with a column tenant_id that needs no protection: table, or schema.table; repeat."),
     ] = None,
 ) -> None:
-    """Check what a host checks when it starts: the role, the schema, the signing key, the protection of its tables."""
+    """Check the role, the schema, the signing key and the protection of tables, as a host does when it starts."""
     declared = None if metadata is None else _metadata(metadata)
     check_exists(url)
     if dialect_of(url) == "sqlite":
         with owner(url) as connection:
             version = schema_version(connection)
             if version != HEAD:
-                fail(f"the schema is at version {version}, this library needs {HEAD}: run `actionengine db upgrade`")
+                fail(f"the schema has version {version}, this library needs {HEAD}: run `actionengine db upgrade`")
             problems = find_problems(connection, declared, unprotected or ())
     else:
         check_driver()
@@ -126,13 +126,13 @@ def check(
 
 @db.command("protect")
 def protect_command(
-    table: Annotated[str, typer.Argument(help="The table's name, as it is, without quotes.")],
+    table: Annotated[str, typer.Argument(help="The table's exact name, without quotes.")],
     url: Url,
-    schema: Annotated[str | None, typer.Option(help="The schema that the table is in.")] = None,
-    tenant_column: Annotated[str, typer.Option(help="The column that says whose a row is.")] = "tenant_id",
-    app_role: Annotated[str | None, typer.Option(help="Give this role what a handler needs (PostgreSQL).")] = None,
+    schema: Annotated[str | None, typer.Option(help="The schema of the table.")] = None,
+    tenant_column: Annotated[str, typer.Option(help="The column with the tenant of a row.")] = "tenant_id",
+    app_role: Annotated[str | None, typer.Option(help="Grant this role the rights of a handler (PostgreSQL).")] = None,
 ) -> None:
-    """Protect a table of the host's and its partitions, as its owner. It can be run again."""
+    """Protect a table of the host and its partitions, as its owner. The command can be repeated."""
     check_exists(url)
     with owner(url) as connection:
         protect(connection, table, schema, tenant_column, app_role)
@@ -143,13 +143,13 @@ def _metadata(name: str) -> MetaData:
     found = imported(name)
     found = found if isinstance(found, MetaData) else getattr(found, "metadata", None)
     if not isinstance(found, MetaData):
-        fail(f"{name} is no MetaData and no declarative base: give module:attribute")
+        fail(f"{name} is not a MetaData or a declarative base: give its module:attribute")
     return found
 
 
 @db.command("sign")
 def sign_command(url: Url, signing_key: SigningKey = None) -> None:
-    """Have the database verify for which tenant a transaction works (PostgreSQL). Makes a key where none is given."""
+    """Make the database verify the tenant of each transaction (PostgreSQL). Without a key, create one."""
     if dialect_of(url) == "sqlite":
         fail("SQLite verifies no signatures: it has no row-level security")
     key = signing_key or secrets.token_urlsafe(32)
@@ -162,26 +162,26 @@ def sign_command(url: Url, signing_key: SigningKey = None) -> None:
 
 @db.command("unsign")
 def unsign_command(url: Url, signing_key: SigningKey = None) -> None:
-    """Forget a signing key, once no host uses it any more."""
+    """Remove a signing key that no host uses any more."""
     if signing_key is None:
-        fail("say which key to forget: --signing-key")
+        fail("give the key to remove: --signing-key")
     with owner(url) as connection:
         found = unsign(connection, signing_key)
-    print("the key is forgotten" if found else "there was no such key")
+    print("the key is removed" if found else "there was no such key")
 
 
 @tenant.command()
 def create(
-    slug: str, url: Url, name: Annotated[str, typer.Option(help="As people know it.")], signing_key: SigningKey = None
+    slug: str, url: Url, name: Annotated[str, typer.Option(help="The name for people.")], signing_key: SigningKey = None
 ) -> None:
-    """Make a tenant and print its id."""
+    """Create a tenant and print its id."""
     with open_storage(url, signing_key) as storage:
         print(storage.create_tenant(slug=slug, name=name).id)
 
 
 @tenant.command()
 def delete(slug: str, url: Url, signing_key: SigningKey = None) -> None:
-    """Close a tenant: nothing is executed for it any more. Its rows stay."""
+    """Delete a tenant: no action is executed for it any more. Its rows stay."""
     with open_storage(url, signing_key) as storage:
         if not storage.delete_tenant(slug=slug):
             fail(f"there is no tenant {slug!r}")
@@ -203,9 +203,9 @@ def list_tenants(url: Url, signing_key: SigningKey = None) -> None:
 
 @keys.command()
 def purge(
-    url: Url, batch: Annotated[int, typer.Option(help="How many at a time.")] = 1000, signing_key: SigningKey = None
+    url: Url, batch: Annotated[int, typer.Option(help="Keys in a batch.")] = 1000, signing_key: SigningKey = None
 ) -> None:
-    """Forget the idempotency keys that have expired, in batches."""
+    """Remove the expired idempotency keys, in batches."""
     purged = 0
     with open_storage(url, signing_key) as storage:
         while found := storage.purge_expired_keys(limit=batch):

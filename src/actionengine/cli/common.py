@@ -25,7 +25,7 @@ Url = Annotated[
     typer.Option(envvar="ACTIONENGINE_URL", help="postgresql://user:password@host/database, or sqlite:///file"),
 ]
 ANSWER_TIMEOUT = 30.0
-"""Seconds that a server may be silent; while it works on a statement, that may take longer."""
+"""Seconds that a server may be silent. A statement on which it works may take longer."""
 
 SigningKey = Annotated[
     str | None, typer.Option(envvar="ACTIONENGINE_SIGNING_KEY", help="The key that the database verifies, if any.")
@@ -33,9 +33,9 @@ SigningKey = Annotated[
 
 
 def open_storage(url: str, signing_key: str | None, behind_pooler: bool = True) -> SQLStorage:
-    """The storage in a database, perhaps behind a pooler that lends connections for a transaction only.
+    """Return the storage in a database, perhaps behind a pooler that lends connections for a transaction only.
 
-    A command that ends soon gains nothing from prepared statements, and listens to nothing: it runs behind any pooler.
+    A short command gains nothing from prepared statements and notifications, and so works behind any pooler.
     """
     check_exists(url)
     if dialect_of(url) == "sqlite":
@@ -46,7 +46,7 @@ def open_storage(url: str, signing_key: str | None, behind_pooler: bool = True) 
     return PostgresStorage(
         url,
         signing_key=signing_key,
-        # No handler runs here, and an operator must get on.
+        # No handler runs here, and an operator may use any role.
         protected=(),
         allow_strong_role=True,
         listens=not behind_pooler,
@@ -61,12 +61,12 @@ def check_exists(url: str) -> None:
 
 
 def is_missing(url: str) -> bool:
-    """Return whether it names a SQLite file that is not there: looking at it would make it."""
+    """Return whether a URL names a SQLite file that does not exist: opening it would create it."""
     return dialect_of(url) == "sqlite" and not Path(parsed(url).database or "").is_file()
 
 
 def parsed(url: str) -> URL:
-    """A database URL in its parts; for a text that is none the program ends."""
+    """Parse a database URL; end the program if it is malformed."""
     try:
         found = make_url(url)
         found.get_backend_name()
@@ -75,14 +75,14 @@ def parsed(url: str) -> URL:
         found = None
     if found is None or "@" in (found.host or ""):
         fail(
-            f"{redact_address(url)!r} is not a database URL: postgresql://user:password@host/database, or sqlite:///file"
-            " (write @ : / ? # % in a password as %40 %3A %2F %3F %23 %25)"
+            f"{redact_address(url)!r} is not a database URL: give postgresql://user:password@host/database, or"
+            " sqlite:///file (write @ : / ? # % in a password as %40 %3A %2F %3F %23 %25)"
         )
     return found
 
 
 def dialect_of(url: str) -> str:
-    """`postgresql` or `sqlite`; for any other the program ends."""
+    """Return `postgresql` or `sqlite`; end the program for any other database."""
     dialect = parsed(url).get_backend_name()
     if dialect == "postgres":
         return "postgresql"
@@ -92,13 +92,13 @@ def dialect_of(url: str) -> str:
 
 
 def imported(name: str) -> Any:
-    """Return the object that `module:attribute` names; None without a colon. The module may be beside the operator."""
+    """Return the object that `module:attribute` names; None without a colon. The working directory is searched too."""
     module, separator, attribute = name.partition(":")
     sys.path.insert(0, "")
     try:
         return getattr(import_module(module), attribute) if separator else None
     except (ImportError, AttributeError) as error:
-        fail(f"{name} cannot be found: {error}")
+        fail(f"{name} cannot be imported: {error}")
 
 
 def check_driver() -> None:
@@ -111,7 +111,7 @@ def check_driver() -> None:
 
 @contextmanager
 def owner(url: str) -> Iterator[Connection]:
-    """A transaction in the database, whose role the operator answers for."""
+    """Open a transaction in the database with the operator's role."""
     address = parsed(url)
     if dialect_of(url) == "postgresql":
         check_driver()
@@ -132,5 +132,5 @@ def owner(url: str) -> Iterator[Connection]:
 
 
 def counted(number: int) -> str:
-    """Return a number that was counted to a bound, as an operator reads it."""
+    """Return a number as text, with a `+` if counting stopped at its limit."""
     return str(number) if number < MAX_COUNTED_LAG else f"{MAX_COUNTED_LAG:,}+"

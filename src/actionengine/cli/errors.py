@@ -1,4 +1,4 @@
-"""The errors of the command line: a line on the standard error, and never a password or a traceback."""
+"""The errors of the command line: a line on stderr, without passwords and tracebacks."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _WITH_SECRETS = (
 _SECRET_VARIABLES = ("ACTIONENGINE_SIGNING_KEY", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _SECRET_OPTION = "--signing-key"
 TRACEBACK = "ACTIONENGINE_TRACEBACK"
-"""The environment variable with which a traceback is shown, without the secrets."""
+"""The environment variable that shows tracebacks, without secrets."""
 
 
 class Commands(TyperGroup):
-    """A group of commands that ends each error in a line, whatever command it comes from."""
+    """A group of commands that reports the errors of all its commands in a line."""
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
-        """Learn what must not be shown, and parse the arguments."""
+        """Collect the secrets of the arguments, and parse the arguments."""
         if extra.get("parent") is None and not rest:
             _secrets.clear()
             _secrets.update(_known_secrets(args))
@@ -49,7 +49,7 @@ class Commands(TyperGroup):
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """End an error in a line, and the program with the exit code 1."""
+    """Report an error in a line, and end the program with the exit code 1."""
     try:
         yield
     except (typer.Exit, typer.Abort):
@@ -58,7 +58,7 @@ def report_errors() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
             raise
         if hasattr(error, "format_message"):
-            # A mistake in the arguments. What is wrong with one of them is said by repeating it.
+            # A mistake in the arguments: the message repeats the wrong argument.
             said = error.format_message()
             if shown(said) == said:
                 raise
@@ -71,11 +71,11 @@ def report_errors() -> Iterator[None]:
 
 
 def message_of(error: BaseException) -> str:
-    """Return an error as a terminal shows it."""
+    """Return the text of an error for the terminal."""
     if isinstance(error, BaseExceptionGroup):
         return message_of(error.exceptions[0])
     if isinstance(error, StatementError) and error.orig is not None:
-        # The statement's parameters stand in its own text.
+        # The text of the outer error contains the statement's parameters.
         return message_of(error.orig)
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         return f"{error.name} is not installed: {error}"
@@ -89,7 +89,7 @@ def message_of(error: BaseException) -> str:
 
 
 def fail(message: str) -> NoReturn:
-    """Say what is wrong, and end with the exit code 1."""
+    """Print a message on stderr, and end with the exit code 1."""
     typer.echo(shown(message), err=True)
     raise typer.Exit(1)
 
@@ -120,7 +120,7 @@ class _RedactingFormatter(logging.Formatter):
 
 @contextmanager
 def _redacted_log() -> Iterator[None]:
-    """Keep the secrets out of the log too, which goes to the standard error unless a module configures it."""
+    """Keep the secrets out of the log too, which goes to stderr unless a module configures it."""
     handler = logging.lastResort
     if handler is None:
         yield

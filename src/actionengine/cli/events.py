@@ -1,4 +1,4 @@
-"""`actionengine events` and `actionengine projection ...`: read a tenant's history, and make what was derived anew."""
+"""`actionengine events` and `actionengine projection ...`: read a tenant's history, and rebuild projections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from actionengine.events.publishers.cloudevents import to_structured
 from actionengine.events.replay import replay
 from actionengine.storage.port import Storage
 
-projection = typer.Typer(no_args_is_help=True, help="Views that are made of events.")
+projection = typer.Typer(no_args_is_help=True, help="Views that are computed from events.")
 
 Slug = Annotated[str, typer.Option("--tenant", help="The tenant's slug.")]
 Named = Annotated[str, typer.Argument(help="module:attribute of a Projection.", metavar="PROJECTION")]
@@ -26,11 +26,11 @@ Named = Annotated[str, typer.Argument(help="module:attribute of a Projection.", 
 def events(
     url: Url,
     tenant: Slug,
-    type: Annotated[list[str] | None, typer.Option(help="Only events of this type; more than once for more.")] = None,
-    after: Annotated[int, typer.Option(help="Those after this position.")] = 0,
+    type: Annotated[list[str] | None, typer.Option(help="Only events of this type; repeat for more types.")] = None,
+    after: Annotated[int, typer.Option(help="Only events after this position.")] = 0,
     signing_key: SigningKey = None,
 ) -> None:
-    """Print a tenant's events in commit order, each as a line of JSON: a CloudEvent."""
+    """Print a tenant's events in commit order, each as a CloudEvent in a line of JSON."""
     with open_storage(url, signing_key) as storage:
         for event in replay(storage, _tenant(storage, tenant), types=type or None, after=after):
             print(to_structured(event, "actionengine")[1].decode())
@@ -38,7 +38,7 @@ def events(
 
 @projection.command()
 def rebuild(name: Named, tenant: Slug) -> None:
-    """Make a projection anew beside the live one, and switch. Interrupted, it goes on where it was."""
+    """Rebuild a projection beside the live one, and switch to it. An interrupted rebuild continues when repeated."""
     found = _projection(name)
     with progress_bar(f"{found.name} of {tenant}") as show:
         answer = found.rebuild(_tenant(found.storage, tenant), show)
@@ -49,7 +49,7 @@ def rebuild(name: Named, tenant: Slug) -> None:
 
 @projection.command()
 def status(name: Named, tenant: Slug) -> None:
-    """Print how far a projection is."""
+    """Print the position of a projection."""
     found = _projection(name)
     answer = found.status(_tenant(found.storage, tenant))
     if isinstance(answer, Failure):
@@ -71,5 +71,5 @@ def _tenant(storage: Storage, slug: str) -> Tenant:
 def _projection(name: str) -> Projection:
     found = imported(name)
     if not isinstance(found, Projection):
-        fail(f"{name} is no Projection: give module:attribute")
+        fail(f"{name} is not a Projection: give its module:attribute")
     return found

@@ -13,14 +13,14 @@ from actionengine.storage.sql.verification_sqlite import compare_sqlite
 
 
 def find_problems(connection: Connection, declared: MetaData | None, unprotected: Collection[str]) -> list[str]:
-    """Return a line for each table that is not protected as declared, or that looks as if it should be declared."""
+    """Return a line for each table that is not protected as declared, or that should probably be declared."""
     tables = declarations(() if declared is None else declared)
     is_sqlite = connection.dialect.name == "sqlite"
     comparison = (compare_sqlite if is_sqlite else compare_postgresql)(query_of(connection), tables)
     problems = describe(comparison.differences)
     problems += own_problems(query_of(connection), is_sqlite)
     problems += [
-        f"{_name(each.schema, each.name)}: it is declared protected, and not in this database. Run your migrations"
+        f"{_name(each.schema, each.name)}: it is declared as protected, and this database lacks it. Run your migrations"
         for each in tables
         if each not in comparison.found
     ]
@@ -30,8 +30,8 @@ def find_problems(connection: Connection, declared: MetaData | None, unprotected
         if (schema, name) in known or {name, f"{schema}.{name}"} & set(unprotected):
             continue
         problems.append(
-            f"{_name(schema, name)}: it has a column tenant_id and no protection: each tenant reaches the rows of all. "
-            f"Run {protecting_command(schema, name)}; or say --unprotected {name}, if that is meant"
+            f"{_name(schema, name)}: it has a column tenant_id and no protection, so each tenant reaches the rows of "
+            f"all. Run {protecting_command(schema, name)}, or pass --unprotected {name} if that is intended"
         )
     return problems
 

@@ -1,4 +1,4 @@
-"""`actionengine relay ...`: deliver events, and see to what could not be delivered."""
+"""`actionengine relay ...`: deliver events, and handle events that could not be delivered."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ Address = Annotated[
 ]
 Queues = Annotated[
     list[str] | None,
-    typer.Option("--queue", help="events, workflows or triggers; all that the publisher takes from, if not given."),
+    typer.Option("--queue", help="events, workflows or triggers; by default all queues of the publisher."),
 ]
-Queue = Annotated[str | None, typer.Option(help="events, workflows or triggers; all, if not given.")]
+Queue = Annotated[str | None, typer.Option(help="events, workflows or triggers; by default all.")]
 EventIds = Annotated[list[str] | None, typer.Argument(help="Event ids.")]
 
 
@@ -45,25 +45,26 @@ def run(
     publisher: Address,
     url: Url,
     signing_key: SigningKey = None,
-    batch_size: Annotated[int, typer.Option(help="Events that are taken at once.")] = 500,
-    publish_timeout: Annotated[float, typer.Option(help="Seconds that a call of the publisher may take.")] = 10.0,
-    max_attempts: Annotated[int, typer.Option(help="Failed attempts that make a dead letter.")] = 12,
-    first_backoff: Annotated[float, typer.Option(help="Seconds before the second attempt; then twice as long.")] = 0.5,
-    longest_backoff: Annotated[float, typer.Option(help="Seconds between two attempts at most.")] = 300.0,
-    poll_interval: Annotated[float, typer.Option(help="Seconds between looks at the outbox.")] = 5.0,
+    batch_size: Annotated[int, typer.Option(help="The most events of one batch.")] = 500,
+    publish_timeout: Annotated[float, typer.Option(help="The most seconds for a call of the publisher.")] = 10.0,
+    max_attempts: Annotated[int, typer.Option(help="Failed attempts until an event is a dead letter.")] = 12,
+    first_backoff: Annotated[float, typer.Option(help="Seconds before the second attempt; then doubled.")] = 0.5,
+    longest_backoff: Annotated[float, typer.Option(help="The most seconds between two attempts.")] = 300.0,
+    poll_interval: Annotated[float, typer.Option(help="Seconds between two checks of the outbox.")] = 5.0,
     behind_pooler: Annotated[
         bool,
         typer.Option(
             "--behind-pooler",
-            help="A pooler lends connections for a transaction only: prepare nothing, look four times a second.",
+            help="A pooler lends connections for a transaction only: prepare no statements, and poll four times a "
+            "second.",
         ),
     ] = False,
-    name: Annotated[str | None, typer.Option(help="As `relay status` shows it.")] = None,
+    name: Annotated[str | None, typer.Option(help="The name of the relay in `relay status`.")] = None,
     queue: Queues = None,
-    drain: Annotated[bool, typer.Option("--drain", help="Deliver what is due, and end.")] = False,
+    drain: Annotated[bool, typer.Option("--drain", help="Deliver the due events, and exit.")] = False,
 ) -> None:
-    """Deliver events until SIGINT or SIGTERM; then what is under way is finished first. Run as many as you like."""
-    # `module:attribute` may be beside the operator.
+    """Deliver events until SIGINT or SIGTERM, then finish the running deliveries. Any number of relays can run."""
+    # `module:attribute` may be in the working directory.
     sys.path.insert(0, "")
     with open_storage(url, signing_key, behind_pooler) as storage:
         worker = Relay(
@@ -88,7 +89,7 @@ def run(
 
 @relay.command()
 def status(url: Url, signing_key: SigningKey = None) -> None:
-    """Show how much there is to deliver from each queue, since when, which relays do it, and what waits for people."""
+    """Show the undelivered events of each queue with their age, the relays, and the backlog of approvals."""
     with open_storage(url, signing_key) as storage:
         found = {queue: run_sync(storage.outbox("sync", queue).status()) for queue in QUEUES}
         backlog = run_sync(storage.backlog("sync"))
@@ -96,18 +97,18 @@ def status(url: Url, signing_key: SigningKey = None) -> None:
     console.print(_counts(found))
     console.print(_backlog(backlog))
     relays = [beat for each in found.values() for beat in each.relays]
-    console.print(_relays(relays) if relays else "no relay has told of itself within a minute")
+    console.print(_relays(relays) if relays else "no relay has reported within a minute")
 
 
 @relay.command("dead-letters")
 def dead_letters(
     url: Url,
     signing_key: SigningKey = None,
-    limit: Annotated[int, typer.Option(help="How many at most.")] = 100,
-    after: Annotated[str | None, typer.Option(help="Those after this event id.")] = None,
+    limit: Annotated[int, typer.Option(help="The most dead letters to list.")] = 100,
+    after: Annotated[str | None, typer.Option(help="Only dead letters after this event id.")] = None,
     queue: Queue = None,
 ) -> None:
-    """List dead letters: events that are not tried any more, with the reason."""
+    """List dead letters, which are events whose delivery was given up, with the reason."""
     with open_storage(url, signing_key) as storage:
         letters = Relay(storage, nobody).dead_letters(after=after, limit=limit, queue=queue)
     Console().print(_letters(letters) if letters else "there are no dead letters")
@@ -117,27 +118,27 @@ def dead_letters(
 def redrive(
     url: Url,
     ids: EventIds = None,
-    all: Annotated[bool, typer.Option("--all", help="All that nobody has skipped.")] = False,
+    all: Annotated[bool, typer.Option("--all", help="All dead letters that were not skipped.")] = False,
     signing_key: SigningKey = None,
     queue: Queue = None,
 ) -> None:
-    """Try dead letters again: those with these event ids, or all."""
+    """Deliver dead letters again: those with these event ids, or all."""
     if bool(ids) == all:
-        fail("say which dead letters to try again: event ids, or --all")
+        fail("name the dead letters to deliver again: give event ids, or --all")
     with open_storage(url, signing_key) as storage:
         count = Relay(storage, nobody).redrive(None if all else ids, queue=queue)
-    typer.echo(f"{count} dead letters are tried again")
+    typer.echo(f"{count} dead letters will be delivered again")
 
 
 @relay.command()
 def skip(
     ids: Annotated[list[str], typer.Argument(help="Event ids.")],
     url: Url,
-    reason: Annotated[str, typer.Option(help="Why, for whoever asks later.")],
+    reason: Annotated[str, typer.Option(help="The reason, for the records.")],
     signing_key: SigningKey = None,
     queue: Queue = None,
 ) -> None:
-    """Give up dead letters, so that their subjects go on without them. They stay in the event log."""
+    """Skip dead letters, so that later events of their subjects are delivered. They stay in the event log."""
     with open_storage(url, signing_key) as storage:
         count = Relay(storage, nobody).skip(ids, reason, queue=queue)
     typer.echo(f"{count} dead letters are skipped")
@@ -173,7 +174,7 @@ def _relays(found: Iterable[RelayHeartbeat]) -> Table:
 
 
 def _letters(letters: Iterable[DeadLetter]) -> Table:
-    # An id is there to be copied.
+    # Operators copy the ids.
     names = ("queue", "type", "subject", "tenant", "attempts", "since", "reason")
     columns = (Column(name, overflow="fold") for name in names)
     table = Table(Column("event", no_wrap=True, min_width=36), *columns)

@@ -1,4 +1,4 @@
-"""`actionengine runner ...`: work that is done in modules, for whoever asks for it through the queue."""
+"""`actionengine runner ...`: workers for module work that callers put into a queue."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ runner = typer.Typer(no_args_is_help=True, help="Work in modules.")
 Modules = Annotated[
     Path,
     typer.Option(
-        envvar="ACTIONENGINE_MODULES", help="Where modules lie here: FOLDER/<id of the tenant>/<id of the module>."
+        envvar="ACTIONENGINE_MODULES", help="The folder of the modules: FOLDER/<id of the tenant>/<id of the module>."
     ),
 ]
 Profile = Annotated[str, typer.Option(help=f"The most that work may do: {', '.join(PROFILES)}.")]
@@ -42,24 +42,24 @@ def work(
     modules: Modules,
     profile: Profile,
     kind: Annotated[
-        str, typer.Option("--runner", help="subprocess: each piece of work in a process of its own; or in-process.")
+        str, typer.Option("--runner", help="subprocess (a process for each piece of work) or in-process.")
     ] = "subprocess",
     actions: Annotated[
         str, typer.Option(help="module:attribute of the module actions.")
     ] = "actionengine.boundary.module_actions:MODULE_ACTIONS",
-    queue: Annotated[str, typer.Option(help="Where requests wait.")] = "actionengine.modules",
-    concurrency: Annotated[int, typer.Option(min=1, max=10_000, help="Requests that are run at once.")] = 4,
+    queue: Annotated[str, typer.Option(help="The queue of the requests.")] = "actionengine.modules",
+    concurrency: Annotated[int, typer.Option(min=1, max=10_000, help="Requests that run at once.")] = 4,
     lease: Annotated[
         float,
-        typer.Option(min=0.5, max=86400.0, help="Seconds after which a worker that is not heard of counts as dead."),
+        typer.Option(min=0.5, max=86400.0, help="Seconds without a sign of life after which a worker counts as dead."),
     ] = 10.0,
     grace: Annotated[
         float,
-        typer.Option(min=0.0, max=86400.0, help="Seconds in which what is in hand may end when the worker is told to."),
+        typer.Option(min=0.0, max=86400.0, help="Seconds for running requests to end when the worker stops."),
     ] = 10.0,
     readable: Annotated[
         list[Path] | None,
-        typer.Option(help="A path that commands may read and execute, besides their module and the system's; repeat."),
+        typer.Option(help="A path that commands may read and execute, besides their module and system paths; repeat."),
     ] = None,
     writable: Annotated[
         list[Path] | None,
@@ -67,24 +67,22 @@ def work(
     ] = None,
     require_file_isolation: Annotated[
         bool,
-        typer.Option(
-            help="Refuse commands where this system cannot keep them off files outside of their module (Landlock)."
-        ),
+        typer.Option(help="Refuse commands if this system cannot keep them off files outside their module (Landlock)."),
     ] = False,
     set_up: Annotated[
-        bool, typer.Option("--set-up/--no-set-up", help="Make the durable engine's tables where there are none.")
+        bool, typer.Option("--set-up/--no-set-up", help="Create the durable engine's tables if they do not exist.")
     ] = True,
     connect_timeout: ConnectTimeout = 5.0,
     answer_timeout: AnswerTimeout = 10.0,
 ) -> None:
-    """Run what is asked for until SIGINT or SIGTERM; then what is in hand is finished, or given to another worker. A
-    second signal ends at once. Run as many as you like."""
-    # `module:attribute` may be beside the operator.
+    """Run requests until SIGINT or SIGTERM, then finish the running ones, or give them to another worker. A second
+    signal ends the worker at once. Any number of workers can run."""
+    # `module:attribute` may be in the working directory.
     sys.path.insert(0, "")
     if not modules.is_dir():
-        fail(f"there is no folder {str(modules)!r} with modules: --modules")
+        fail(f"{str(modules)!r} is not a folder: give the folder of the modules as --modules")
     if not queue.strip():
-        fail("a queue has a name: --queue")
+        fail("the name of the queue is empty: give --queue")
     with durable_engine():
         from actionengine.boundary.remote.runner_worker import RunnerWorker
         from actionengine.boundary.roots import ModuleRoots
@@ -102,11 +100,11 @@ def work(
         told_to_stop = _signalled()
         worker.start()
         typer.echo(f"the worker {worker.id} takes requests from {queue}", err=True)
-        # Waiting for the event would hold a lock that the signal's handler needs.
+        # `Event.wait` would hold a lock that the signal handler needs.
         while not told_to_stop.is_set():
             sleep(0.1)
         worker.stop(grace)
-    # A handler that does not end would hold up the end of this process.
+    # A handler that does not end would delay the end of this process.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
@@ -114,7 +112,7 @@ def work(
 
 def _profile(name: str, require_file_isolation: bool) -> CapabilityProfile:
     if name not in PROFILES:
-        fail(f"there is no profile {name!r}: it is one of {', '.join(PROFILES)}")
+        fail(f"there is no profile {name!r}: give one of {', '.join(PROFILES)}")
     return CapabilityProfile(name, PROFILES[name].capabilities, require_file_isolation=require_file_isolation)
 
 
@@ -128,12 +126,12 @@ def _runner(
     if kind == "subprocess":
         return SubprocessRunner(profile, actions, readable=readable, writable=writable)
     if kind != "in-process":
-        fail(f"there is no runner {kind!r}: it is subprocess or in-process")
+        fail(f"there is no runner {kind!r}: give subprocess or in-process")
     return InProcessRunner(profile, actions_at(actions), readable=readable, writable=writable)
 
 
 def _signalled() -> threading.Event:
-    """Set by the first signal to stop; a second one ends the process."""
+    """Return an event that the first signal to stop sets; a second signal ends the process."""
     stopping = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:

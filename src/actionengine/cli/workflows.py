@@ -1,4 +1,4 @@
-"""`actionengine workflows ...`: the database of the durable engine, on which workflows and workers run."""
+"""`actionengine workflows ...`: the database of the durable engine for workflows and workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from actionengine.cli.errors import fail
 
-workflows = typer.Typer(no_args_is_help=True, help="The durable engine of workflows and workers.")
+workflows = typer.Typer(no_args_is_help=True, help="The durable engine for workflows and workers.")
 
 DurableUrl = Annotated[
     str,
@@ -32,19 +32,19 @@ AnswerTimeout = Annotated[
 
 @workflows.callback()
 def commands() -> None:
-    """The durable engine of workflows and workers."""
+    """The durable engine for workflows and workers."""
 
 
 @workflows.command()
 def upgrade(
     url: DurableUrl,
     app_role: Annotated[
-        str | None, typer.Option(help="Give this role what hosts and workers need (PostgreSQL).")
+        str | None, typer.Option(help="Grant this role the rights of hosts and workers (PostgreSQL).")
     ] = None,
     connect_timeout: ConnectTimeout = 5.0,
     answer_timeout: AnswerTimeout = 600.0,
 ) -> None:
-    """Make or upgrade the durable engine's tables, as their owner. Where they are up to date, nothing changes."""
+    """Create or upgrade the durable engine's tables, as their owner."""
     with durable_engine():
         from actionengine.durable.host import upgrade
 
@@ -56,7 +56,7 @@ def upgrade(
 
 @contextmanager
 def durable_engine() -> Iterator[None]:
-    """Keep the durable engine from saying by itself what went wrong. If it is not installed, the program ends."""
+    """Silence the durable engine's own log in this block. If the engine is not installed, end the program."""
     try:
         import actionengine.durable.client  # noqa: F401
     except ImportError as error:

@@ -1,9 +1,7 @@
-"""The durable engine: DBOS Transact, embedded on SQLite or distributed on PostgreSQL, as the library uses it.
+"""The durable engine: DBOS Transact, embedded on SQLite or distributed on PostgreSQL.
 
-What is enqueued here is executed by some process, and by another one where that is killed. It may be executed twice, so
-that it has to be work which takes effect once.
-
-Module work goes through it in `actionengine.boundary.remote`, workflows in `actionengine.workflows`.
+Enqueued work is executed by one process, and by another one if that process is killed. It may be executed twice, so it
+must take effect once. `actionengine.boundary.remote` and `actionengine.workflows` use it.
 """
 
 try:

@@ -1,4 +1,4 @@
-"""`DurableClient`: asks the durable engine for work, and looks at how far it is."""
+"""`DurableClient`: enqueues work in the durable engine, and reads its state."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from actionengine.durable.urls import durable_url, normalize_url
 
 APPLICATION = "actionengine"
 VERSION = "1"
-"""Of what the functions expect of their arguments. It says which executors may take over each other's work, and stays
-the same from one release to the next, since all state of a workflow is in rows."""
+"""The version of the functions' arguments. Executors of one version take over each other's work. It stays the same in
+new releases, since all state of a workflow is in rows."""
 
 DBOSException = dbos_errors.DBOSException
 
@@ -35,16 +35,16 @@ T = TypeVar("T")
 Status = Literal["ENQUEUED", "DELAYED", "PENDING", "SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
 _CONNECTIONS = 3
-"""Of one client, at most; it keeps one."""
+"""The most connections of one client; it keeps one open."""
 
 DEFAULT_BOUNDS = Bounds()
 
 
 class DurableExecution(NamedTuple):
-    """How far an execution is.
+    """The state of an execution.
 
-    `executor` is the one that has begun it last, None before that; `attempts` says how often it was begun. `created_at`
-    and `began_at` are milliseconds of the database's clock.
+    `executor` started it last, None before its start; `attempts` counts its starts. `created_at` and `began_at` are
+    milliseconds of the database's clock.
     """
 
     status: Status
@@ -55,7 +55,7 @@ class DurableExecution(NamedTuple):
 
 
 class Enqueued(NamedTuple):
-    """A function with its arguments, to be executed once for its id."""
+    """A function with its arguments, which is executed once for its id."""
 
     function: str
     arguments: tuple[Any, ...]
@@ -64,7 +64,7 @@ class Enqueued(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """A function that is executed by a schedule. The context is JSON, as it is stored."""
+    """A function that a schedule executes. `context` is the stored JSON text."""
 
     name: str
     function: str
@@ -74,14 +74,14 @@ class Schedule(NamedTuple):
     queue: str
 
     def read_context(self) -> Any:
-        """Return the context. Raises `ValueError` where it cannot be read."""
+        """Return the context. Raises `ValueError` if it cannot be read."""
         return DBOSPortableJSONSerializer().deserialize(self.context)
 
 
 class DurableClient:
-    """Asks the durable engine for work, from a process that need not execute any. Can be used from many threads.
+    """Access to the durable engine for a process that need not execute any work. Threads can share it.
 
-    Each method raises `DurableUnavailable` where the engine's database is out of reach, or not set up.
+    Each method raises `DurableUnavailable` if the engine's database is out of reach, or not set up.
     """
 
     def __init__(
@@ -96,10 +96,8 @@ class DurableClient:
         self._engine: Engine | None = None
 
     def enqueue(self, function: str, *arguments: Any, queue: str, id: str, delay: float | None = None) -> bool:
-        """Have a function executed, once `delay` seconds are over. What has this `id` and is there already stays.
-
-        Returns whether there was none.
-        """
+        """Enqueue a function, to be executed after `delay` seconds. An execution with this `id` that exists already
+        stays. Return whether there was none."""
         options: Any = {
             "workflow_name": function,
             "queue_name": queue,
@@ -123,7 +121,7 @@ class DurableClient:
         return self._ask(enqueue)
 
     def enqueue_all(self, orders: Sequence[Enqueued]) -> None:
-        """Have functions executed. What is there already under its id stays."""
+        """Enqueue functions. An execution that exists already under its id stays."""
 
         def enqueue_all(client: DBOSClient) -> None:
             statuses = []
@@ -141,12 +139,12 @@ class DurableClient:
             self._ask(enqueue_all)
 
     def status(self, id: str) -> tuple[Status, Any] | None:
-        """How far an execution is, and what it has returned; None where there is none of this id."""
+        """Return the status and the output of an execution; None if there is none of this id."""
         found = self._ask(lambda client: client.list_workflows(workflow_ids=[id], load_input=False))
         return (found[0].status, found[0].output) if found else None
 
     def find(self, *ids: str) -> dict[str, DurableExecution]:
-        """How far executions are, without what they have returned; those that are there."""
+        """Return the executions with these ids that exist, without their output."""
         if not ids:
             return {}
         found = self._ask(
@@ -160,28 +158,28 @@ class DurableClient:
         }
 
     def cancel(self, id: str) -> None:
-        """Have an execution ended: at once while it waits, otherwise when its function looks."""
+        """Cancel an execution: at once while it waits, otherwise when its function checks for it."""
         self._ask(lambda client: client.cancel_workflow(id))
 
     def forget(self, id: str) -> None:
-        """Remove what is kept of an execution."""
+        """Remove an execution from the database."""
         self._ask(lambda client: client.delete_workflow(id))
 
     def purge(self, functions: Sequence[str], age: float, limit: int = 100, up_to: int = 0) -> Purged:
-        """Remove what is kept of the executions of some functions that ended longer than `age` seconds ago, the oldest
-        first, and those of no others; `up_to` is what the last purge of these has told."""
+        """Remove the executions of these functions that ended longer than `age` seconds ago, the oldest first; `up_to`
+        is that of the last purge of these functions."""
         return self._ask(lambda client: purge_ended(client._sys_db, functions, age, limit, up_to))
 
     def schedule(self, name: str, function: str, cron: str, *, timezone: str | None, context: Any, queue: str) -> None:
-        """Have a function executed by a schedule, with the time and `context`; a schedule of this name is replaced.
+        """Execute a function by a schedule, with the time and `context`. A schedule of this name is replaced.
 
-        Nothing is checked here: a process that knows the time zone serves the schedule.
+        Nothing is checked here: any process that knows the time zone serves the schedule.
         """
         row = (name, function, cron, timezone, context, queue)
         self._ask(lambda client: replace_schedule(client._sys_db, *row))
 
     def schedules(self) -> list[Schedule]:
-        """All schedules."""
+        """Return all schedules."""
 
         def schedules(client: DBOSClient) -> list[Schedule]:
             found = client._sys_db.list_schedules(status="ACTIVE", application_name=[SCHEDULES, APPLICATION])
@@ -200,7 +198,7 @@ class DurableClient:
         return self._ask(schedules)
 
     def schedules_mark(self) -> str | None:
-        """Return what is another text after each change of a schedule; None before the first one."""
+        """Return a text that differs after each change of a schedule; None before the first change."""
         return self._ask(lambda client: read_mark(client._sys_db))
 
     def now(self) -> datetime:
@@ -213,14 +211,14 @@ class DurableClient:
         return self._ask(now)
 
     def unschedule(self, name: str) -> None:
-        """End a schedule, where there is one."""
+        """Remove a schedule if it exists."""
         self._ask(lambda client: remove_schedule(client._sys_db, name))
 
     def take_over(self, executor: str) -> bool:
-        """Enqueue again what an executor that is dead has in hand, each on its queue; whether nothing is left of it."""
+        """Enqueue the executions of a dead executor again, each on its queue. Return whether it has none left."""
 
         def take_over(client: DBOSClient) -> bool:
-            # With DBOS's own way to do so, a lost connection is waited for, and the lease runs out meanwhile.
+            # DBOS's own recovery would wait for a lost connection, and the lease would run out meanwhile.
             database = client._sys_db
             for each in database.get_pending_workflows(executor, VERSION):
                 database.reenqueue_for_recovery(each.workflow_id, [executor], INTERNAL_QUEUE_NAME)
@@ -229,7 +227,7 @@ class DurableClient:
         return self._ask(take_over)
 
     def running_ids(self, executor: str) -> set[str]:
-        """The ids of what an executor has begun with, by its word, and not ended."""
+        """Return the ids of the unfinished executions that an executor has taken."""
 
         def running_ids(client: DBOSClient) -> set[str]:
             return {each.workflow_id for each in client._sys_db.get_pending_workflows(executor, VERSION)}
@@ -237,15 +235,15 @@ class DurableClient:
         return self._ask(running_ids)
 
     def cancelled(self, executor: str) -> set[str]:
-        """The ids of what was cancelled after an executor had taken it."""
+        """Return the ids of executions that were cancelled after an executor had taken them."""
         return self._ask(lambda client: find_cancelled(client._sys_db, executor))
 
     def requeue(self, executor: str, id: str) -> None:
-        """Enqueue again what an executor has in hand."""
+        """Enqueue an execution again that an executor has taken."""
         self._ask(lambda client: client._sys_db.reenqueue_for_recovery(id, [executor], INTERNAL_QUEUE_NAME))
 
     def register_queue(self, name: str, *, concurrency: int, poll_interval: float) -> None:
-        """Make a queue, or set how its executors take from it: `concurrency` at once each, looking every
+        """Create a queue, or set the limits of its executors: each runs `concurrency` at once, and polls every
         `poll_interval` seconds."""
         self._ask(
             lambda client: client.register_queue(
@@ -254,7 +252,7 @@ class DurableClient:
         )
 
     def close(self) -> None:
-        """Close the connections. They are opened again when the client is asked again."""
+        """Close the connections. The next call opens them again."""
         client, self._client = self._client, None
         engine, self._engine = self._engine, None
         if client is not None:
@@ -274,7 +272,7 @@ class DurableClient:
         if client is not None:
             return client
         if not self._lock.acquire(timeout=self._bounds.longest):
-            raise DurableUnavailable("the durable engine cannot be asked: its first connection is not there yet")
+            raise DurableUnavailable("the durable engine cannot be reached: another thread still opens a connection")
         try:
             if self._client is None:
                 self._client = self._made()
@@ -287,7 +285,7 @@ class DurableClient:
         engine = None
         if self._url.get_backend_name() != "sqlite":
             engine = open_postgres(self._url, self._bounds, size=1, overflow=_CONNECTIONS - 1, switch=self._switch)
-            # SQLAlchemy asks the first connection what its server is, one caller at a time.
+            # SQLAlchemy asks the first connection about its server, one caller at a time.
             with engine.connect():
                 pass
         self._engine = engine
@@ -305,17 +303,17 @@ def _why(error: Exception) -> str:
     reason = error_text(error)
     if any(sign in reason for sign in _NO_TABLES):
         return (
-            "the durable engine's tables are not there yet: start a WorkflowRuntime or a worker, or run "
+            "the durable engine's tables do not exist yet: start a WorkflowRuntime or a worker, or run "
             f"`actionengine workflows upgrade` ({reason})"
         )
-    return f"the durable engine cannot be asked: {reason}"
+    return f"the durable engine cannot be reached: {reason}"
 
 
 _NO_TABLES = ("no such table", 'schema "dbos" does not exist', 'relation "dbos.')
 
 
 def error_text(error: Exception) -> str:
-    """An error in a line."""
+    """Return the first line of an error."""
     cause = getattr(error, "orig", None) or error
     lines = str(cause).strip().splitlines()
     return lines[0] if lines else type(cause).__name__

@@ -1,7 +1,7 @@
-"""Connections to the durable engine's database, on which nothing waits without a bound.
+"""Connections to the durable engine's database on which each wait has a limit.
 
-A network that swallows what it carries looks like a slow server, and to TCP like a live one: so each wait for an answer
-has a deadline. A connection that misses it is closed, and its pool drops those that were idle meanwhile.
+A network that drops all packets looks like a slow server, and TCP takes the connection for alive. So each wait for an
+answer has a deadline. A connection that misses it is closed, and its pool drops the connections that were idle.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 10.0
 
 _SERVER_TIMEOUT = 1.0
-"""Seconds after which the server ends a transaction that this process has given up, and frees its locks."""
+"""Seconds after which the server ends an abandoned transaction of this process, and releases its locks."""
 
 
 class DurableUnavailable(Exception):
@@ -33,8 +33,8 @@ class DurableUnavailable(Exception):
 
 
 class Bounds(NamedTuple):
-    """The seconds that this process waits for a connection to the durable engine's database (whole ones, at least two,
-    for each address of its host), and for the answer to a statement."""
+    """The most seconds to wait for a connection to the durable engine's database (rounded up to whole seconds, at least
+    two, for each address of its host), and for the answer to a statement."""
 
     connect_timeout: float = CONNECT_TIMEOUT
     answer_timeout: float = ANSWER_TIMEOUT
@@ -44,14 +44,13 @@ class Bounds(NamedTuple):
         check_seconds(**self._asdict())
 
     def for_lease(self, lease: float) -> Bounds:
-        """Return bounds that leave a lease time to be renewed, on another connection, before it runs out."""
+        """Return bounds that leave time to renew a lease on another connection before it runs out."""
         longest = min(max(1.0, lease / 4), CONNECT_TIMEOUT)
         return Bounds(min(self.connect_timeout, longest), min(self.answer_timeout, longest))
 
     @property
     def longest(self) -> float:
-        """The seconds after which a question is answered or refused: it finds a connection that is silent, and opens
-        another one."""
+        """The most seconds until a query is answered or refused, if it finds a silent connection and opens another."""
         return 2 * self.answer_timeout + max(2, ceil(self.connect_timeout))
 
 
@@ -63,7 +62,7 @@ def check_seconds(**times: float) -> None:
 
 
 class Switch:
-    """The state of a pool: whether its connections still serve, and whether DBOS waits for lost ones to come back."""
+    """The state of a pool: whether it still serves, and whether DBOS waits for lost connections to come back."""
 
     def __init__(self) -> None:
         self.is_off = threading.Event()
@@ -71,28 +70,27 @@ class Switch:
         """Set once the process has started: until then, a lost connection is an error."""
 
     def turn_off(self) -> None:
-        """End the waits in this pool, and open no connection any more."""
+        """End the waits in this pool, and refuse new connections."""
         self.is_patient.clear()
         self.is_off.set()
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """A connection each of whose waits has an end."""
+    """A connection with a limit for each wait."""
 
     answer_timeout = ANSWER_TIMEOUT
     switch: Switch | None = None
     _pool = None
-    """Tells the driver that a pool has the connection: one that a pool gave up closes without a warning."""
+    """Tells the driver that a pool has the connection: the driver then closes an abandoned one without a warning."""
 
     def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
-        """Wait for the server's part of a statement. Raises `ResponseTimeout` when the server is silent for too
-        long."""
+        """Wait for the server's part of a statement. Raises `ResponseTimeout` if the server is silent for too long."""
         deadline = monotonic() + self.answer_timeout
 
         def check(is_heard: bool) -> None:
             nonlocal deadline
             if self.switch is not None and self.switch.is_off.is_set():
-                raise ResponseTimeout("this process has ceased to wait for an answer, because it stops")
+                raise ResponseTimeout("this process stops, and no longer waits for an answer")
             if is_heard:
                 deadline = monotonic() + self.answer_timeout
             elif monotonic() > deadline:
@@ -101,16 +99,14 @@ class BoundedConnection(psycopg.Connection[Any]):
         try:
             return super().wait(checked(gen, check), *arguments, **options)
         except ResponseTimeout:
-            # What comes later would be taken for the answer to something else.
+            # A late answer would be taken for the answer to another statement.
             self.close()
             raise
 
 
 def open_postgres(url: URL, bounds: Bounds, *, size: int, overflow: int = 0, switch: Switch | None = None) -> Engine:
-    """Return a pool of bounded connections to a PostgreSQL database; the pool opens them when they are asked for.
-
-    Where there is a `switch`, the pool serves no more once that is off.
-    """
+    """Return a pool of bounded connections to a PostgreSQL database, which are opened on demand. It no longer serves
+    once its `switch` is off."""
     engine = create_engine(
         url,
         pool_size=size,
@@ -135,10 +131,10 @@ def open_postgres(url: URL, bounds: Bounds, *, size: int, overflow: int = 0, swi
         limit = milliseconds(bounds.answer_timeout + _SERVER_TIMEOUT)
         try:
             connection.execute(f"SET idle_in_transaction_session_timeout = {limit}".encode())
-            # A pool rolls back what is given back to it.
+            # The pool rolls back uncommitted settings.
             connection.commit()
         except BaseException:
-            # The pool does not close a connection that it has not got yet.
+            # The pool does not close a connection that it does not have yet.
             connection.close()
             raise
 
@@ -149,13 +145,13 @@ def open_postgres(url: URL, bounds: Bounds, *, size: int, overflow: int = 0, swi
 
 
 def _notified_by(switch: Switch) -> Callable[[ExceptionContext], None]:
-    """Return a listener that has a lost connection be an error for DBOS, too, which would wait for another one."""
+    """Return a listener that raises an error for a lost connection. DBOS would wait for a new one."""
 
     def notify(context: ExceptionContext) -> None:
         if switch.is_patient.is_set():
             return
         if context.is_pre_ping:
-            # The pool opens another connection instead.
+            # The pool replaces this connection itself.
             return
         is_refused = context.connection is None and isinstance(context.original_exception, psycopg.Error)
         if context.is_disconnect or is_refused:
@@ -165,7 +161,7 @@ def _notified_by(switch: Switch) -> Callable[[ExceptionContext], None]:
 
 
 def _closed_by(switch: Switch) -> Callable[[Any, Any], None]:
-    """Return a listener that closes a connection which is given back late."""
+    """Return a listener that closes connections which return to the pool after it was turned off."""
 
     def close(connection: Any, record: Any) -> None:
         if switch.is_off.is_set():
@@ -175,7 +171,7 @@ def _closed_by(switch: Switch) -> Callable[[Any, Any], None]:
 
 
 def _connect_arguments(url: URL, bounds: Bounds) -> dict[str, Any]:
-    """Return the arguments of a connection which the URL does not give."""
+    """Return the arguments of a connection that the URL does not give."""
     arguments = {"connect_timeout": ceil(bounds.connect_timeout), "application_name": "actionengine"}
     given = {name: value for name, value in arguments.items() if name not in url.query}
     return {**given, **socket_options(url, bounds.answer_timeout)}

@@ -1,7 +1,7 @@
 """`DurableHost`: this process as an executor of the durable engine.
 
-The durable engine is DBOS Transact 3: https://docs.dbos.dev/python. It has one instance a process. What it keeps is
-JSON: nothing that is read from its tables is unpickled.
+The durable engine is DBOS Transact 3: https://docs.dbos.dev/python. A process has one instance. Its tables contain
+JSON: no value that is read from them is unpickled.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ from actionengine.errors import ConfigurationError
 logger = logging.getLogger("actionengine")
 
 _PURGE = 60.0
-"""Seconds after a look at what is old that has found little."""
+"""Seconds between two purges, unless more than one batch is old."""
 _PURGED_AT_ONCE = 1000
-"""Executions that are removed at each look."""
+"""Executions that are removed at once."""
 
 _CONNECTIONS = 5
-"""Of DBOS's to the database, at most."""
+"""The most connections of DBOS to the database."""
 
 _LAST_ANSWERS = 2.0
-"""Seconds after the grace in which the database may answer, before a process that stops hangs up."""
+"""Seconds after the grace for answers of the database, before a process that stops closes its connections."""
 
 _LEASE = "actionengine-lease"
 """The name of the thread that renews the lease."""
@@ -65,16 +65,15 @@ _MAX_CONCURRENCY = 10_000
 """The highest `concurrency`."""
 
 _ATTEMPTS = 1_000_000
-"""Executions that may be killed before one is given up: it is not the work's fault."""
+"""Starts of an execution before it is given up: a killed process is not its fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class DurableFunction:
-    """A function that the durable engine executes: a `def`, or an `async def`, of JSON values.
+    """A function that the durable engine executes: a `def` or an `async def` of JSON values.
 
-    `queue` is where its executions wait, `concurrency` how many of them run at once in one process: what the host that
-    has started last says of a queue counts for all. After `attempts` executions that did not come to an end, one is
-    given up.
+    Its executions wait in `queue`, and `concurrency` of them run at once in one process: the host that started last
+    sets this for all. An execution is given up after `attempts` starts that did not end.
     """
 
     name: str
@@ -85,28 +84,28 @@ class DurableFunction:
 
 
 class Interrupted(BaseException):
-    """Raised by a function that stops before its end because its process does: another executor begins it anew."""
+    """The exception of a function that stops early because its process stops. Another executor restarts it."""
 
 
 class DurableHost:
-    """This process as an executor: it takes work from queues, and takes over that of executors which are dead.
+    """This process as an executor: it takes work from queues, and takes over the work of dead executors.
 
-    There is one in a process. Use it as a context manager, or call `start` and `stop`.
+    A process has at most one. Use it as a context manager, or call `start` and `stop`.
 
     Args:
-        url: of a PostgreSQL database, or of a SQLite file (then for the processes of one machine).
-        functions: what can be executed here.
+        url: the URL of a PostgreSQL database, or of a SQLite file (then for the processes of one machine).
+        functions: the functions that it executes.
         lease: seconds without a sign of life after which an executor counts as dead.
-        poll_interval: seconds between two looks at a queue.
-        keep: seconds after which what is kept of an execution that has ended is removed.
-        set_up: whether to make the tables. Without, they have to be there: `upgrade` makes them.
+        poll_interval: seconds between two checks of a queue.
+        keep: seconds after which an ended execution is removed from the database.
+        set_up: create the tables. Without it, they must exist: `upgrade` creates them.
         connect_timeout: seconds to wait for a new connection to the database (PostgreSQL).
-        answer_timeout: seconds to wait for the answer to a statement; then the connection counts as lost, and others
-            are opened (PostgreSQL).
+        answer_timeout: seconds to wait for the answer to a statement; then the connection counts as lost, and a new one
+            is opened (PostgreSQL).
 
     Raises:
-        ConfigurationError: for a URL that is of neither kind, for seconds that are not positive and finite, and for a
-            function of which none could run; in `start`, where the process has a durable engine already.
+        ConfigurationError: for a URL of another kind, for seconds that are not positive and finite, and for a
+            `concurrency` out of range; in `start`, if the process has a durable engine already.
     """
 
     _running: DurableHost | None = None
@@ -129,7 +128,7 @@ class DurableHost:
         for each in functions:
             if not 1 <= each.concurrency <= _MAX_CONCURRENCY:
                 raise ConfigurationError(
-                    f"of {each.queue!r}, 1 to {_MAX_CONCURRENCY} run at once, not {each.concurrency}"
+                    f"the concurrency of {each.queue!r} is {each.concurrency}: give 1 to {_MAX_CONCURRENCY}"
                 )
         self.url = durable_url(url)
         self.executor_id = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
@@ -141,21 +140,21 @@ class DurableHost:
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._client = DurableClient(self.url, self._bounds)
-        # Executions that this process has taken and not begun with, and since when.
+        # The executions that this process has taken and not started, with the time of their discovery.
         self._lost: dict[str, float] = {}
         self._purged_up_to = 0
         self._instance: DBOS | None = None
         self._switch = Switch()
         self._pool: Engine | None = None
         self._threads: list[threading.Thread] = []
-        # For the lease alone: it is renewed while all else waits for a silent network.
+        # A pool for the lease only: it is renewed while other queries wait for a silent network.
         self._engine: Engine | None = None
 
     def start(self) -> None:
-        """Begin to execute. Raises `DurableUnavailable` where the database is out of reach, or not set up."""
+        """Start executing. Raises `DurableUnavailable` if the database is out of reach, or not set up."""
         with DurableHost._guard:
             if DurableHost._running is not None:
-                raise ConfigurationError("this process runs a durable engine already: there is one in a process")
+                raise ConfigurationError("this process already runs a durable engine, and can run only one")
             DurableHost._running = self
         try:
             self._launch()
@@ -166,7 +165,7 @@ class DurableHost:
             raise
 
     def stop(self, grace: float = 10.0) -> None:
-        """End: nothing new is taken; what runs longer than `grace` seconds is taken over by another executor."""
+        """Stop executing. Another executor takes over the executions that run longer than `grace` seconds."""
         if DurableHost._running is not self:
             return
         self._stopping.set()
@@ -191,8 +190,8 @@ class DurableHost:
         DurableHost._running = None
 
     def _destroy(self, instance: DBOS, grace: float) -> None:
-        """End DBOS, and what still waits for the database when the grace is over."""
-        # Whole seconds are what it waits in, also for nothing. The lease is renewed meanwhile.
+        """End DBOS, and the waits for the database after the grace."""
+        # DBOS waits in whole seconds, even if nothing runs. The lease is renewed meanwhile.
         is_busy = bool(instance._active_workflows_set.activeList())
         seconds = ceil(grace) if is_busy else 0
         timer = threading.Timer(seconds + _LAST_ANSWERS, self._switch.turn_off)
@@ -212,7 +211,7 @@ class DurableHost:
         self._stopping.clear()
         self._ended.clear()
         if _dbos._dbos_global_instance is not None:
-            raise ConfigurationError("this process has a DBOS of its own: actionengine's needs a process of its own")
+            raise ConfigurationError("this process already runs DBOS: run actionengine's durable engine in another one")
         guard()
         shorten_pauses()
         keep_threads()
@@ -231,7 +230,7 @@ class DurableHost:
                 "log_level": "ERROR",
                 "enable_otlp": False,
                 "run_migrations": False,
-                # Nobody waits for what DBOS listens for, and it would not notice that its connection is silent.
+                # Nothing here waits for notifications, and DBOS would not notice a silent connection.
                 "use_listen_notify": False,
                 "notification_listener_polling_interval_sec": 0.1,
                 # `Scheduler` serves the schedules.
@@ -248,11 +247,11 @@ class DurableHost:
         self._engine = opened(self.url, self._bounds.for_lease(self._lease))
         leases = Leases(self._engine, self.executor_id)
         if not leases.has_table():
-            raise DurableUnavailable("the durable engine's tables are not there: run `actionengine workflows upgrade`")
-        # Before anything is taken: what is taken without a lease would never be taken over.
+            raise DurableUnavailable("the durable engine's tables do not exist: run `actionengine workflows upgrade`")
+        # Work that is taken without a lease would never be taken over.
         leases.renew()
         for each in self._functions:
-            # A queue that is there before the launch is listened to at once.
+            # DBOS listens at once to queues that exist before its launch.
             self._client.register_queue(each.queue, concurrency=each.concurrency, poll_interval=self._poll_interval)
         DBOS.launch()
         database: Any = self._instance._sys_db
@@ -266,7 +265,7 @@ class DurableHost:
             ),
             start_watched(
                 *(partial(self._look_after, leases), "actionengine-recovery", self._stopping),
-                without="nothing is taken over from executors that are dead",
+                without="nothing is taken over from dead executors",
             ),
             start_watched(
                 *(partial(scheduler.run, self._stopping), "actionengine-scheduler", self._stopping),
@@ -282,7 +281,7 @@ class DurableHost:
             logger.warning("the lease of %s runs out by itself: %s", self.executor_id, error_text(error))
 
     def _renew(self, leases: Leases) -> None:
-        """Renew the lease, until the end."""
+        """Renew the lease until this process stops."""
         while not self._ended.is_set():
             try:
                 leases.renew()
@@ -291,31 +290,31 @@ class DurableHost:
             self._ended.wait(self._lease / 5)
 
     def _look_after(self, leases: Leases) -> None:
-        """Take over what the dead have left, and remove what is old, until this process stops."""
+        """Take over the work of dead executors, and purge, until this process stops."""
         trusted_from = purge_at = 0.0
         while not self._stopping.is_set():
             try:
                 self._take_over(leases, self._lease if monotonic() >= trusted_from else None)
                 self._put_back_lost()
                 if monotonic() >= purge_at:
-                    # What is left after a full batch is removed at the next look: executions may end faster than one
-                    # batch in each pause.
+                    # After a full batch the next purge follows soon: executions may end faster than one batch in each
+                    # pause.
                     purge_at = monotonic() + (0.0 if self._purge() else _PURGE)
             except (SQLAlchemyError, DurableUnavailable) as error:
                 logger.warning("the durable engine's database cannot be reached: %s", error_text(error))
-                # Others could not renew theirs either: each is given the time to.
+                # Other executors could not renew their leases either: this gives them time.
                 trusted_from = monotonic() + 2 * self._lease
             self._stopping.wait(self._lease / 5)
 
     def _take_over(self, leases: Leases, seconds: float | None) -> None:
         for lapsed in leases.lapsed(seconds):
-            # Only what is still the dead one's is taken: whoever comes first gets it.
+            # Of several executors, the first one takes an execution.
             if not self._stopping.is_set() and self._client.take_over(lapsed.executor_id):
                 leases.end(lapsed)
 
     def _put_back_lost(self) -> None:
-        """Put back what this executor has taken, and for the length of a lease not begun with: the answer to its taking
-        was lost, with the connection, say."""
+        """Enqueue executions again that this executor has taken and not started for the length of a lease: it did not
+        get the answer of the database, for example."""
         instance = self._instance
         if instance is None:
             return
@@ -324,11 +323,11 @@ class DurableHost:
         self._lost = {id: self._lost.get(id, now) for id in self._client.running_ids(self.executor_id) - active}
         for id, since in self._lost.items():
             if now - since >= self._lease:
-                logger.warning("the execution %s was taken and never begun: it is put back", id)
+                logger.warning("the execution %s was taken and did not start: it is enqueued again", id)
                 self._client.requeue(self.executor_id, id)
 
     def _purge(self) -> bool:
-        """Remove a batch of what is old; whether there may be more."""
+        """Remove a batch of old executions. Return whether there may be more."""
         functions = [each.name for each in self._functions]
         number, self._purged_up_to = self._client.purge(functions, self._keep, _PURGED_AT_ONCE, self._purged_up_to)
         return number == _PURGED_AT_ONCE
@@ -341,17 +340,17 @@ def upgrade(
     connect_timeout: float = CONNECT_TIMEOUT,
     answer_timeout: float = ANSWER_TIMEOUT,
 ) -> None:
-    """Make or upgrade the durable engine's tables, as a role that may, and grant them to the role of the processes.
+    """Create or upgrade the durable engine's tables, as the role that owns them, and grant them to the processes' role.
 
-    A statement that takes longer than `answer_timeout` seconds is given up, such as an index of a large table.
+    A statement that takes longer than `answer_timeout` seconds, such as an index of a large table, is given up.
 
-    Raises `ConfigurationError` for a URL of another kind, for a role on SQLite, which has none, and for seconds that
-    are not positive, and `DurableUnavailable`.
+    Raises `DurableUnavailable`, and `ConfigurationError` for a URL of another kind, for a role on SQLite, which has
+    none, and for seconds that are not positive.
     """
     parsed = url if isinstance(url, URL) else durable_url(url)
     is_sqlite = parsed.get_backend_name() == "sqlite"
     if is_sqlite and app_role is not None:
-        raise ConfigurationError("SQLite has no roles to grant anything to")
+        raise ConfigurationError(f"SQLite has no roles: leave out app_role={app_role!r}")
     bounds = Bounds(connect_timeout, answer_timeout)
     bounds.check()
     engine = opened(parsed, bounds)
@@ -364,16 +363,16 @@ def upgrade(
     except (DBOSException, SQLAlchemyError) as error:
         reason = f"{parsed.database}: {error_text(error)}" if is_sqlite else error_text(error)
         if "permission denied" in reason:
-            reason += ": run `actionengine workflows upgrade` as the database's owner; processes then say set_up=False"
+            reason += ": run `actionengine workflows upgrade` as the database's owner, and use set_up=False elsewhere"
         if "answer_timeout" in reason:
-            reason += ": is the network silent, or a table large? `actionengine workflows upgrade` has --answer-timeout"
-        raise DurableUnavailable(f"the durable engine's tables cannot be made: {reason}") from error
+            reason += ": check the network, or raise --answer-timeout of `actionengine workflows upgrade`"
+        raise DurableUnavailable(f"the durable engine's tables cannot be created: {reason}") from error
     finally:
         engine.dispose()
 
 
 def _probe(url: URL, bounds: Bounds) -> None:
-    """Raise where nothing answers: DBOS would log that, and a statement on tables may take longer than this."""
+    """Raise if no server answers. DBOS would log the error, and migrations have a longer timeout than this."""
     engine = opened(url, bounds)
     try:
         with engine.connect():
@@ -383,7 +382,7 @@ def _probe(url: URL, bounds: Bounds) -> None:
 
 
 def _migrate(url: URL, engine: Engine | None) -> None:
-    """Make or upgrade DBOS's tables."""
+    """Create or upgrade DBOS's tables."""
     guard()
     database = SystemDatabase.create(
         system_database_url=normalize_url(url),
@@ -392,7 +391,7 @@ def _migrate(url: URL, engine: Engine | None) -> None:
         schema=SCHEMA,
         serializer=DBOSPortableJSONSerializer(),
         executor_id=None,
-        # The lock of its migrations is bound to a connection: after another one it would be free.
+        # The lock of the migrations belongs to one connection: a new connection would not hold it.
         retry_connection_errors=False,
     )
     try:
@@ -402,7 +401,7 @@ def _migrate(url: URL, engine: Engine | None) -> None:
 
 
 def _grant(engine: Engine, role: str) -> None:
-    """Give a role what the processes need."""
+    """Grant a role the rights that the processes need."""
     leases = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {SCHEMA}.actionengine_executors TO "
     leases += engine.dialect.identifier_preparer.quote(role)
     with engine.begin() as connection:
@@ -411,7 +410,7 @@ def _grant(engine: Engine, role: str) -> None:
 
 
 def opened(url: URL, bounds: Bounds = DEFAULT_BOUNDS) -> Engine:
-    """A small pool of connections to the durable engine's database."""
+    """Return a small pool of connections to the durable engine's database."""
     if url.get_backend_name() != "sqlite":
         return open_postgres(url, bounds, size=1, overflow=2)
     engine = create_engine(url, pool_size=1, max_overflow=2)
@@ -424,10 +423,10 @@ def opened(url: URL, bounds: Bounds = DEFAULT_BOUNDS) -> Engine:
 
 
 def current_id() -> str:
-    """The id of the execution that this thread is in."""
+    """Return the id of the execution of this thread."""
     return str(DBOS.workflow_id)
 
 
 def utc(at: str | datetime) -> datetime:
-    """A time as a scheduled function gets it."""
+    """Return the time that a scheduled function got."""
     return at if isinstance(at, datetime) else datetime.fromisoformat(at)

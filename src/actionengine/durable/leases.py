@@ -1,7 +1,7 @@
-"""Which executors live: each renews a lease in the durable engine's database; what a dead one left is taken over.
+"""Leases: each executor renews its own in the durable engine's database, and takes over the work of dead executors.
 
-A lease is over when it was not renewed in time, or when its process has gone from this machine. Times are those of the
-database, so that clocks need not agree.
+A lease is over if it was not renewed in time, or if its process on this machine is gone. Times are those of the
+database, so that clocks of machines need not agree.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from actionengine.durable.urls import SCHEMA
 
 
 class Lease(NamedTuple):
-    """That an executor was alive at `seen_at`, in milliseconds of the database's clock."""
+    """The lease of an executor that was alive at `seen_at`, in milliseconds of the database's clock."""
 
     executor_id: str
     machine: str
@@ -31,7 +31,7 @@ class Lease(NamedTuple):
 
 
 class Leases:
-    """The leases of all executors in a database, as one of them sees them."""
+    """The leases of all executors in a database, for one of them."""
 
     def __init__(self, engine: Engine, executor_id: str) -> None:
         self._engine = engine
@@ -41,20 +41,20 @@ class Leases:
         self._table = leases_table(None if self._is_sqlite else SCHEMA)
 
     def has_table(self) -> bool:
-        """Return whether the table is there."""
+        """Return whether the table exists."""
         return inspect(self._engine).has_table(self._table.name, self._table.schema)
 
     def create_table(self) -> None:
-        """Make the table where there is none yet. Needs the right to."""
+        """Create the table if it does not exist. This needs the right to create tables."""
         try:
             self._table.create(self._engine, checkfirst=True)
         except DBAPIError:
-            # Two processes that start at once both find none.
+            # Another process may have created it at the same time.
             if not self.has_table():
                 raise
 
     def renew(self) -> None:
-        """Say that this executor is alive."""
+        """Renew the lease of this executor."""
         dialect = sqlite if self._is_sqlite else postgresql
         with self._engine.begin() as connection:
             now = self._now(connection)
@@ -63,8 +63,8 @@ class Leases:
             connection.execute(statement.on_conflict_do_update(index_elements=["executor_id"], set_=values))
 
     def lapsed(self, seconds: float | None) -> Sequence[Lease]:
-        """The leases that are over: given up, of a process of this machine that is gone, or, unless `seconds` is None,
-        not renewed for so long."""
+        """Return the leases that are over: given up, of a process of this machine that is gone, or, unless `seconds` is
+        None, not renewed for that long."""
         with self._engine.connect() as connection:
             oldest = 1 if seconds is None else self._now(connection) - int(seconds * 1000)
             rows = connection.execute(select(self._table).where(self._table.c.executor_id != self._executor_id))
@@ -72,13 +72,13 @@ class Leases:
         return [each for each in leases if each.seen_at < oldest or self._is_gone(each)]
 
     def end(self, lease: Lease) -> None:
-        """Forget a lease, unless it was renewed since."""
+        """Delete a lease, unless it was renewed since."""
         same = (self._table.c.executor_id == lease.executor_id) & (self._table.c.seen_at == lease.seen_at)
         with self._engine.begin() as connection:
             connection.execute(delete(self._table).where(same))
 
     def give_up(self) -> None:
-        """Let this executor's own lease be over, so that others take what it has left."""
+        """End the lease of this executor, so that others take over its work."""
         with self._engine.begin() as connection:
             own = self._table.c.executor_id == self._executor_id
             connection.execute(update(self._table).where(own).values(seen_at=0))
@@ -92,19 +92,19 @@ class Leases:
             return True
         except OSError:
             return False
-        # A process that has taken the place of its own executor: the id is another one.
+        # This process has another executor now: the id differs.
         return lease.pid == os.getpid()
 
     def _now(self, connection: Connection) -> int:
         if not self._is_sqlite:
             return now_in(connection)
-        # Processes that began before and after the machine's clock was set have to agree on who lives.
+        # Processes that started before and after a change of the machine's clock must agree on living executors.
         milliseconds = text("SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)")
         return int(connection.execute(milliseconds).scalar_one())
 
 
 def leases_table(schema: str | None) -> Table:
-    """The table of leases, beside the durable engine's own."""
+    """Return the table of leases, which is in the schema of the durable engine."""
     return Table(
         "actionengine_executors",
         MetaData(),
@@ -117,7 +117,7 @@ def leases_table(schema: str | None) -> Table:
 
 
 def this_machine() -> str:
-    """What tells apart the places where a process number means something: boots of machines, and containers."""
+    """Return an id of the place in which process numbers are unique: one boot of a machine, and one container."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"

@@ -1,8 +1,8 @@
 """A SQLAlchemy dialect with the one function that the durable engine needs and SQLite lacks before 3.42.
 
-On Python 3.12 and newer DBOS reads the time as `unixepoch('subsec')`, and its tables have it as a default. Older SQLite
-has `unixepoch`, which answers NULL to this argument. The dialect answers it on each connection, whoever opens it: DBOS
-or this package. The tables are the same as with a newer SQLite, so a file can be moved between the two.
+On Python 3.12 and newer DBOS reads the time as `unixepoch('subsec')`, and its tables have it as a default. In older
+SQLite, `unixepoch` returns NULL for this argument. The dialect defines it on each connection of DBOS and of this
+package. The tables are the same as with a newer SQLite, so a file can be moved between the two.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _HAS_SUBSECONDS = (3, 42)
 
 
 def sqlite_driver(version: tuple[int, ...]) -> str:
-    """Return the driver of a URL that serves the durable engine beside a version of SQLite."""
+    """Return the driver in the URL of the durable engine for a version of SQLite."""
     return "sqlite" if version >= _HAS_SUBSECONDS else "sqlite+actionengine"
 
 
@@ -28,13 +28,13 @@ class OlderSQLiteDialect(SQLiteDialect_pysqlite):
     supports_statement_cache = True
 
     def on_connect(self) -> Callable[[Any], None]:
-        """Return what SQLAlchemy does to each new connection."""
+        """Return the function that SQLAlchemy calls with each new connection."""
         before = super().on_connect()
 
         def connect(connection: Any) -> None:
             before(connection)
             connection.create_function("unixepoch", 1, _seconds)
-            # Some builds of SQLite let a table's default call no function that a program has added.
+            # Some builds of SQLite do not let the default of a column call a function that a program added.
             connection.execute("PRAGMA trusted_schema = ON")
 
         return connect
@@ -43,7 +43,7 @@ class OlderSQLiteDialect(SQLiteDialect_pysqlite):
 def _seconds(time_value: object) -> float:
     """Return the time as SQLite 3.42 does: in seconds, to the millisecond."""
     if time_value != "subsec":
-        raise ValueError(f"unixepoch() is asked for 'subsec' here, and was asked for {time_value!r}")
+        raise ValueError(f"unixepoch() supports only 'subsec' here, not {time_value!r}")
     return round(time.time(), 3)
 
 

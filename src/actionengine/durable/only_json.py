@@ -1,7 +1,7 @@
-"""Nothing that is read from the durable engine's tables is unpickled, whatever a row in them says of itself.
+"""Protection from pickled values in the durable engine's tables.
 
-DBOS reads each value with the serializer that its row names, and pickle is always one of them: who can write a row
-could have code run in each process that reads it.
+DBOS reads each value with the serializer that its row names, and pickle is always one of them: a program that can write
+a row could run code in each process that reads it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _lock = threading.Lock()
 
 
 class _Guarded(_serialization.DefaultSerializer):
-    """DBOS's own serializer, for whoever else uses DBOS in this process."""
+    """DBOS's own serializer, for other users of DBOS in this process."""
 
     def deserialize(self, serialized_data: str) -> Any:
         if _executing.is_set() or _reading.get():
-            raise ValueError("this row says that it is pickled, and actionengine writes JSON only")
+            raise ValueError("this row names pickle as its serializer, and actionengine writes JSON only")
         return super().deserialize(serialized_data)
 
 
 def guard() -> None:
-    """Have DBOS ask first."""
+    """Install the protection in DBOS."""
     with _lock:
         if not isinstance(_serialization.DBOSDefaultSerializer, _Guarded):
             _serialization.DBOSDefaultSerializer = _Guarded()
@@ -37,7 +37,7 @@ def guard() -> None:
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """What is read in this block is JSON."""
+    """Read JSON only in this block."""
     token = _reading.set(True)
     try:
         yield
@@ -45,9 +45,9 @@ def reading() -> Iterator[None]:
         _reading.reset(token)
 
 
-def set_executing(whether: bool) -> None:
-    """Return whether this process is an executor, all of whose threads read JSON only."""
-    if whether:
+def set_executing(is_executor: bool) -> None:
+    """Set whether this process is an executor: then all its threads read JSON only."""
+    if is_executor:
         _executing.set()
     else:
         _executing.clear()

@@ -1,7 +1,7 @@
-"""Pauses of DBOS after an error.
+"""Shorter pauses of DBOS after an error, and threads that survive errors.
 
-By itself it doubles its pause before it asks for a lost connection, up to a minute and a half, so that after a long
-outage nothing moves for that long; and of its threads that serve all queues, one that fails is gone.
+By default it doubles its pause before it retries a lost connection, up to a minute and a half, so that after a long
+outage it does nothing for that long; and its threads that serve all queues end at an error.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dbos import _dbos, _sys_db, _sys_db_postgres
 from actionengine.durable.watched import watch
 
 MAX_RETRY_INTERVAL = 3.0
-"""Seconds between two attempts, at most."""
+"""The most seconds between two attempts."""
 
 _BACKOFF = (0.5, MAX_RETRY_INTERVAL / 1.5)
-"""The first backoff and the longest one, as DBOS counts them: it makes them longer by half, at random."""
+"""DBOS's first and longest backoff in seconds, to which it adds up to a half, at random."""
 
 _lock = Lock()
 
 
 def shorten_pauses() -> None:
-    """Let DBOS's methods that try again pause no longer than `MAX_RETRY_INTERVAL`, in this process."""
+    """Limit the pauses of DBOS's retries to `MAX_RETRY_INTERVAL`, in this process."""
     retry: Any = _sys_db.db_retry
     with _lock:
         if retry.__defaults__ == _BACKOFF:
@@ -32,7 +32,7 @@ def shorten_pauses() -> None:
         retry.__defaults__ = _BACKOFF
         for owner in (_sys_db.SystemDatabase, _sys_db_postgres.PostgresSystemDatabase):
             for name, method in list(vars(owner).items()):
-                # A method with this decorator keeps the pauses that were the defaults when it was defined.
+                # A decorated method keeps the default pauses of the time of its definition.
                 if "max_backoff" in getattr(getattr(method, "__code__", None), "co_freevars", ()):
                     setattr(owner, name, retry()(method.__wrapped__))
 
@@ -41,11 +41,11 @@ _KEPT = {
     "queue_thread": "nothing is taken from the queues",
     "background_jobs_thread": "nothing that waits for a time is put on its queue",
 }
-"""The functions that DBOS runs in threads of its own, and what is left undone without them."""
+"""The functions that DBOS runs in threads of its own, with the effect of their absence."""
 
 
 def keep_threads() -> None:
-    """Let DBOS's threads begin again when they fail, in this process."""
+    """Restart DBOS's threads when they fail, in this process."""
     with _lock:
         for name, without in _KEPT.items():
             work = getattr(_dbos, name)

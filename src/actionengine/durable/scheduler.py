@@ -1,8 +1,8 @@
 """The scheduler of a process: it enqueues an execution at each time of each schedule.
 
-It takes the place of DBOS's own, which has a thread for each schedule, and whose first unreadable schedule ends all. A
-schedule that this process cannot read, for its time zone is not known here, say, is left to other processes, and is
-looked at again later. All processes enqueue each time under the same id, so that it is executed once.
+It replaces DBOS's own, which has a thread for each schedule, and ends at the first unreadable schedule. A schedule that
+this process cannot read, because it does not know the time zone for example, is left to other processes, and retried
+later. All processes enqueue each time under the same id, so that it is executed once.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from actionengine.durable.client import DurableClient, Enqueued, Schedule
 logger = logging.getLogger("actionengine")
 
 _READ = 1.0
-"""Seconds between two looks at the schedules."""
+"""Seconds between two checks of the schedules for changes."""
 
 _AGAIN = 60.0
-"""Seconds after which a schedule that could not be read is tried again, and after which all are read in any case."""
+"""Seconds after which an unreadable schedule is retried, and after which all schedules are read in any case."""
 
 _SHARE = 10
-"""Of the time of a process, reading all schedules takes a tenth at most, however often one of them changes."""
+"""Reading all schedules takes at most a tenth of the time, even if they change often."""
 
 _SET_BACK = timedelta(seconds=5)
-"""A step back of the clock after which the next times are found anew."""
+"""A step back of the clock after which the next times are computed again."""
 
 _SAID = 3600.0
-"""Seconds for which a reason that was logged is not logged again."""
+"""Seconds for which a logged reason is not logged again."""
 
 _MAX_BATCH_SIZE = 500
-"""Executions that are enqueued at once."""
+"""The most executions that are enqueued at once."""
 
 
 class Scheduler:
-    """The schedules as one process sees them, and what is due next. One thread works with it."""
+    """The schedules that one process knows, and their next times. Only one thread uses it."""
 
     def __init__(self, client: DurableClient, now: Callable[[], datetime] | None = None) -> None:
         self._client = client
@@ -58,8 +58,8 @@ class Scheduler:
         self._read_all_took = 0.0
 
     def run(self, stopping: threading.Event) -> None:
-        """Enqueue what is due, until the end. Raises `DurableUnavailable`, after which it can be called again: what was
-        due meanwhile is enqueued then."""
+        """Enqueue due executions until `stopping` is set. Raises `DurableUnavailable`; the next call then enqueues the
+        executions that were due meanwhile."""
         read_at = monotonic()
         while not stopping.is_set():
             if monotonic() >= read_at:
@@ -69,11 +69,11 @@ class Scheduler:
             stopping.wait(max(0.0, min(read_at - monotonic(), self._seconds_to_next())))
 
     def read(self) -> None:
-        """Look whether schedules have changed: begin with new ones, from now on, and end those that are gone."""
+        """Read the schedules if they have changed: new ones count from now, and removed ones end."""
         if self._now is self._clock:
             self._clock.read()
         if self._read_at is not None and self._now() < self._read_at - _SET_BACK:
-            # The clock was set back. A time that comes again has the id that it had.
+            # The clock was set back. A time that comes again has the same id.
             self._planned.clear()
             self._read_all_at = -inf
         self._read_at = self._now()
@@ -99,7 +99,7 @@ class Scheduler:
                 self._plan(schedule)
 
     def enqueue_due(self) -> None:
-        """Enqueue what is due, the earliest first."""
+        """Enqueue the due executions, the earliest first."""
         now = self._now()
         while due := self._take_due(now):
             orders = [each for _, _, planned in due for each in self._ordered(planned)]
@@ -116,7 +116,7 @@ class Scheduler:
         due: list[tuple[datetime, str, _Planned]] = []
         while self._coming and self._coming[0][0] <= now and len(due) < _MAX_BATCH_SIZE:
             entry = heappop(self._coming)
-            # What was replaced or removed meanwhile is left out.
+            # Entries of replaced and removed schedules are left out.
             if self._planned.get(entry[1]) is entry[2]:
                 due.append(entry)
         return due
@@ -151,7 +151,7 @@ class Scheduler:
         self._planned[planned.schedule.name] = planned
         heappush(self._coming, (planned.at.astimezone(UTC), planned.schedule.name, planned))
         if len(self._coming) > 2 * len(self._planned) + _MAX_BATCH_SIZE:
-            # Schedules that are replaced again and again, for times far away, leave entries behind.
+            # Schedules that are often replaced, and due much later, leave entries behind.
             self._coming = [each for each in self._coming if self._planned.get(each[1]) is each[2]]
             heapify(self._coming)
 
@@ -165,7 +165,7 @@ class Scheduler:
         if reason not in self._said:
             self._said[reason] = now + _SAID
             logger.error(
-                "the schedule %s (%r in %s) is not served by this process, nor any other that fails so: %s",
+                "this process does not serve the schedule %s (%r in %s), nor others with the same error: %s",
                 *(schedule.name, schedule.cron, schedule.timezone, reason),
             )
 
@@ -174,15 +174,14 @@ class Scheduler:
 
 
 class _Clock:
-    """The clock of the durable engine's database, so that no host fires by its own: as it was read last, and what has
-    passed since."""
+    """The clock of the durable engine's database, which all hosts use: its last reading, and the time since then."""
 
     def __init__(self, client: DurableClient) -> None:
         self._client = client
         self._ahead = 0.0
 
     def read(self) -> None:
-        """Ask the database."""
+        """Read the clock of the database."""
         self._ahead = self._client.now().timestamp() - monotonic()
 
     def __call__(self) -> datetime:
@@ -200,11 +199,11 @@ class _Planned:
         self.move_on()
 
     def __lt__(self, other: _Planned) -> bool:
-        # Of entries of the heap that are otherwise equal, either may come first.
+        # Equal entries of the heap may come in any order.
         return False
 
     def move_on(self) -> None:
-        """Go to the time after this one."""
+        """Go to the next time."""
         self.at: datetime = self._times.get_next(datetime)
 
     def ordered(self) -> Enqueued:

@@ -1,5 +1,4 @@
-"""Rows of schedules in DBOS's table, and one row beside them that changes with them: who has read them all can tell by
-that row whether anything is new."""
+"""Rows of schedules in DBOS's table, and one row that changes with them, by which a reader notices changes."""
 
 from __future__ import annotations
 
@@ -11,16 +10,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 SCHEDULES = "actionengine.schedules"
-"""The application whose the schedules are, for DBOS: not the one whose schedules DBOS serves by itself."""
+"""The application of the schedules for DBOS. DBOS serves only those of another application by itself."""
 
 _MARK = "actionengine.mark"
-"""The name of the row that changes with each schedule. It is no schedule: it is never active."""
+"""The name of the row that changes with each schedule. It is never active, and so not a schedule itself."""
 
 
 def replace_schedule(
     database: Any, name: str, function: str, cron: str, timezone: str | None, context: Any, queue: str
 ) -> None:
-    """Add a schedule, in the place of the one that has its name."""
+    """Add a schedule, or replace the one of the same name."""
     schedule: Any = {
         "schedule_id": str(uuid4()),
         "schedule_name": name,
@@ -40,7 +39,7 @@ def replace_schedule(
 
 
 def remove_schedule(database: Any, name: str) -> None:
-    """Remove a schedule, where there is one."""
+    """Remove a schedule if it exists."""
     table = database.tables.workflow_schedules
     with database.engine.begin() as connection:
         if connection.execute(delete(table).where(table.c.schedule_name == name)).rowcount:
@@ -48,7 +47,7 @@ def remove_schedule(database: Any, name: str) -> None:
 
 
 def read_mark(database: Any) -> str | None:
-    """Return what is another text after each change of a schedule; None before the first one."""
+    """Return a text that differs after each change of a schedule; None before the first change."""
     table = database.tables.workflow_schedules.c
     with database.engine.connect() as connection:
         mark: str | None = connection.execute(select(table.context).where(table.schedule_name == _MARK)).scalar()

@@ -1,4 +1,4 @@
-"""Where the durable engine keeps its own tables: a URL, or the path of a SQLite file."""
+"""The URL of the durable engine's database, or the path of its SQLite file."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ _SQLITE = sqlite_driver(sqlite3.sqlite_version_info)
 
 
 def durable_url(url: str | os.PathLike[str]) -> URL:
-    """The URL of a PostgreSQL database (`postgresql://…`) or of a SQLite file (`sqlite:///…`, or its path).
+    """Parse the URL of a PostgreSQL database (`postgresql://…`) or of a SQLite file (`sqlite:///…`, or its path).
 
-    Raises `ConfigurationError` for another one.
+    Raises `ConfigurationError` for any other URL.
     """
     text = os.fspath(url)
     if not text.strip():
-        raise ConfigurationError("this is no URL of a database, nor the path of a SQLite file: it is empty")
+        raise ConfigurationError("the URL of the durable engine's database is empty: give a URL, or a SQLite file")
     if "://" not in text:
         return URL.create(_SQLITE, database=str(Path(text).absolute()))
     try:
         parsed = make_url(text)
         if "@" in (parsed.host or ""):
-            # It is the rest of a password, and errors name the host.
+            # It is the rest of a password, which errors would show.
             raise ValueError("@")
     except (ArgumentError, ValueError):
         # A port that is no number is a ValueError.
-        raise ConfigurationError(f"this is no URL of a database: {redact_address(text)!r}") from None
+        raise ConfigurationError(f"{redact_address(text)!r} is not the URL of a database") from None
     kind = parsed.get_backend_name()
     if kind in {"postgresql", "postgres"}:
         return parsed.set(drivername="postgresql+psycopg")
     if kind != "sqlite":
         raise ConfigurationError(f"the durable engine runs on PostgreSQL or SQLite, not on {kind}")
     if parsed.database in (None, "", ":memory:"):
-        raise ConfigurationError("the durable engine needs a SQLite file: in memory nothing survives a restart")
+        raise ConfigurationError("the durable engine needs a SQLite file, since memory does not survive a restart")
     return parsed.set(drivername=_SQLITE)
 
 
 def normalize_url(url: URL) -> str:
-    """A URL with its password, as the durable engine takes it."""
+    """Return a URL as text with its password, for DBOS."""
     return url.render_as_string(hide_password=False)

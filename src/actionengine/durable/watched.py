@@ -1,4 +1,4 @@
-"""Threads that serve everybody, and so have to outlive the errors of what they do."""
+"""Threads that serve the whole process, and so must survive the errors of their work."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ logger = logging.getLogger("actionengine")
 
 _MIN_RETRY_INTERVAL = 0.5
 _MAX_RETRY_INTERVAL = 10.0
-"""Seconds before what has failed is begun again, at first and at most."""
+"""The first and the longest pause in seconds before failed work is restarted."""
 
 
 def start_watched(work: Callable[[], None], name: str, stopping: threading.Event, without: str) -> threading.Thread:
-    """Start a thread that does some work until it returns, and begins it again when it raises, as `watch` says."""
+    """Start a thread that calls `watch`."""
     thread = threading.Thread(target=watch, args=(work, stopping, without), name=name, daemon=True)
     thread.start()
     return thread
 
 
 def watch(work: Callable[[], None], stopping: threading.Event, without: str) -> None:
-    """Do some work until it returns. If it raises, the log says what is left undone `without` it, and after a pause it
-    is begun again, unless `stopping` is set by then."""
+    """Do work until it returns. If it raises, log the effect of its absence, `without`, and restart it after a pause,
+    unless `stopping` is set by then."""
     pause = _MIN_RETRY_INTERVAL
     while not stopping.is_set():
         began = monotonic()
@@ -42,6 +42,6 @@ def watch(work: Callable[[], None], stopping: threading.Event, without: str) -> 
                 pause = _MIN_RETRY_INTERVAL
             is_known = isinstance(error, ConfigurationError | StorageError | DurableUnavailable)
             reason = str(error) if is_known else f"{type(error).__name__}: {error}"
-            logger.error("%s: %s; it is begun again in %.1f s", without, reason, pause, exc_info=not is_known)
+            logger.error("%s: %s; the next attempt is in %.1f s", without, reason, pause, exc_info=not is_known)
         stopping.wait(pause)
         pause = next_delay(pause, _MAX_RETRY_INTERVAL)

@@ -1,1 +1,1 @@
-"""Commands in modules: each runs under a supervisor, in its own process."""
+"""Commands in modules: each runs in its own process, under a supervisor."""

@@ -1,18 +1,18 @@
-"""Linux calls that take rights from a process for good: Landlock for files, seccomp for system calls.
+"""Linux calls that take rights from a process permanently: Landlock for files, seccomp for system calls.
 
-Landlock needs no privileges. A *ruleset* names the rights that it handles; each rule gives some of them back for what
-lies below one file or folder; a process that enters the ruleset has no other, and neither have its children. See
-landlock(7). The rights grew with the kernel's ABI version:
+Landlock needs no privileges. A *ruleset* names the rights that it handles; each rule gives some of them back for one
+file, or for one folder with its contents. A process that enters the ruleset, and its children, have no other rights.
+See landlock(7). The rights grew with the kernel's ABI version:
 
     1  reading, writing, listing, executing, creating, removing (Linux 5.13)
-    2  moving a file to another folder; before, that is always refused (5.19)
-    3  truncating by path (6.2); before, a filter of system calls refuses it
+    2  moving a file to another folder; always refused before (5.19)
+    3  truncating by path (6.2); refused by a filter of system calls before
     4  binding and connecting TCP (6.7)
     5  ioctl on devices (6.10)
     6  abstract Unix sockets and signals of processes outside (6.12)
-    9  connecting to Unix sockets that others have made (7.1)
+    9  connecting to Unix sockets that others created (7.1)
 
-The supervisor loads this file without the package, so that it imports the standard library only.
+The supervisor loads this file without the package: it imports the standard library only.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 MAKE_CHAR, MAKE_BLOCK = 1 << 6, 1 << 11
 REFER, TRUNCATE, IOCTL_DEV, RESOLVE_UNIX = 1 << 13, 1 << 14, 1 << 15, 1 << 16
 READ = EXECUTE | READ_FILE | READ_DIR
-"""Rights of what may be read and executed."""
+"""Rights to read and execute."""
 WRITE = ((1 << 15) - 1) & ~MAKE_CHAR & ~MAKE_BLOCK
-"""Rights of what may be changed as well: all but making devices."""
+"""Rights to change as well: all but making devices."""
 DEVICE = READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV
-"""Rights of a device such as /dev/null."""
+"""Rights to a device such as /dev/null."""
 
 _OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV | RESOLVE_UNIX
 _FILES_BY_ABI = ((9, RESOLVE_UNIX), (5, IOCTL_DEV), (3, TRUNCATE), (2, REFER), (1, (1 << 13) - 1))
@@ -47,12 +47,12 @@ _O_PATH = getattr(os, "O_PATH", 0)
 _LOAD, _EQUAL, _AT_LEAST, _ANSWER = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _DENY = 0x7FFF0000, 0x00050000 | errno.EPERM
 _X32 = 0x40000000
-# The processors whose system calls are known: their number in a filter, `socket` and `truncate`.
+# For each known processor: its number in a filter, and its numbers of `socket` and `truncate`.
 _PROCESSORS = {"x86_64": (0xC000003E, 41, 76), "aarch64": (0xC00000B7, 198, 45)}
 
 
 def landlock_abi() -> int:
-    """Return the version of Landlock that this kernel has; 0 where it has none, or bounds less than it must."""
+    """Return the kernel's version of Landlock; 0 if it has none, or does not bound enough."""
     if not sys.platform.startswith("linux"):
         return 0
     try:
@@ -63,7 +63,7 @@ def landlock_abi() -> int:
 
 
 def create_ruleset(abi: int, *, network: bool) -> int:
-    """Return the descriptor of a ruleset that handles all that an ABI version can; TCP only without `network`.
+    """Return the descriptor of a ruleset that handles all rights of an ABI version; TCP only without `network`.
 
     Raises `OSError`.
     """
@@ -77,8 +77,8 @@ def create_ruleset(abi: int, *, network: bool) -> int:
 
 
 def allow(ruleset: int, abi: int, place: int | str, rights: int) -> bool:
-    """Give rights below a folder, or of a file: of an open descriptor, or at a path, where links are followed. Return
-    whether there is such a path. Raises `OSError` for anything else."""
+    """Give rights to a file, or to a folder with its contents, by an open descriptor or a path; links are followed.
+    Return whether the path exists. Raises `OSError` for anything else."""
     if isinstance(place, str):
         try:
             opened = os.open(place, _O_PATH | os.O_CLOEXEC)
@@ -98,7 +98,7 @@ def allow(ruleset: int, abi: int, place: int | str, rights: int) -> bool:
 
 
 def enter_ruleset(ruleset: int, abi: int) -> None:
-    """Take from this process and its children what a ruleset does not give. Raises `OSError`."""
+    """Take all rights from this process and its children that a ruleset does not give. Raises `OSError`."""
     syscall(_RESTRICT_SELF, ruleset, 0)
     if abi < 3:
         filter_truncation()
@@ -109,11 +109,11 @@ def _files(abi: int) -> int:
 
 
 def filter_network() -> None:
-    """Let this process and its children make no sockets but Unix ones: a seccomp filter of system calls.
+    """Refuse this process and its children all sockets but Unix ones, by a seccomp filter of system calls.
 
-    Refused besides: io_uring, which makes sockets without that call; taking descriptors out of other processes; and
-    system calls of another architecture than this one, whose numbers mean other calls. Raises `OSError` where the
-    kernel or the processor does not allow it.
+    It also refuses io_uring, which makes sockets without that call, taking descriptors from other processes, and the
+    system calls of other architectures, whose numbers mean other calls. Raises `OSError` if the kernel or the processor
+    does not allow it.
     """
     io_uring_setup, pidfd_getfd, af_unix = 425, 438, 1
     _, socket, _ = _processor()
@@ -121,7 +121,7 @@ def filter_network() -> None:
 
 
 def filter_truncation() -> None:
-    """Refuse to truncate by path, which Landlock bounds from ABI 3 on only. Raises `OSError` as `filter_network`."""
+    """Refuse to truncate by path, which Landlock bounds only from ABI 3. Raises `OSError` as `filter_network`."""
     _, _, truncate = _processor()
     _refuse_calls((truncate,))
 
@@ -155,7 +155,7 @@ def _knows_processor() -> bool:
 
 def _processor() -> tuple[int, int, int]:
     if not _knows_processor():
-        raise OSError(errno.ENOSYS, "no filter of system calls is known for this processor")
+        raise OSError(errno.ENOSYS, "this processor's system calls are not known, so they cannot be filtered")
     return _PROCESSORS[os.uname().machine]
 
 

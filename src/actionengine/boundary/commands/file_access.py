@@ -1,8 +1,8 @@
-"""The files that a command may reach: its module, its temporary folder, and what it needs to run. A Landlock ruleset.
+"""The Landlock ruleset of a command: it reaches its module, its temporary folder, and the files that it needs to run.
 
-Landlock decides by what a name has led to, after all links, so that nothing swapped meanwhile leads out. It bounds what
-a process opens, lists, executes, creates, removes, moves and truncates. It does not bound `stat`, nor `chmod`, `chown`,
-`utime` and extended attributes of files that the user owns.
+Landlock checks the file that a name leads to after all links, so a name that is swapped meanwhile does not lead out. It
+bounds opening, listing, executing, creating, removing, moving and truncating. It does not bound `stat`, nor `chmod`,
+`chown`, `utime` and extended attributes of files that the user owns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from actionengine.errors import ConfigurationError
 
 SYSTEM_FOLDERS = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store"),
-    # Of /etc only what programs ask for to start, to name users and hosts, and to check certificates.
+    # In /etc, only the files that programs need to start, to name users and hosts, and to check certificates.
     *(f"/etc/{name}" for name in ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ld.so.preload", "alternatives")),
     *(f"/etc/{name}" for name in ("passwd", "group", "nsswitch.conf", "localtime", "timezone", "os-release")),
     *(f"/etc/{name}" for name in ("hosts", "host.conf", "resolv.conf", "gai.conf", "services", "protocols")),
@@ -33,7 +33,7 @@ SYSTEM_FOLDERS = (
     ),
     *("/sys/devices/system/cpu", "/sys/kernel/mm/transparent_hugepage"),
 )
-"""Paths of the system that every command may read and execute."""
+"""System paths that every command may read and execute."""
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 
@@ -41,10 +41,10 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"
 class FilePolicy:
     """A runner's rules for the files of commands.
 
-    `readable` are paths of the host that commands may read and execute, besides their module and the system's;
-    `writable` those that they may change as well, such as a cache: commands of all tenants share them. With `required`,
-    commands change their module only where the request has `fs:write`, and are refused where the system cannot keep
-    them off all other files.
+    `readable` are paths of the host that commands may read and execute, besides their module and system paths;
+    `writable` are paths that they may change too, such as a cache: commands of all tenants share them. With `required`,
+    commands change their module only if the request has `fs:write`, and are refused if the system cannot keep them off
+    all other files.
     """
 
     readable: tuple[str, ...] = ()
@@ -54,8 +54,8 @@ class FilePolicy:
 
 @dataclass(frozen=True, slots=True)
 class FileAccess:
-    """The files that one command may reach, besides those of the system: those below a folder, given by a descriptor,
-    to read and to execute, and if `writable` to change."""
+    """The files that one command may reach, besides system paths: it may read and execute the files below a folder,
+    given by a descriptor, and change them if `writable`."""
 
     folder: int
     writable: bool
@@ -64,17 +64,15 @@ class FileAccess:
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """A Landlock ruleset that a command enters: its descriptor, and the ABI version that it was made for."""
+    """A Landlock ruleset for a command: its descriptor, and its ABI version."""
 
     descriptor: int
     abi: int
 
 
 def absolute_paths(name: str, paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """Return paths of the host as a runner keeps them. Raises `ConfigurationError` for one that is not absolute.
-
-    `name` is the parameter that they were given as.
-    """
+    """Return the paths of the host that a runner was given as its parameter `name`. Raises `ConfigurationError` for a
+    path that is not absolute."""
     if isinstance(paths, str | bytes | os.PathLike):
         raise ConfigurationError(f"{name} is a list of paths, not {paths!r}: pass [{paths!r}]")
     given = tuple(os.fspath(each) for each in paths)
@@ -85,27 +83,27 @@ def absolute_paths(name: str, paths: Iterable[str | os.PathLike[str]]) -> tuple[
 
 
 def file_isolation() -> Literal["landlock", "none"]:
-    """Return the means by which this system keeps commands off files that are not theirs."""
+    """Return the method by which this system keeps commands off other files."""
     return "landlock" if confinement.landlock_abi() else "none"
 
 
 def isolation_of(ruleset: Ruleset | None) -> FileIsolation:
-    """Return how a command that enters this ruleset, or none, was kept off files."""
+    """Return the file isolation of a command with this ruleset, or with none."""
     return "not_enforced" if ruleset is None else "isolated"
 
 
 @contextmanager
 def ruleset_for(access: FileAccess | None, *, network: bool) -> Iterator[Ruleset | None]:
-    """Make the ruleset of a command; None where the system has no Landlock, or nothing was asked for.
+    """Create the ruleset of a command; None if the system has no Landlock, or `access` is None.
 
-    Raises `FileIsolationError` where it is required and missing.
+    Raises `FileIsolationError` if the policy requires isolation and the system has no Landlock.
     """
     abi = confinement.landlock_abi() if access is not None else 0
     if access is None or not abi:
         if access is not None and access.policy.required:
             raise FileIsolationError(
-                "the profile requires that commands reach no files but their module's, and this system cannot keep "
-                "them so: run this work on Linux 5.13 or later with Landlock among its security modules "
+                "the profile requires that commands reach only their module's files, and this system cannot enforce "
+                "that: run this work on Linux 5.13 or later with Landlock among its security modules "
                 "(lsm=landlock,...), in a container that allows landlock_create_ruleset, or use a profile without "
                 "require_file_isolation",
                 file_isolation="not_enforced",
@@ -130,5 +128,5 @@ def ruleset_for(access: FileAccess | None, *, network: bool) -> Iterator[Ruleset
 def _interpreter() -> set[str]:
     """Return the folders of the running Python, and of its virtual environment."""
     folders = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
-    # An interpreter whose folder is the root, or a user's home, would open up all that is there.
+    # A prefix that is the root would give access to everything.
     return {each for each in folders if each and os.path.dirname(os.path.abspath(each)) != os.path.abspath(each)}

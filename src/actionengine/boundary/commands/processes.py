@@ -1,23 +1,23 @@
-"""Processes within limits: what a command is given, how it ended, and that nothing of it is left.
+"""Commands as processes within limits.
 
-A command runs under a supervisor (`supervisor.py`), and gets nothing of ours: an environment of its own, three file
-descriptors, a session of its own, an empty folder as its `HOME` and `TMPDIR` that is removed afterwards. It ends, with
-everything that it has started, when its time is over, when it is cancelled, when it prints too much, when it ends by
-itself, and when this process dies.
+A command runs under a supervisor (`supervisor.py`) and inherits nothing from the host: it has an environment of its
+own, three file descriptors, a session of its own, and empty folders as its `HOME` and `TMPDIR`, which are removed
+afterwards. It ends with everything that it started when its time is over, when it is cancelled, when it prints too
+much, when it exits, and when this process dies.
 
-How well this holds depends on the system; `network_isolation` tells which of these it is:
+The isolation depends on the system; `network_isolation` returns its method:
 
-- `namespace`: Linux, where a process may make user namespaces. The command has process numbers and a network of its
-  own, a network with nothing in it. What it leaves behind is ended by the kernel. Sockets that belong to no network
-  namespace, such as those between a virtual machine and its host (`AF_VSOCK`), are left to it.
-- `seccomp`: other Linux, on x86_64 and aarch64. The command can make no sockets but Unix ones, and so reaches the
-  abstract ones of the host as well. What it leaves behind is found in /proc and ended.
-- `none`: other systems. It is not kept off the network, and what leaves its process group survives it.
+- `namespace`: Linux on which a process may create user namespaces. The command has its own process numbers and an empty
+  network. The kernel ends the processes that it leaves behind. Sockets that belong to no network namespace, such as
+  those between a virtual machine and its host (`AF_VSOCK`), stay in its reach.
+- `seccomp`: other Linux, on x86_64 and aarch64. The command can create Unix sockets only, and so reaches the abstract
+  ones of the host. The supervisor finds the processes that it leaves behind in /proc and ends them.
+- `none`: other systems. The command reaches the network, and processes that leave its process group survive it.
 
-Files are bounded by Landlock, where the kernel has it and `FileAccess` says what a command may reach; `file_isolation`
-tells. Without it a command reaches the files that its user reaches, and where there are no namespaces either, it can
-signal and read other processes of the user, which includes this one. Unix sockets with a path stay in reach before
-Landlock's ABI 9. This keeps mistakes and runaways in bounds; it is not a jail for code that wants to harm.
+Landlock bounds the files, if the kernel has it and `FileAccess` names the files of a command; see `file_isolation`.
+Without Landlock a command reaches all files of its user, and without namespaces it can signal and read other processes
+of the user, this one included. Unix sockets with a path stay in reach before Landlock's ABI 9. This contains mistakes
+and runaway commands; it is not a sandbox for hostile code.
 """
 
 from __future__ import annotations
@@ -48,35 +48,34 @@ SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _UNLIMITED = 2**62
 _SHOWN = 4096
-"""Bytes of each stream that an error shows."""
+"""The bytes of each stream that an error shows."""
 _ENDED = {
     ErrorCode.TIMEOUT: "did not end in time",
     ErrorCode.CONFLICT: "was cancelled",
-    ErrorCode.UNPROCESSABLE: "printed more than it may",
+    ErrorCode.UNPROCESSABLE: "exceeded its limit of output",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessLimits:
-    """What a command may use. Limits that the system has for each process hold for each process that it starts.
+    """The limits of a command. The system's limits of a process apply to each process that the command starts.
 
-    Raises `ValueError` for a limit that is no positive whole number, or more than a system can count.
+    Raises `ValueError` for a limit that is not a positive whole number below 2**62.
     """
 
     cpu_seconds: int = 60
-    """Of each process. At it, the process gets SIGXCPU, and is killed a second later."""
+    """CPU time of each process. At the limit, the process gets SIGXCPU, and is killed a second later."""
     memory_bytes: int = 1024**3
-    """Address space of each process (`RLIMIT_AS`). Above it, allocations fail. It counts what a process maps, not only
-    what it uses: Node, Java and Go map several times as much, and need a higher limit."""
+    """Address space of each process (`RLIMIT_AS`). Above it, allocations fail. It counts mapped memory, not used
+    memory: Node, Java and Go map several times as much as they use, and need a higher limit."""
     output_bytes: int = 1024**2
-    """What it prints, stdout and stderr together. Above it, it is ended."""
+    """Output of stdout and stderr together. Above the limit, the command is ended."""
     open_files: int = 256
     """Open file descriptors of each process."""
     processes: int | None = 128
-    """Processes and threads at once (`RLIMIT_NPROC`), None for as many as the user may have. Linux only, and it does
-    not bind root."""
+    """Processes and threads at once (`RLIMIT_NPROC`), None for the limit of the user. Linux only; root has no limit."""
     file_bytes: int = 256 * 1024**2
-    """The size of each file that it writes. Above it, the process gets SIGXFSZ."""
+    """Size of each file that it writes. Above the limit, the process gets SIGXFSZ."""
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -84,15 +83,15 @@ class ProcessLimits:
             if value is None and name == "processes":
                 continue
             if not isinstance(value, int) or not 0 < value < _UNLIMITED:
-                raise ValueError(f"a limit has to be a positive whole number below 2**62: {name} is {value!r}")
+                raise ValueError(f"{name} is {value!r}: give a positive whole number below 2**62")
 
 
 @dataclass(frozen=True, slots=True)
 class CompletedCommand:
-    """A command that has ended by itself. A negative `exit_code` is the signal that ended it. `duration` is in seconds.
+    """A command that has exited. A negative `exit_code` is the signal that ended it. `duration` is in seconds.
 
-    `limit` tells which limit ended it, as far as that is known: `cpu`, or `file` for the size of one. A command that
-    ran out of memory says so itself, if anything does.
+    `limit` is the limit that ended it, if that is known: `cpu`, or `file` for the size of a file. Running out of memory
+    shows in the command's own output at most.
     """
 
     exit_code: int
@@ -117,29 +116,29 @@ def run_process(
     files: FileAccess | None = None,
     cancelled: threading.Event | None = None,
 ) -> CompletedCommand:
-    """Run a command to its end. Safe in a host with threads, and from many of them. Its umask is 022.
+    """Run a command to its end, with the umask 022. Threads can call this at the same time.
 
     Args:
-        argv: the program and its arguments. A program without a slash is looked for in the `PATH` of `environment`.
-        folder: where it runs: a path, or the descriptor of a folder, which stays open.
-        environment: what it gets beside `PATH`, `HOME`, `TMPDIR` and `LANG`, or instead of these.
-        stdin: what it can read.
-        limits: what it may use.
+        argv: the program and its arguments. A program without a slash is searched in the `PATH` of `environment`.
+        folder: the folder that it runs in: a path, or an open descriptor, which stays open.
+        environment: its variables, in addition to `PATH`, `HOME`, `TMPDIR` and `LANG`, or instead of these.
+        stdin: its input.
+        limits: its limits.
         timeout: seconds after which it is ended.
         network: whether it may reach a network.
-        require_isolation: refuse to run it where the system cannot keep it off.
-        files: the files that it may reach, where the system has Landlock; None for all that its user reaches.
+        require_isolation: refuse to run it if the system cannot keep it off the network.
+        files: the files that it may reach, if the system has Landlock; None for all files of its user.
         cancelled: ends it once it is set.
 
     Raises:
-        FileIsolationError: where `files` requires what this system has not.
-        ActionError: `timeout`; `conflict` where it was cancelled; `unprocessable` where it printed too much (all
-            three show the beginning of what it printed in `details`) or cannot be run at all; `not_found` for a folder
-            that there is not; `forbidden` where it must be kept off the network and cannot be; `unavailable` where the
-            system has no room for more processes.
+        FileIsolationError: if `files` requires an isolation that this system does not have.
+        ActionError: `timeout`; `conflict` if it was cancelled; `unprocessable` if it printed too much (these three show
+            the beginning of its output in `details`) or cannot be run at all; `not_found` if the folder does not exist;
+            `forbidden` if it must be kept off the network and the system cannot do that; `unavailable` if the system
+            cannot start more processes.
     """
     if os.name != "posix":
-        raise ActionError(ErrorCode.UNAVAILABLE, "commands run on Linux and on other POSIX systems, not on this one")
+        raise ActionError(ErrorCode.UNAVAILABLE, "commands run on Linux and other POSIX systems, not on this one")
     command = _Command(argv, environment or {}, stdin, limits or ProcessLimits(), network, cancelled)
     deadline = monotonic() + timeout
     with _descriptor(folder) as descriptor, ruleset_for(files, network=network) as ruleset:
@@ -149,15 +148,13 @@ def run_process(
             with contextlib.suppress(_UnableError):
                 return _run(command, descriptor, ruleset, means, deadline)
     if require_isolation and not network:
-        message = f"{command.name} must be kept off the network, and this system cannot do that"
+        message = f"{command.name} requires isolation from the network, and this system cannot enforce that"
         raise ActionError(ErrorCode.FORBIDDEN, message, {"network": "not_enforced"})
-    raise ActionError(
-        ErrorCode.UNAVAILABLE, f"{command.name} was not run: this system refused to isolate it; try again"
-    )
+    raise ActionError(ErrorCode.UNAVAILABLE, f"{command.name} was not run: the system refused to isolate it; try again")
 
 
 def network_isolation() -> IsolationMethod:
-    """By which means this system keeps commands off the network; see above. Runs a command the first time."""
+    """Return the method by which this system keeps commands off the network. The first call runs a command."""
     if False not in _known:
         with contextlib.suppress(ActionError):
             run_process(("true",), folder="/", timeout=60.0)
@@ -165,7 +162,7 @@ def network_isolation() -> IsolationMethod:
 
 
 _known: dict[bool, IsolationMethod] = {}
-"""The first means that have worked, with a network (True) and without one. They are insisted on from then on."""
+"""The first method that worked, with a network (True) and without one. Later commands use no other."""
 
 
 def _means_to_try(network: bool) -> Sequence[IsolationMethod]:
@@ -177,12 +174,12 @@ def _means_to_try(network: bool) -> Sequence[IsolationMethod]:
 
 
 class _UnableError(Exception):
-    """The system does not allow these means. Nothing has been run."""
+    """The system does not allow this isolation method. Nothing was run."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    """What is to be run."""
+    """A command that was checked, without its folder and its files."""
 
     argv: Sequence[str]
     environment: Mapping[str, str]
@@ -193,18 +190,18 @@ class _Command:
 
     def __post_init__(self) -> None:
         if isinstance(self.argv, str) or not self.argv or not self.argv[0]:
-            raise ActionError(ErrorCode.UNPROCESSABLE, "a command is a list of texts, the program first")
+            raise ActionError(ErrorCode.UNPROCESSABLE, "a command is a list of strings that begins with the program")
         if any("\0" in text for text in (*self.argv, *self.environment, *self.environment.values())):
-            raise ActionError(ErrorCode.UNPROCESSABLE, f"{self.name}: no argument or variable can have a NUL in it")
+            raise ActionError(ErrorCode.UNPROCESSABLE, f"{self.name}: an argument or variable contains a NUL character")
         if any("=" in name or not name for name in self.environment):
-            raise ActionError(ErrorCode.UNPROCESSABLE, f"{self.name}: the name of a variable is empty or has a = in it")
+            raise ActionError(ErrorCode.UNPROCESSABLE, f"{self.name}: a variable's name is empty or contains '='")
 
     @property
     def name(self) -> str:
         return f"the command {self.argv[0][:200]!r}"
 
     def order(self, means: IsolationMethod, temporary: str) -> dict[str, Any]:
-        """What the supervisor is told."""
+        """Return the order for the supervisor."""
         home = os.path.join(temporary, "home")
         own = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", "HOME": home, "TMPDIR": os.path.join(temporary, "tmp")}
         return {
@@ -233,14 +230,14 @@ def _resource_limits(limits: ProcessLimits) -> dict[str, tuple[int, int]]:
 
 @contextlib.contextmanager
 def _descriptor(folder: int | str) -> Iterator[int]:
-    """The descriptor of a folder."""
+    """Open a folder in this block, unless it is a descriptor already."""
     if isinstance(folder, int):
         yield folder
         return
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except (OSError, ValueError):
-        raise ActionError(ErrorCode.NOT_FOUND, f"there is no folder {folder[:200]!r} to run a command in") from None
+        raise ActionError(ErrorCode.NOT_FOUND, f"the folder {folder[:200]!r} of a command does not exist") from None
     with closing(descriptor):
         yield descriptor
 
@@ -248,7 +245,7 @@ def _descriptor(folder: int | str) -> Iterator[int]:
 def _run(
     command: _Command, folder: int, ruleset: Ruleset | None, means: IsolationMethod, deadline: float
 ) -> CompletedCommand:
-    """Run a command by these means. Raises `_UnableError` where the system does not allow them."""
+    """Run a command with this isolation method. Raises `_UnableError` if the system does not allow it."""
     started = monotonic()
     temporary = os.path.join(tempfile.gettempdir(), f"actionengine-{secrets.token_hex(8)}")
     try:
@@ -270,14 +267,14 @@ def _run(
 def _finished(
     command: _Command, means: IsolationMethod, file_isolation: FileIsolation, run: SupervisedProcess, duration: float
 ) -> CompletedCommand:
-    """Return how the command ended. Raises `_UnableError`, and `ActionError` as `run_process` does."""
+    """Return the command's end. Raises `_UnableError`, and `ActionError` as `run_process` does."""
     if run.reason is not None:
-        raise ActionError(run.reason, f"{command.name} {_ENDED[run.reason]}, and was ended", _shown(run))
+        raise ActionError(run.reason, f"{command.name} {_ENDED[run.reason]} and was ended", _shown(run))
     verb, _, rest = run.report.partition(" ")
     if verb == "unable":
         raise _UnableError(rest)
     if verb not in ("exit", "failed"):
-        message = f"{command.name} was lost: its supervisor ended ({rest or 'killed from outside'})"
+        message = f"{command.name} was lost because its supervisor ended ({rest or 'killed from outside'})"
         raise ActionError(ErrorCode.UNAVAILABLE, message, _shown(run))
     _known[command.network] = means
     if verb == "failed":
@@ -297,7 +294,7 @@ def _finished(
 
 
 def _shown(run: SupervisedProcess) -> dict[str, str]:
-    """The beginning of what was printed."""
+    """Return the beginning of the output."""
     return {name: bytes(text[:_SHOWN]).decode("utf-8", "replace") for name, text in run.printed.items()}
 
 

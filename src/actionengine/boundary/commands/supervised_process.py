@@ -1,4 +1,4 @@
-"""The host's side of a supervisor: starts it, feeds and reads the command behind it, and tells it when to end."""
+"""The host's side of a supervisor: it starts the supervisor, feeds and reads its command, and orders the end."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from actionengine.errors import ErrorCode
 
 SUPERVISOR = str(Path(__file__).with_name("supervisor.py"))
 _POLL_INTERVAL = 0.05
-"""Seconds between two looks at whether a command is cancelled or over."""
+"""Seconds between two checks for a cancelled or ended command."""
 _SUPERVISOR_TIMEOUT = 10.0
-"""Seconds that a supervisor has to end what it watches, before it is killed itself."""
+"""Seconds that a supervisor has to end its command before it is killed itself."""
 _CHUNK = 64 * 1024
 _MAX_PIPE_BYTES = 1024 * 1024
 
@@ -31,16 +31,16 @@ class SupervisedProcess:
     """A command under its supervisor, from start to end.
 
     Args:
-        order: what the supervisor is told, but for the descriptors.
-        passed_on: descriptors that the supervisor gets by these names: of the `folder` that the command runs in, and of
-            the `ruleset` that it enters, if any.
-        stdin: what the command can read.
-        output_bytes: what it may print.
+        order: the order for the supervisor, without the descriptors.
+        passed_on: the descriptors for the supervisor, by name: the `folder` that the command runs in, and the `ruleset`
+            that it enters, if any.
+        stdin: the input of the command.
+        output_bytes: the limit of its output.
         cancelled: ends it once it is set.
-        stack: with it, the command is ended and all that was opened is closed.
+        stack: a stack that ends the command and closes all descriptors when it is closed.
 
-    Afterwards `reason` tells why it was ended: `timeout`, `conflict` where it was cancelled, `unprocessable` where it
-    printed too much; None where it was not. `report` is what the supervisor said.
+    Afterwards `reason` is `timeout`, `conflict` if the command was cancelled, `unprocessable` if it printed too much,
+    and None if it exited. `report` is the supervisor's report.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class SupervisedProcess:
             descriptors = {name: passed.enter_context(closing(_above_standard(each))) for name, each in given.items()}
             file.write(marshal.dumps({**order, **descriptors}))
             file.seek(0)
-            # Not made by `Popen`: that of Python 3.11.2 loses some where there are not descriptors enough for all.
+            # `Popen` of Python 3.11.2 leaks pipes when the process runs out of descriptors.
             ends: dict[str, IO[bytes]] = {}
             for name in ("stdin", "stdout", "stderr") if stdin else ("stdout", "stderr"):
                 reading, writing = _pipe()
@@ -78,7 +78,7 @@ class SupervisedProcess:
                 stdin=ends.get("stdin", subprocess.DEVNULL),
                 stdout=ends["stdout"],
                 stderr=ends["stderr"],
-                # Some interpreters need it to start; the command does not get it.
+                # Some interpreters need this variable to start; the command does not get it.
                 env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
                 pass_fds=tuple(descriptors.values()),
                 start_new_session=True,
@@ -88,17 +88,17 @@ class SupervisedProcess:
         status.close()
 
     def watch(self, deadline: float) -> None:
-        """Wait until nothing of the command is alive: the status pipe is at its end then."""
+        """Wait until no process of the command is alive: then the status pipe is at its end."""
         with selectors.DefaultSelector() as selector:
             for name, pipe in {**self._pipes, "status": self._status}.items():
                 os.set_blocking(pipe.fileno(), False)
                 event = selectors.EVENT_WRITE if name == "stdin" else selectors.EVENT_READ
                 selector.register(pipe, event, name)
-            # A fork of this process may hold an end of the status pipe, so that it is not at its end.
+            # A fork of this process may hold an end of the status pipe: then the pipe does not end.
             while not self._status.closed and self._supervisor.poll() is None:
                 now = monotonic()
                 if self.reason is not None and now >= deadline:
-                    # It was stopped, say. To wait for it once more would be in vain.
+                    # The supervisor was stopped, for example, and will not end.
                     self._supervisor.kill()
                     return
                 if self.reason is None and self._should_end(now >= deadline):
@@ -111,7 +111,7 @@ class SupervisedProcess:
                     if not goes_on:
                         selector.unregister(key.fileobj)
                         cast("IO[bytes]", key.fileobj).close()
-            # What is still in the pipes; whoever holds one now is not of the command's and is not waited for.
+            # Read the rest of the pipes. A process that still holds one does not belong to the command.
             for key in selector.get_map().values():
                 if key.events == selectors.EVENT_READ:
                     self._read(key.fd, key.data, _MAX_PIPE_BYTES)
@@ -120,7 +120,7 @@ class SupervisedProcess:
 
     @property
     def report(self) -> str:
-        """What the supervisor said first; see there."""
+        """The first line of the supervisor's report; see `supervisor.py`."""
         return self._report.decode("utf-8", "replace").partition("\n")[0]
 
     def _should_end(self, is_late: bool) -> bool:
@@ -134,7 +134,7 @@ class SupervisedProcess:
         return self.reason is not None
 
     def _write(self, descriptor: int) -> bool:
-        """Give the command more to read. False where that was all, or it reads no more."""
+        """Write more input for the command. Return False when all is written, or the command does not read on."""
         try:
             self._unread = self._unread[os.write(descriptor, self._unread[:_CHUNK]) :]
         except BrokenPipeError:
@@ -142,7 +142,7 @@ class SupervisedProcess:
         return bool(self._unread)
 
     def _read(self, descriptor: int, name: str, most: int) -> bool:
-        """Take what is in a pipe, and not more than one byte above the limit. False where the pipe is at its end."""
+        """Read from a pipe, at most one byte above the limit. Return False at the pipe's end or above the limit."""
         try:
             chunk = os.read(descriptor, most if name == "status" else min(most, self._left + 1))
         except BlockingIOError:
@@ -152,18 +152,18 @@ class SupervisedProcess:
         else:
             self.printed[name] += chunk[: self._left]
             self._left -= len(chunk)
-        # Once there is too much, it is no longer read.
         return bool(chunk) and self._left >= 0
 
     def _order_to_end(self) -> None:
-        """A byte, or our end closed: where a fork of this process holds that end too, only the byte tells."""
+        """Order the supervisor to end, by a byte, and by closing the pipe. A fork of this process may hold the pipe
+        open: then only the byte arrives."""
         if not self._control.closed:
             with contextlib.suppress(BrokenPipeError):
                 self._control.write(b"\n")
             self._control.close()
 
     def _end(self) -> None:
-        """End the command, if it is not over."""
+        """End the command if it still runs."""
         self._order_to_end()
         process = self._supervisor
         try:
@@ -185,6 +185,6 @@ def _above_standard(descriptor: int) -> int:
 
 
 def _pipe() -> tuple[IO[bytes], IO[bytes]]:
-    """The two ends of a new pipe."""
+    """Return the reading and the writing end of a new pipe."""
     reading, writing = os.pipe()
     return open(reading, "rb", buffering=0), open(writing, "wb", buffering=0)

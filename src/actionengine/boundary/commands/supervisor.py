@@ -1,23 +1,23 @@
-"""The program between a host and one command: it starts the command within its limits, and ends all that it started.
+"""The program between a host and one command: it starts the command within its limits, and ends its whole process tree.
 
-`processes.run_process` runs it as `python -I -S supervisor.py <descriptor>`. It imports the standard library only, so
-that it starts in some ten milliseconds. The order that it reads from the descriptor is a dict, made by marshal.
+`processes.run_process` runs it as `python -I -S supervisor.py <descriptor>`. It imports the standard library only, to
+start in some ten milliseconds. The order that it reads from the descriptor is a dict, encoded by marshal.
 
     with namespaces:     host - supervisor - init (process 1 of a PID namespace) - command
     without namespaces:  host - supervisor - command
 
-The host holds the other end of the *control* pipe: once it writes to it, or has closed it, also by its death,
-everything is ended. On the *status* pipe the host is told how it went, in its first line:
+The host holds the other end of the *control* pipe: once it writes to the pipe, closes it, or dies, everything is ended.
+The first line on the *status* pipe reports the outcome to the host:
 
     exit <code> <limit or ->    the command has ended; a negative code is a signal
     failed <errno>              the command could not be started
-    unable <reason>             this system does not allow the means that were ordered; nothing was started
-    broken <reason>             anything else that went wrong here
+    unable <reason>             this system does not allow the isolation method; nothing was started
+    broken <reason>             another error of the supervisor
 
-The status pipe is at its end when nothing of the command is alive. In a PID namespace the kernel ends everything with
-its init. Elsewhere on Linux the supervisor adopts what the command leaves behind (`PR_SET_CHILD_SUBREAPER`), and ends
-its descendants until there are none. On other systems it ends the command's process group: what has left that group
-goes on.
+The status pipe ends when no process of the command is alive. In a PID namespace the kernel ends all processes with
+their init. Elsewhere on Linux the supervisor adopts the processes that the command leaves behind
+(`PR_SET_CHILD_SUBREAPER`), and ends its descendants until none are left. On other systems it ends the command's process
+group: processes that have left the group continue.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    # It takes as long to import as all the rest.
+    # Importing typing takes as long as all other imports together.
     from typing import Any, NoReturn
 
     from actionengine.boundary.commands import confinement
 else:
-    # As a program, this file finds nothing but the standard library; the file beside it imports no more than that.
+    # This program runs without the package. The module beside it imports the standard library only.
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import confinement
 
@@ -51,14 +51,14 @@ LINUX = sys.platform == "linux"
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 PROC_OF_ALL = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/loadavg", "/proc/uptime", "/proc/filesystems")
-"""Files of the host's /proc that are nobody's, which programs read as they start."""
+"""Files of the host's /proc that belong to no process; programs read them when they start."""
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
 
 def main() -> NoReturn:
-    """Carry out the order. Ends the process."""
-    # Whatever the host blocks or ignores is inherited.
+    """Carry out the order and end the process."""
+    # The process inherits the signals that the host blocks or ignores.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
@@ -73,12 +73,12 @@ def main() -> NoReturn:
 
 
 def carry_out(order: dict[str, Any]) -> NoReturn:
-    """Start the command and watch it, from a process that is 1 in its namespace where namespaces are ordered."""
+    """Start the command and watch it; in namespaces, from the process 1 of the PID namespace."""
     for name in ("control", "status", "ruleset"):
         if name in order:
             os.set_inheritable(order[name], False)
     os.umask(0o022)
-    # Made here and not by the host, which can die before there is anybody to remove them.
+    # The host could die after making them, with no process left to remove them.
     for name in ("", "home", "tmp"):
         os.mkdir(os.path.join(order["temporary"], name), 0o700)
     order["host_descriptor"] = descriptor_of_host(order)
@@ -99,20 +99,20 @@ def carry_out(order: dict[str, Any]) -> NoReturn:
     if init == 0:
         try:
             confinement.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            # Where that is refused, the old /proc stays, with the numbers that processes have outside.
+            # If this is refused, the host's /proc stays, with the process numbers outside.
             flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
             order["own_proc"] = confinement.libc().mount(b"proc", b"/proc", b"proc", flags, None) == 0
             supervise(order, is_init=True)
         except BaseException as error:
             report(order, f"broken {type(error).__name__}: {error}")
         os._exit(0)
-    # An init is waited for until all processes of its namespace are gone.
+    # The wait for an init ends when all processes of its namespace are gone.
     os.waitpid(init, 0)
     leave(order)
 
 
 def leave(order: dict[str, Any]) -> NoReturn:
-    """The end. The folders are removed here, since the host may have died."""
+    """Remove the folders, since the host may have died, and end the process."""
     os.close(order["status"])
     for name in ("tmp", "home", ""):
         with contextlib.suppress(OSError):
@@ -125,13 +125,13 @@ def leave(order: dict[str, Any]) -> NoReturn:
 
 
 def report(order: dict[str, Any], line: str) -> None:
-    """One line to the host, if it is there."""
+    """Send one line to the host if it is alive."""
     with contextlib.suppress(OSError):
         os.write(order["status"], f"{line}\n".encode("utf-8", "replace")[:1000])
 
 
 def descriptor_of_host(order: dict[str, Any]) -> int | None:
-    """What becomes readable when the host has died, even where a fork of the host holds the control pipe open."""
+    """Return a descriptor that becomes readable when the host dies, even if a fork of it holds the control pipe."""
     try:
         descriptor = os.pidfd_open(order["host"]) if LINUX else None
     except OSError:
@@ -142,8 +142,8 @@ def descriptor_of_host(order: dict[str, Any]) -> int | None:
 
 
 def supervise(order: dict[str, Any], *, is_init: bool) -> None:
-    """Start the command, and wait until it ends or the host says so. End what is left of it; of what an init leaves,
-    the kernel does that."""
+    """Start the command, wait until it exits or the host orders the end, and end its descendants. The kernel ends the
+    descendants of an init."""
     ended, wake = os.pipe()
     os.set_blocking(ended, False)
     os.set_blocking(wake, False)
@@ -171,7 +171,7 @@ def supervise(order: dict[str, Any], *, is_init: bool) -> None:
 
 
 def reaped(command: int, limits: dict[str, tuple[int, int]]) -> str | None:
-    """Reap all that have ended. How the command did, once it is among them."""
+    """Reap all processes that have ended. Return the report on the command once it is among them."""
     line = None
     while True:
         try:
@@ -192,7 +192,7 @@ def reaped(command: int, limits: dict[str, tuple[int, int]]) -> str | None:
 
 
 def exec_command(order: dict[str, Any]) -> NoReturn:
-    """What the forked child does: limits itself, and becomes the command."""
+    """Limit this forked child, and replace it by the command."""
     try:
         os.setsid()
         if LINUX:
@@ -213,8 +213,8 @@ def exec_command(order: dict[str, Any]) -> NoReturn:
 
 
 def bound_files(order: dict[str, Any]) -> None:
-    """Keep this process off files that its ruleset does not name. The temporary folder, and a /proc of its own that
-    shows nothing of others, are there only now."""
+    """Keep this process off files that its ruleset does not name, after adding the temporary folder and /proc: the host
+    could not name those."""
     ruleset, abi = order["ruleset"], order["abi"]
     confinement.allow(ruleset, abi, order["temporary"], confinement.WRITE)
     for path in ("/proc",) if order.get("own_proc") else ("/proc/self", *PROC_OF_ALL):
@@ -223,7 +223,7 @@ def bound_files(order: dict[str, Any]) -> None:
 
 
 def start_filter(order: dict[str, Any]) -> None:
-    """Keep this process off the network, or tell that it cannot be."""
+    """Keep this process off the network, or report that the system does not allow that."""
     try:
         confinement.filter_network()
     except OSError as error:
@@ -232,7 +232,7 @@ def start_filter(order: dict[str, Any]) -> None:
 
 
 def start(order: dict[str, Any]) -> NoReturn:
-    """Become the command, or tell why that cannot be."""
+    """Replace this process by the command, or report the error."""
     try:
         os.execvpe(order["argv"][0], order["argv"], order["environment"])
     except OSError as error:
@@ -241,13 +241,13 @@ def start(order: dict[str, Any]) -> NoReturn:
 
 
 def limit(order: dict[str, Any]) -> None:
-    """Set the resource limits, none above what already holds."""
+    """Set the resource limits, none above its present hard limit."""
     for name, wanted in order["limits"].items():
         number = getattr(resource, f"RLIMIT_{name}", None)
         if number is None:
             continue
         if name == "NPROC" and order["means"] != "namespace":
-            # It counts all threads of the user, unless a user namespace counts its own.
+            # The limit counts all threads of the user, except in a user namespace, which counts its own.
             if not LINUX:
                 continue
             threads = threads_of_user()
@@ -263,7 +263,7 @@ def limit(order: dict[str, Any]) -> None:
 
 
 def threads_of_user() -> int:
-    """How many threads the user's processes have now."""
+    """Return the number of threads of all processes of the user."""
     found = 0
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -273,7 +273,7 @@ def threads_of_user() -> int:
 
 
 def end_descendants(command: int) -> None:
-    """End the command and all that descends from it, until there are none."""
+    """End the command and its descendants, until none are left."""
     while True:
         with contextlib.suppress(OSError):
             os.killpg(command, signal.SIGKILL)
@@ -289,10 +289,10 @@ def end_descendants(command: int) -> None:
 
 
 def descendants() -> list[int]:
-    """The processes that descend from this one."""
+    """Return the processes that descend from this one."""
     try:
         if os.readlink("/proc/self") != str(os.getpid()):
-            # This /proc is of another PID namespace: its numbers are not ours. That namespace's init ends them.
+            # This /proc belongs to another PID namespace, with other numbers. That namespace's init ends the processes.
             return []
         names = os.listdir("/proc")
     except OSError:
@@ -312,15 +312,15 @@ def descendants() -> list[int]:
 
 
 def enter_namespaces(network: bool) -> None:
-    """Go into a user namespace with the same users and groups, and let the next child be the init of a PID namespace.
+    """Enter a user namespace with the same users and groups, and make the next child the init of a PID namespace.
 
-    Without `network` there is a network namespace too, with nothing in it but a loopback that is down. The user
-    namespace is wanted for root as well: without it, root could walk back into the host's network namespace. Raises
-    `OSError` where this system does not allow it.
+    Without `network`, enter a network namespace too, whose only device is a loopback that is down. Root needs the user
+    namespace too: without it, root could return to the host's network namespace. Raises `OSError` if this system does
+    not allow it.
     """
     self = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY)
     mapped, report_mapped = os.pipe()
-    # Only a process that has stayed outside may map more than its own user.
+    # Only a process outside the namespace may map more than its own user.
     mapper = os.fork()
     if mapper == 0:
         os.close(report_mapped)
@@ -339,8 +339,8 @@ def enter_namespaces(network: bool) -> None:
 
 
 def map_identities(process: int) -> bool:
-    """Map each user and group that this process has to itself, in the namespace of a process (a descriptor of its
-    folder in /proc); only its own, where more is not allowed."""
+    """Map all users and groups of this process to themselves in the namespace of a process, given by a descriptor of
+    its folder in /proc; only its own user and group if more is not allowed."""
     try:
         for name, own in (("uid_map", os.geteuid()), ("gid_map", os.getegid())):
             with open(f"/proc/self/{name}") as file:
@@ -357,7 +357,7 @@ def map_identities(process: int) -> bool:
 
 
 def put(folder: int, name: str, text: str) -> None:
-    """Write a file of /proc, in one call as it has to be."""
+    """Write a file of /proc in one call, as the kernel requires."""
     descriptor = os.open(name, os.O_WRONLY, dir_fd=folder)
     try:
         os.write(descriptor, text.encode())

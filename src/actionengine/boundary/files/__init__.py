@@ -1,1 +1,1 @@
-"""Files of modules: opened without following links, written whole, and compared."""
+"""Files of modules: opened without following links, written completely or not at all, and compared."""

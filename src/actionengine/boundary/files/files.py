@@ -1,9 +1,9 @@
-"""The files of a module: read, written and listed in it, and nowhere else.
+"""The files of a module: read, written and listed inside the module only.
 
-Symbolic links are followed inside the module alone. What is beyond this file: a *hard* link to a file outside cannot be
-told from a file of the module and is read as one (writing never changes what it is linked to: a file is replaced, not
-overwritten); what is mounted below the root is part of it; and commands that run in a module are kept in by other
-means, or not at all. On macOS `fsync` hands what was written to the disk, which may keep it in its cache.
+Symbolic links are followed inside the module only. Some things are out of its control. A *hard* link to a file outside
+looks like a file of the module and is read as one; writing never changes the other file, since files are replaced and
+not overwritten. Mounts below the root are part of the module. Commands in a module are confined elsewhere, if at all.
+On macOS `fsync` hands the contents to the disk, which may keep them in its cache.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from actionengine.boundary.files.safe_open import FILE, FOLDER, PathResolver, cl
 from actionengine.errors import ActionError, ErrorCode, storable_text
 
 MAX_BYTES = 16 * 1024 * 1024
-"""The largest file that is read, in bytes, unless another limit is given."""
+"""The default limit of the size of a file that is read, in bytes."""
 
 _SUPPORTED = os.open in os.supports_dir_fd
 _CHUNK = 1024 * 1024
@@ -58,8 +58,8 @@ _CODES = {
 class FileEntry:
     """A file in a module, or a symbolic link.
 
-    `size` is in bytes, `executable` whether its owner may execute it, `link` the target of a symbolic link as it stands
-    there. A name or target that is not UTF-8 has surrogate escapes in it, as Python gives it.
+    `size` is in bytes. `executable` is true if its owner may execute it. `link` is the target of a symbolic link,
+    unchanged. Bytes that are not UTF-8 in a name or target are surrogate escapes, as in Python.
     """
 
     path: str
@@ -69,25 +69,26 @@ class FileEntry:
 
 
 class ModuleFiles:
-    """The files of one module. A context manager; it may be used from many threads at once.
+    """The files of one module. A context manager; threads can share it.
 
     Args:
-        root: the module's folder. It may be a symbolic link, which is followed here, once; moving the folder later
+        root: the module's folder. It may be a symbolic link, which is followed once, here; moving the folder later
             changes nothing.
 
-    Every method raises `PathEscapeError` for a path that `module_path` refuses, for one that links lead out of the
-    module, and where it would change what `write_denial_reason` protects (`.git`), by way of a link too. And it raises
-    `ActionError`: `not_found`; `unprocessable` for what is no file or too large; `forbidden` for what the system
-    does not permit; `conflict` for what someone else is just exchanging; `unavailable` for a full disk, too many open
-    files, and the like. `details` has the `path`, and as `reason` the system's name for the error.
+    Every method raises `PathEscapeError` for a path that `module_path` refuses, for a path that leads out of the module
+    by links, and for a change to a path that `write_denial_reason` protects (`.git`), also through a link. It raises
+    `ActionError`: `not_found`; `unprocessable` for a path that is not a file, or a file that is too large; `forbidden`
+    if the system does not permit it; `conflict` if another process is replacing the path; `unavailable` for a full
+    disk, too many open files and similar errors. `details` has the `path`, and the system's name of the error as
+    `reason`.
 
     Raises:
-        MissingModuleError: where there is no such folder.
+        MissingModuleError: if the folder does not exist.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         if not _SUPPORTED:
-            raise ActionError(ErrorCode.UNAVAILABLE, "the files of modules can be reached on Linux and macOS alone")
+            raise ActionError(ErrorCode.UNAVAILABLE, "modules need Linux or macOS, not this system")
         self._lock = threading.Lock()
         self._root = -1
         try:
@@ -104,27 +105,28 @@ class ModuleFiles:
         self.close()
 
     def read(self, path: str, limit: int = MAX_BYTES) -> bytes:
-        """What is in a file, of no more than `limit` bytes. What is no file is not opened, or closed unread."""
+        """Return the contents of a file of at most `limit` bytes. A path that is not a file is not opened, or closed
+        unread."""
         with self._down(module_path(path), "read") as descent:
             name = _file_name(descent.follow(path), path)
-            # Before it is opened, because opening a device or a FIFO can be noticed; and after, because it counts.
+            # Checked before opening, since opening a device or a FIFO can have effects; and on the open file again.
             _check_file(os.stat(name, dir_fd=descent.folder, follow_symlinks=False), path)
             with closing(os.open(name, FILE, dir_fd=descent.folder)) as file:
                 _check_file(os.fstat(file), path)
                 return _content(file, path, limit)
 
     def write(self, path: str, content: bytes, *, executable: bool | None = None) -> None:
-        """Make or replace a file, wholly or not at all, so that it outlasts a loss of power.
+        """Create or replace a file, completely or not at all. The file survives a loss of power.
 
-        Folders that are missing are made. Through a link that stays inside, what it leads to is written. A file that
-        was there keeps its mode (its owner becomes who runs this); `executable` says otherwise for those who may read
-        it. As with any replacement, the folder's permissions decide, not the file's.
+        Missing folders are created. Through a link that stays inside, its target is written. A replaced file keeps its
+        mode, and gets the owner of this process; `executable` gives or takes the right to execute for all that may read
+        it. As with any replacement, the folder's permissions decide, not those of the file.
         """
         with self._down(module_path(path), "write") as descent:
             name = _file_name(descent.follow(path, making=True, reason_against=write_denial_reason), path)
             mode = _mode(descent.folder, name, path)
             temporary = TEMPORARY_PREFIX + token_hex(16)
-            # The umask, which makes the mode of a new file, is applied by the system and cannot be asked for.
+            # The system applies the umask to the mode of a new file.
             made = 0o600 if mode is not None else 0o777 if executable else 0o666
             file = os.open(temporary, _MAKE, made, dir_fd=descent.folder)
             try:
@@ -141,17 +143,17 @@ class ModuleFiles:
             sync_folder(descent.folder)
 
     def delete(self, path: str) -> None:
-        """Delete a file, or a link (not what it leads to). Folders are left, those that become empty too."""
+        """Delete a file, or a link and not its target. Folders stay, even empty ones."""
         with self._down(module_path(path), "delete") as descent:
             name = _file_name(descent.follow(path, last=False, reason_against=write_denial_reason), path)
-            # POSIX lets a folder be unlinked by who may do everything; what it says otherwise differs.
+            # POSIX lets root unlink a folder on some systems, and the errors of others differ.
             if S_ISDIR(os.stat(name, dir_fd=descent.folder, follow_symlinks=False).st_mode):
                 raise _no_file(path, "a folder")
             os.unlink(name, dir_fd=descent.folder)
             sync_folder(descent.folder)
 
     def stat(self, path: str) -> FileEntry | None:
-        """What a file or a link is (the link itself, not what it leads to); None where nothing is there."""
+        """Return the entry of a file, or of a link itself; None if nothing exists at the path."""
         with self._down(module_path(path), "look at") as descent:
             try:
                 name = _file_name(descent.follow(path, last=False), path)
@@ -166,11 +168,12 @@ class ModuleFiles:
             return entry
 
     def walk(self, folder: str = "") -> Iterator[FileEntry]:
-        """The regular files and the links in a folder and those below it, depth first, by name; links are not followed.
+        """Yield the regular files and the links in a folder and its subfolders, depth first, by name. Links are not
+        followed.
 
-        All of them come, those in `.git` and those that a request cannot name too, but not what crashed writers left:
-        files whose names begin with `TEMPORARY_PREFIX`. What is exchanged meanwhile may come or not. Errors come with
-        the first entry, or with the one that they hit; folders whose paths are longer than a request's may be are
+        The entries include `.git` and names that a request cannot give, but not the files that crashed writers left,
+        whose names begin with `TEMPORARY_PREFIX`. An entry that is replaced meanwhile may be missing. Errors come with
+        the first entry, or with the entry that they concern; a folder whose path is longer than a request allows is
         `unprocessable`.
         """
         folder = module_folder(folder)
@@ -184,7 +187,7 @@ class ModuleFiles:
                     pending.extend(reversed(_listing(start, folder, each)))
 
     def open_folder(self, folder: str = "") -> int:
-        """A descriptor of a folder, for who runs a command in it. The caller closes it."""
+        """Return a descriptor of a folder, to run a command in it. The caller closes it."""
         folder = module_folder(folder)
         with self._down(folder, "open") as descent:
             descent.follow(f"{folder}/.")
@@ -192,16 +195,16 @@ class ModuleFiles:
 
     @contextmanager
     def exclusive(self, should_continue: Callable[[], None]) -> Iterator[None]:
-        """Whoever else asks for this, in whichever process, waits until this block ends. Not to be nested.
+        """Lock the module against other callers of this method in all processes. Blocks cannot be nested.
 
-        `should_continue` is called before each further try; what it raises ends the waiting. On file systems that know
-        no locks of folders (NFS) nobody waits.
+        `should_continue` is called before each further attempt; its error ends the wait. On file systems without locks
+        of folders (NFS) no caller waits.
         """
         with closing(self.open_folder()) as root, locked(root, should_continue, required=False):
             yield
 
     def close(self) -> None:
-        """Let go of the root. Any method but this raises `ValueError` from then on."""
+        """Close the root. All other methods raise `ValueError` afterwards."""
         with self._lock:
             if self._root >= 0:
                 os.close(self._root)
@@ -210,7 +213,7 @@ class ModuleFiles:
     @contextmanager
     def _down(self, path: str, verb: str) -> Iterator[PathResolver]:
         with _os_error_message(verb, path):
-            # Under the lock, so that another thread's `close` cannot give the root's number to another folder.
+            # Without the lock, another thread's `close` could give the root's number to another folder.
             with self._lock:
                 if self._root < 0:
                     raise ValueError("the files of this module are closed")
@@ -252,14 +255,14 @@ def _check_file(found: os.stat_result, path: str) -> None:
 
 
 def _exchanged(path: str) -> ActionError:
-    return ActionError(ErrorCode.CONFLICT, f"{path!r} is being exchanged by someone else; try again", {"path": path})
+    return ActionError(ErrorCode.CONFLICT, f"another process is replacing {path!r}; try again", {"path": path})
 
 
 def _content(file: int, path: str, limit: int) -> bytes:
     if os.fstat(file).st_size > limit:
         raise _too_large(path, limit)
     content = bytearray()
-    # The size says nothing of a file that grows.
+    # The file may grow meanwhile.
     while piece := os.read(file, min(_CHUNK, limit + 1 - len(content))):
         content += piece
         if len(content) > limit:
@@ -279,7 +282,7 @@ def _mode(folder: int, name: str, path: str) -> int | None:
     except FileNotFoundError:
         return None
     _check_file(found, path)
-    # Without setuid and its like, which no write keeps.
+    # No write keeps setuid and similar bits.
     return found.st_mode & 0o777
 
 
@@ -297,14 +300,13 @@ def _entry(descent: PathResolver, name: str, path: str, found: os.stat_result) -
 
 
 def _listing(start: int, folder: str, names: tuple[str, ...]) -> list[FileEntry | tuple[str, ...]]:
-    """The entries of a folder, and the folders in it. It is entered anew from the start: so a walk holds but one
-    descriptor, and what is a link by now is not gone into."""
+    """Return the entries of a folder, and its subfolders. Each call enters it from the start: so a walk holds only one
+    descriptor, and does not enter a folder that has become a link."""
     path = "/".join((folder, *names) if folder else names)
     if len(path) > MAX_PATH_LENGTH:
         raise ActionError(
             ErrorCode.UNPROCESSABLE,
-            f"a folder's path is longer than {MAX_PATH_LENGTH} characters; "
-            f"it begins with {storable_text(path[:200])!r}",
+            f"a folder's path has more than {MAX_PATH_LENGTH} characters; it begins with {storable_text(path[:200])!r}",
             {"path": storable_text(path[:200])},
         )
     listed: list[FileEntry | tuple[str, ...]] = []

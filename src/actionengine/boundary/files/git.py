@@ -1,9 +1,9 @@
-"""What differs in a git work tree from its last commit, without anything that is in the work tree being run.
+"""The differences of a git work tree from its last commit, found without running any code from the work tree.
 
 A repository's configuration and attributes can name programs: filters, text converters, diff drivers, hooks, monitors,
-transports. And each file that git opens can be a link into another repository, or become one while git runs. So git
-never sees a module: it gets a snapshot, a repository of ours with copies of the module's objects and index, and of the
-files that the index names; see `git_snapshot`. What is in `.git` beside these is read here, within the module.
+transports. Each file that git opens can be a link into another repository, or become one while git runs. So git never
+sees a module: it gets a snapshot, a new repository with copies of the module's objects and index, and of the files that
+the index names; see `git_snapshot`. This module reads the other files in `.git` itself, without leaving the module.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from actionengine.boundary.files.safe_open import FOLDER, closing
 from actionengine.errors import ActionError, ErrorCode
 
 Run = Callable[[Sequence[str], int, int, Mapping[str, str]], CompletedCommand]
-"""Runs a command in a folder, where it reaches no files but those below another one, with these variables."""
+"""`run(argv, folder, root, environment)` runs a command in `folder`; it reaches only files below `root`."""
 
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 _COMMIT = re.compile(r"[0-9a-f]{40}").fullmatch
@@ -34,11 +34,11 @@ _GIT = (
     *("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "core.attributesFile=/dev/null"),
     *("-c", "protocol.allow=never", "-c", "core.quotePath=false"),
 )
-# To a file, because there may be more names than a command may print.
+# The output goes to a file, since it may exceed a command's limit.
 _LIST = ("sh", "-c", 'exec "$@" >../names', "sh", *_GIT, "ls-files", "-z", "--cached", "--")
 _DIFF = (
     *_GIT,
-    # What is in a submodule has a repository of its own, which git would ask with that one's configuration.
+    # A submodule has a repository of its own, whose configuration git would use.
     *("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--ignore-submodules=all"),
 )
 _ENVIRONMENT = {
@@ -59,25 +59,26 @@ _ENVIRONMENT = {
 def diff_from_last_commit(
     files: ModuleFiles, run: Run, path: str | None = None, should_continue: Callable[[], None] = lambda: None
 ) -> str:
-    """What differs from the last commit in files that git knows, as `git diff HEAD` says it, in a module whose root is
-    the root of a git work tree; all of it, or what is at a path. What is not UTF-8 has replacement characters.
+    """Return the differences of the files that git tracks from the last commit, in the form of `git diff HEAD`, for the
+    whole module or one path. The module's root must be the root of a git work tree. Bytes that are not UTF-8 become
+    replacement characters.
 
-    `should_continue` is called again and again meanwhile; what it raises ends the work.
+    `should_continue` is called repeatedly; its error ends the work.
 
     Raises:
         PathEscapeError: for a link among the objects, or in place of the index, and for an index that names files
-            outside of the module.
-        ActionError: `unprocessable` for a module that is no such work tree (a linked work tree and one that borrows
-            objects lead out of the module), whose repository git cannot read, or that is larger than a snapshot may
-            be; `unavailable` where there is no git.
+            outside the module.
+        ActionError: `unprocessable` for a module that is not such a work tree (linked work trees and repositories that
+            borrow objects lead out of the module), whose repository git cannot read, or that is too large for a
+            snapshot; `unavailable` if git is not installed.
     """
     if path is not None:
         module_path(path)
     if shutil.which("git", path=SEARCH_PATH) is None:
-        raise ActionError(ErrorCode.UNAVAILABLE, "git is not installed where this work runs")
+        raise ActionError(ErrorCode.UNAVAILABLE, "git is not installed on the machine of this work")
     commit = _last_commit(files)
     if files.stat(".git/objects/info/alternates") is not None:
-        raise _no_work_tree("its repository borrows objects of another one")
+        raise _no_work_tree("its repository borrows objects from another repository")
     only = () if path is None else (path,)
     with tempfile.TemporaryDirectory(prefix="actionengine-", ignore_cleanup_errors=True) as folder:
         repository, tree = Path(folder, "repository"), Path(folder, "tree")
@@ -97,18 +98,18 @@ def _check_ended(finished: CompletedCommand) -> None:
     if finished.exit_code:
         reason = finished.stderr.decode("utf-8", "replace").strip()[:500]
         raise ActionError(
-            ErrorCode.UNPROCESSABLE, f"git cannot tell what differs: {reason}", {"exit_code": finished.exit_code}
+            ErrorCode.UNPROCESSABLE, f"git cannot compare the module: {reason}", {"exit_code": finished.exit_code}
         )
 
 
 def _names(file: Path) -> list[bytes]:
     if file.stat().st_size > _MAX_NAMES_BYTES:
-        raise ActionError(ErrorCode.UNPROCESSABLE, "the module's git index names more files than a diff may compare")
+        raise ActionError(ErrorCode.UNPROCESSABLE, "the module's git index names too many files for a diff")
     return file.read_bytes().split(b"\0")[:-1]
 
 
 def _make_repository(folder: Path, commit: str) -> None:
-    """Make an empty repository, at a commit."""
+    """Create an empty repository, at a commit."""
     for name in ("refs", "objects/pack"):
         (folder / name).mkdir(parents=True)
     (folder / "HEAD").write_text("ref: refs/heads/none\n" if commit == _EMPTY_TREE else f"{commit}\n")
@@ -116,22 +117,22 @@ def _make_repository(folder: Path, commit: str) -> None:
 
 
 def _last_commit(files: ModuleFiles) -> str:
-    """The commit that HEAD stands for, or the empty tree where there is none yet."""
+    """Return the commit of HEAD, or the empty tree if there is no commit yet."""
     name = _first_line(files, ".git/HEAD")
     if name is None:
-        raise _no_work_tree("there is no repository in it")
+        raise _no_work_tree("it contains no repository")
     if _COMMIT(name):
         return name
     if not name.startswith("ref: refs/"):
-        raise _no_work_tree("its HEAD is of a form that is not known here")
+        raise _no_work_tree("its HEAD has an unknown form")
     branch = name.removeprefix("ref: ")
     commit = _first_line(files, f".git/{branch}") or _packed(files, branch)
     if commit is None:
         if files.stat(".git/reftable/tables.list") is not None:
-            raise _no_work_tree("its branches are kept in a reftable")
+            raise _no_work_tree("its branches are stored in a reftable")
         return _EMPTY_TREE
     if not _COMMIT(commit):
-        raise _no_work_tree(f"{branch!r} is no commit with a SHA-1")
+        raise _no_work_tree(f"{branch!r} is not a commit with a SHA-1")
     return commit
 
 
@@ -158,4 +159,4 @@ def _text(files: ModuleFiles, path: str) -> str | None:
 
 
 def _no_work_tree(reason: str) -> ActionError:
-    return ActionError(ErrorCode.UNPROCESSABLE, f"the module is no git work tree by itself: {reason}")
+    return ActionError(ErrorCode.UNPROCESSABLE, f"the module is not a complete git work tree: {reason}")

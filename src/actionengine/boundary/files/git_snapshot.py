@@ -1,8 +1,8 @@
-"""`GitSnapshot`: copies of what git needs of a module, made by handles that follow no link.
+"""`GitSnapshot`: copies of the files that git needs of a module, made without following links.
 
-Each folder and file is opened in the folder that was opened before, without following links, and what is copied is what
-was opened: nothing that is swapped meanwhile leads elsewhere. The copies are ours, so that nothing is swapped later.
-Hard links, and what is mounted in a module, are the module's.
+Each folder and file is opened in the folder that was opened before, without following links, and the open file is
+copied: a path that is swapped meanwhile leads nowhere else. No other process can swap the copies. Hard links and mounts
+in a module belong to the module.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from actionengine.boundary.idempotency.manifest import os_error_message
 from actionengine.errors import ActionError, ErrorCode, storable_text
 
 MAX_BYTES = 1024**3
-"""The most that a snapshot has of objects and files, in bytes. Git maps packs whole, within the memory of a command."""
+"""The limit of the objects and files of a snapshot, in bytes. Git maps whole packs into the memory of a command."""
 MAX_FILES = 200_000
-"""The most files that a snapshot has, loose objects among them."""
+"""The limit of the number of files of a snapshot, loose objects included."""
 
 _CHUNK = 1024 * 1024
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -35,14 +35,14 @@ _PACK = re.compile(r"pack-[0-9a-f]{40}\.(?:pack|idx)").fullmatch
 
 
 class GitSnapshot:
-    """Copies what git needs of a module into folders of ours. A context manager.
+    """Copies of the files that git needs of a module. A context manager.
 
     Args:
         files: the module.
-        should_continue: called again and again; what it raises ends the copying.
+        should_continue: called repeatedly; its error ends the copying.
 
-    Its methods raise `unprocessable` for a module that has more than `MAX_BYTES` or `MAX_FILES`, `forbidden` for files
-    that may not be read, and `unavailable` for a full disk and the like.
+    Its methods raise `unprocessable` for a module with more than `MAX_BYTES` or `MAX_FILES`, `forbidden` for unreadable
+    files, and `unavailable` for a full disk and similar errors.
     """
 
     def __init__(self, files: ModuleFiles, should_continue: Callable[[], None]) -> None:
@@ -58,9 +58,9 @@ class GitSnapshot:
         os.close(self._root)
 
     def copy_repository(self, repository: Path) -> None:
-        """Copy loose objects, packs and the index. Nothing is looked at of all else that can lie beside them.
+        """Copy loose objects, packs and the index. Other files beside them are ignored.
 
-        Raises `PathEscapeError` for a link, and for what is no file.
+        Raises `PathEscapeError` for a link, and for anything else that is not a file.
         """
         with os_error_message("read", Path(".git")), _opened(".git", FOLDER, self._root, ".git") as git:
             self._copy_plain("index", git, ".git/index", repository / "index")
@@ -73,8 +73,8 @@ class GitSnapshot:
                             self._copy_plain(each, opened, f"{path}/{each}", folder / each)
 
     def copy_files(self, names: Iterable[bytes], tree: Path) -> None:
-        """Copy the files that an index names, and the attributes beside them. A file behind a link is not there, as git
-        has it; a link is copied as one.
+        """Copy the files that an index names, and the attributes beside them. A file behind a link is missing, as for
+        git; a link is copied as a link.
 
         Raises `PathEscapeError` for a name that leads out, or into `.git`.
         """
@@ -87,7 +87,7 @@ class GitSnapshot:
                 target = self._copy_tracked(name, os.path.join(os.fsencode(tree), name))
             if target is not None and name in tracked:
                 links[name] = target
-        # After all files, so that none is written through one.
+        # Links come after all files: no file is written through a link.
         for name, target in links.items():
             place = os.path.join(os.fsencode(tree), name)
             with os_error_message("copy", Path(os.fsdecode(name))):
@@ -95,7 +95,7 @@ class GitSnapshot:
                 os.symlink(target, place)
 
     def _copy_tracked(self, name: bytes, place: bytes) -> bytes | None:
-        """Copy what has a name in the work tree; of a link, only give its target."""
+        """Copy the file of a name in the work tree; for a link, only return its target."""
         *above, last = name.split(b"/")
         folder = os.dup(self._root)
         try:
@@ -121,7 +121,7 @@ class GitSnapshot:
         with closing(file):
             mode = os.fstat(file).st_mode
             if S_ISDIR(mode):
-                # A submodule, say: git is not to take it for removed.
+                # For git a missing folder, of a submodule for example, would be removed.
                 os.makedirs(place, exist_ok=True)
             elif S_ISREG(mode):
                 os.makedirs(os.path.dirname(place), exist_ok=True)
@@ -129,10 +129,10 @@ class GitSnapshot:
         return None
 
     def _copy_plain(self, name: str, folder: int, path: str, place: Path) -> None:
-        """Copy a file of a repository, if it is there."""
+        """Copy a file of a repository if it exists."""
         with suppress(FileNotFoundError), _opened(name, FILE, folder, path) as file:
             if not S_ISREG(os.fstat(file).st_mode):
-                raise escape(path, "git reads a file here, and it is none")
+                raise escape(path, "git expects a file here, and it is not one")
             self._copy(file, os.fsencode(place), 0o666)
 
     def _copy(self, file: int, place: bytes, mode: int) -> None:
@@ -162,12 +162,12 @@ class GitSnapshot:
 
 @contextmanager
 def _opened(name: str, flags: int, folder: int, path: str) -> Iterator[int]:
-    """Open a part of a repository, itself and never what a link leads to."""
+    """Open a part of a repository without following links."""
     try:
         descriptor = os.open(name, flags, dir_fd=folder)
     except OSError as error:
         if error.errno in _NOT_A_FILE:
-            raise escape(path, "git's files are read without following links, and it is a link, or no file") from None
+            raise escape(path, "git's files are read without following links, and it is a link or not a file") from None
         raise
     with closing(descriptor):
         yield descriptor
@@ -178,7 +178,7 @@ def _target(name: bytes, folder: int) -> bytes | None:
         return os.readlink(name, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.ENOENT):
-            # Swapped just now. Git would find one or the other.
+            # The link was replaced meanwhile: for git, too, it may be missing.
             return None
         raise
 
@@ -188,7 +188,7 @@ def _check_name(name: bytes) -> None:
         text = os.fsdecode(part)
         if text in ("", ".", "..") or is_git_folder(text):
             shown = storable_text(os.fsdecode(name))
-            raise escape(shown, "git's index names it, and no file of a work tree can have that name")
+            raise escape(shown, "git's index names it, and a file of a work tree cannot have this name")
 
 
 def _attributes_beside(names: Iterable[bytes]) -> dict[bytes, None]:
@@ -199,7 +199,7 @@ def _attributes_beside(names: Iterable[bytes]) -> dict[bytes, None]:
 def _too_large() -> ActionError:
     return ActionError(
         ErrorCode.UNPROCESSABLE,
-        f"the module's git repository and files are more than a diff may copy ({MAX_BYTES} bytes, {MAX_FILES} files): "
+        f"the module's git repository and files exceed the limits of a diff ({MAX_BYTES} bytes, {MAX_FILES} files): "
         "pack it with `git gc`, or run git as a command, with cmd:run",
         {"max_bytes": MAX_BYTES, "max_files": MAX_FILES},
     )

@@ -1,4 +1,4 @@
-"""Locks of files and folders that hold between processes, and between threads that have opened them each for itself."""
+"""Locks of files and folders between processes, and between threads with separate openings."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from contextlib import contextmanager
 from time import sleep
 
 _RETRY_INTERVAL = 0.01
-"""Seconds between two tries."""
+"""Seconds between two attempts."""
 _NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
 def locked(descriptor: int, should_continue: Callable[[], None], *, required: bool = True) -> Iterator[None]:
-    """Hold the lock (`flock`) of what is open.
+    """Hold the lock (`flock`) of an open file or folder.
 
     Args:
-        descriptor: opened for this alone: a second hold of the same opening is no hold.
-        should_continue: called before each further try; what it raises ends the waiting.
-        required: whether a file system without such locks is an `OSError`, or nothing is held on it.
+        descriptor: an opening for this lock only: locking the same opening twice has no effect.
+        should_continue: called before each further attempt; its error ends the wait.
+        required: raise `OSError` on a file system without such locks, instead of continuing without a lock.
     """
-    # Not on Windows, where this file can be imported all the same.
+    # Windows, where this module can be imported too, has no fcntl.
     import fcntl
 
     while True:
@@ -39,5 +39,5 @@ def locked(descriptor: int, should_continue: Callable[[], None], *, required: bo
     try:
         yield
     finally:
-        # Closing does not do it where a fork of this process holds the opening, too.
+        # If a fork of this process has the opening too, closing it does not release the lock.
         fcntl.flock(descriptor, fcntl.LOCK_UN)

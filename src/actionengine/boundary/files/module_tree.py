@@ -1,4 +1,4 @@
-"""`ModuleTree`: a module while changes that have taken effect are carried out in it."""
+"""`ModuleTree`: applies committed changes to a module."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from actionengine.boundary.files.safe_open import FOLDER, NOT_ENTERED, sync_fold
 
 
 class ModuleTree:
-    """The module at `root`, reached through folders that are held open and without following
-    links. Each step can be done again, and what stands in the way of what has taken effect is removed."""
+    """The module at `root`, reached through open folders and without following links. Each step can be repeated, and
+    removes the obstacles to a committed change."""
 
     def __init__(self, root: Path) -> None:
         self._root = os.open(root, FOLDER)
@@ -31,7 +31,7 @@ class ModuleTree:
         os.close(self._root)
 
     def remove(self, path: str) -> None:
-        """A file, a link, or a folder if nothing is in it."""
+        """Remove a file, a link, or an empty folder."""
         try:
             with self._parent(path, making=False) as (folder, name):
                 is_folder = S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
@@ -41,12 +41,12 @@ class ModuleTree:
                 raise
 
     def make_folder(self, path: str) -> None:
-        """A folder, where there is none, that can be changed until it gets its mode."""
+        """Create a folder if it does not exist, and make it writable until it gets its mode."""
         with self._parent(f"{path}/.") as (folder, _):
             os.fchmod(folder, 0o700)
 
     def make_writable(self, path: str) -> None:
-        """Make a folder that goes away one that can be changed."""
+        """Make a folder writable that is removed later."""
         with (
             suppress(FileNotFoundError, NotADirectoryError),
             self._parent(f"{path}/.", making=False) as (folder, _),
@@ -54,7 +54,7 @@ class ModuleTree:
             os.fchmod(folder, 0o700)
 
     def move(self, source: Path, path: str) -> None:
-        """A file or a link of the journal's. It is there no longer where this was done before."""
+        """Move a file or a link of the journal to a path. If `source` does not exist, it was moved before."""
         with self._parent(path) as (folder, name):
             if os.path.lexists(source):
                 self._clear(folder, name)
@@ -66,12 +66,12 @@ class ModuleTree:
                     _copy_over(source, folder, name)
 
     def set_mode(self, path: str, mode: int) -> None:
-        """The permissions of a folder."""
+        """Set the permissions of a folder."""
         with self._parent(f"{path}/.") as (folder, _):
             os.fchmod(folder, mode)
 
     def flush(self) -> None:
-        """Have it all outlast a loss of power."""
+        """Flush all changed folders to the disk."""
         for folder in sorted(self._touched):
             with (
                 suppress(FileNotFoundError, NotADirectoryError),
@@ -81,7 +81,7 @@ class ModuleTree:
 
     @contextmanager
     def _parent(self, path: str, *, making: bool = True) -> Iterator[tuple[int, str]]:
-        """The folder that a path is in, open, and the last name of the path."""
+        """Open the folder that contains a path, and give it with the last name of the path."""
         *above, name = path.removeprefix("/").split("/")
         folder = os.dup(self._root)
         try:
@@ -109,7 +109,7 @@ class ModuleTree:
         return os.open(name, FOLDER, dir_fd=folder)
 
     def _clear(self, folder: int, name: str) -> None:
-        """Make room for a file where a folder stands."""
+        """Remove a folder that stands where a file belongs."""
         with suppress(NotADirectoryError, FileNotFoundError):
             try:
                 os.rmdir(name, dir_fd=folder)
@@ -120,7 +120,7 @@ class ModuleTree:
 
 
 def _copy_over(source: Path, folder: int, name: str) -> None:
-    """Put a file or a link of the journal's where another file system is mounted in the module."""
+    """Move a file or a link of the journal to another file system, which is mounted in the module."""
     temporary = TEMPORARY_PREFIX + token_hex(16)
     try:
         if source.is_symlink():

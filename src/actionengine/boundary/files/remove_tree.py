@@ -1,8 +1,7 @@
-"""Removing a folder, whatever a command has made in it: however deep, with whatever permissions, and with links.
+"""Removal of a folder with any contents that a command can create: of any depth, with any permissions, and with links.
 
-Paths are limited in length by the system, calls in depth by Python, and open folders in number by both. So each folder
-is reached by its name in the one above it, which is held open, and what lies deeper than some levels is moved to the
-top before it is gone into.
+The system limits the length of paths, Python the depth of calls, and both the number of open folders. So each folder is
+reached by its name in its open parent, and folders below some levels are moved to the top before they are entered.
 
 The supervisor of a command, which imports the standard library only, runs this as
 `python -I -S remove_tree.py <folder>`.
@@ -19,13 +18,13 @@ _LEVELS = 32
 
 
 def remove_tree(folder: str | os.PathLike[str], parent: int | None = None) -> None:
-    """Remove a folder with all that is in it. What is gone already is no error.
+    """Remove a folder with its contents. A missing folder is not an error.
 
     Args:
-        folder: its path, or its name in `parent`. A link is none, and links in it are removed, not followed.
+        folder: its path, or its name in `parent`, and not a link. Links in it are removed, not followed.
         parent: the descriptor of a folder.
 
-    Raises `OSError` for what cannot be removed, and where something is put into it meanwhile.
+    Raises `OSError` if something cannot be removed, or is added meanwhile.
     """
     with suppress(FileNotFoundError):
         top = _opened(folder, parent)
@@ -39,8 +38,7 @@ def remove_tree(folder: str | os.PathLike[str], parent: int | None = None) -> No
 
 
 def _removed(name: str, parent: int, top: int, levels: int) -> list[str]:
-    """Remove a folder as far as it is no deeper than so many levels. The names that the rest has at the top now; the
-    folder itself can be removed then, too."""
+    """Remove a folder, after moving its folders below `levels` to the top. Return their names there."""
     folder = _opened(name, parent)
     try:
         deeper = _emptied(folder, top, levels)
@@ -66,7 +64,7 @@ def _emptied(folder: int, top: int, levels: int) -> list[str]:
 
 
 def _moved_to(top: int, name: str, parent: int) -> str:
-    # A folder that may not be written to gets no other parent.
+    # A folder must be writable to be moved.
     os.close(_opened(name, parent))
     moved = os.urandom(16).hex()
     os.rename(name, moved, src_dir_fd=parent, dst_dir_fd=top)
@@ -74,7 +72,7 @@ def _moved_to(top: int, name: str, parent: int) -> str:
 
 
 def _opened(name: str | os.PathLike[str], parent: int | None) -> int:
-    """A folder, open, and such that what is in it can be listed and removed."""
+    """Open a folder, and make it readable and writable."""
     try:
         folder = os.open(name, _FOLDER, dir_fd=parent)
     except PermissionError:
@@ -90,6 +88,6 @@ def _opened(name: str | os.PathLike[str], parent: int | None) -> int:
 
 
 if __name__ == "__main__":
-    # Its stderr is the command's.
+    # A traceback would go to the command's stderr.
     with suppress(OSError):
         remove_tree(sys.argv[1])

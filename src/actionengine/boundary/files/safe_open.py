@@ -1,9 +1,9 @@
-"""The way down from a folder to what a path names, one name at a time, and never out of that folder.
+"""Resolution of a path below a folder, one name at a time, without ever leaving that folder.
 
-Nothing is checked by its name and then opened by its name: each folder is opened without following links and held
-while the next name is looked up in it, and each symbolic link is read and followed here. Who swaps a folder for a link
-meanwhile has it followed as a link, inside, or refused; see `openat(2)` on `O_NOFOLLOW`, and `openat2(2)` on
-`RESOLVE_BENEATH`, which does the same on Linux alone.
+Nothing is checked by name and then opened by name: each folder is opened without following links and held open while
+the next name is resolved in it, and symbolic links are read and followed here. If another process replaces a folder by
+a link meanwhile, the link is followed inside, or refused; see `openat(2)` on `O_NOFOLLOW`, and `openat2(2)` on
+`RESOLVE_BENEATH`, which does the same on Linux only.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from actionengine.boundary.files.paths import escape
 from actionengine.errors import ActionError, ErrorCode, storable_text
 
 FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-"""The flags that open a folder: itself, never what a link leads to."""
+"""The flags that open a folder: itself, never the target of a link."""
 FILE = FOLDER & ~getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 """The flags that open a file to read: itself, without waiting for a FIFO's writer or taking over a terminal."""
 NOT_ENTERED = (errno.ENOTDIR, errno.ELOOP, errno.EMLINK)
-"""The errors of systems for a link that must not be followed, and for what is no folder."""
+"""The errors of systems for a link that must not be followed, and for a path that is not a folder."""
 MAX_LINKS = 40
 """The most symbolic links that one path may lead through; Linux has the same limit."""
 
@@ -30,13 +30,13 @@ _ATTEMPTS = 100
 
 
 class PathResolver:
-    """Where a way down has come to: `folder`, an open folder. A context manager, which closes it.
+    """A position below a folder: `folder`, the open folder that was reached. A context manager, which closes it.
 
     Args:
-        folder: the descriptor of the folder to go down from; the descent opens its own of it.
-        path: what errors name.
+        folder: the descriptor of the folder to start from; the resolver opens one of its own.
+        path: the path that errors name.
 
-    It holds two descriptors at most, however deep it goes.
+    It holds at most two descriptors, at any depth.
     """
 
     def __init__(self, folder: int, path: str) -> None:
@@ -58,19 +58,19 @@ class PathResolver:
         last: bool = True,
         reason_against: Callable[[str], str | None] | None = None,
     ) -> str | None:
-        """Go down to the folder of what a path names, and give its name there; None where it is `folder` itself.
+        """Go to the folder that contains the target of a path, and return the target's name in it; None if the target
+        is `folder` itself.
 
         Args:
             path: names with `/` between them.
-            making: whether folders that are missing are made.
-            last: whether the last name is followed too where it is a link.
-            reason_against: says of each name that is met why it must not be, or None.
+            making: create missing folders.
+            last: follow the last name too if it is a link.
+            reason_against: returns the reason to refuse a name on the way, or None.
 
         Raises:
-            PathEscapeError: for a link that is absolute, or leads out, for more than 40 of them, and for a name that
-                must not be met.
-            ActionError: `conflict` where the folders on the way are being moved.
-            OSError: for what is missing, no folder, or not permitted.
+            PathEscapeError: for a link that is absolute or leads out, for more than 40 links, and for a refused name.
+            ActionError: `conflict` if the folders on the way are being moved.
+            OSError: for a name that is missing, not a folder, or not permitted.
         """
         ahead = path.split("/")[::-1]
         links = 0
@@ -92,14 +92,14 @@ class PathResolver:
                 if links > MAX_LINKS:
                     raise escape(self._path, f"it leads through more than {MAX_LINKS} links")
                 if target.startswith("/"):
-                    raise escape(self._path, f"{name!r} in it is a link to an absolute path")
+                    raise escape(self._path, f"its part {name!r} is a link to an absolute path")
                 ahead.extend(target.split("/")[::-1])
             elif not ahead:
                 return name
         return None
 
     def enter(self, name: str, *, making: bool = False) -> str | None:
-        """Go into a folder, or give the target of the link that has its name. Raises `OSError` where it is neither."""
+        """Enter a folder, or return the target if its name is a link. Raises `OSError` if it is neither."""
         for _ in range(_ATTEMPTS):
             try:
                 entered = os.open(name, FOLDER, dir_fd=self.folder)
@@ -123,7 +123,7 @@ class PathResolver:
         raise self._moved()
 
     def link(self, name: str) -> str | None:
-        """The target of a link, None for what is none or not there."""
+        """Return the target of a link; None if it does not exist or is not a link."""
         try:
             return os.readlink(name, dir_fd=self.folder)
         except FileNotFoundError:
@@ -137,7 +137,7 @@ class PathResolver:
         if not self._above:
             raise escape(self._path, "a link in it leads out of the module")
         left = os.open("..", FOLDER, dir_fd=self.folder)
-        # A folder that was moved has another parent than the one that it was entered from.
+        # A folder that was moved now has another parent.
         if _identity(left) != self._above[-1]:
             os.close(left)
             raise self._moved()
@@ -154,8 +154,13 @@ class PathResolver:
 
     def _moved(self) -> Exception:
         shown = storable_text(self._path[:200])
-        message = f"the folders on the way to {shown!r} are being moved by someone else; try again"
+        message = f"another process is moving the folders of {shown!r}; try again"
         return ActionError(ErrorCode.CONFLICT, message, {"path": shown})
+
+
+def open_file(path: str, flags: int) -> int:
+    """Open a file to read, as the `opener` of `open`."""
+    return os.open(path, FILE)
 
 
 @contextmanager
@@ -175,7 +180,7 @@ def write_all(file: int, content: bytes) -> None:
 
 
 def sync_folder(folder: int) -> None:
-    """Have the names in a folder outlast a loss of power, where its file system can."""
+    """Flush the names in a folder to the disk, if its file system supports that."""
     try:
         os.fsync(folder)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Unified diffs of texts: made, checked, and applied where they fit exactly.
+"""Unified diffs of texts: created, checked, and applied if they fit exactly.
 
-Lines end at a line feed and nowhere else, as git has it: a carriage return, a form feed or a Unicode line separator is
-part of its line. `unidiff` reads diffs; hunks are placed here, without fuzz.
+Lines end only at a line feed, as in git: a carriage return, a form feed or a Unicode line separator is part of its
+line. `unidiff` reads diffs; hunks are placed here, without fuzz.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ CONTEXT = 3
 """Unchanged lines around a change."""
 
 _MAX_COMPARED_LINES = 5_000 * 5_000
-"""Lines before times lines after, between the first and the last difference: with more, one hunk replaces all of it."""
+"""The limit of lines before times lines after, between the first and last difference; above it, one hunk has all."""
 
 _MAX_SHOWN_LINES = 20
-"""Lines of a hunk that does not fit which are told."""
+"""The lines of a hunk that an error shows."""
 
 _PREFIX = re.compile(r"[abciow12]/")
 _UNUSUAL = re.compile(r'["\\\x00-\x1f\x7f\udc80-\udcff]')
@@ -35,8 +35,8 @@ _ESCAPED = {b"a": b"\a", b"b": b"\b", b"t": b"\t", b"n": b"\n", b"v": b"\v", b"f
 
 
 def unified_diff(before: str | None, after: str | None, path: str) -> str:
-    """What makes one text of another, as `git diff` would say it: `--- a/path`, `+++ b/path`, hunks with three lines of
-    context. None stands for a file that is not there (`/dev/null`). Empty where both are the same."""
+    """Return the diff of two texts in the form of `git diff`: `--- a/path`, `+++ b/path`, and hunks with three lines of
+    context. None stands for a missing file (`/dev/null`). The diff of equal texts is empty."""
     if before == after:
         return ""
     old, new = _lines(before), _lines(after)
@@ -56,30 +56,29 @@ def unified_diff(before: str | None, after: str | None, path: str) -> str:
 
 
 def check_diff(diff: str, path: str | None = None) -> str:
-    """The text. Raises `ValueError` where it is no unified diff of one file, or one that changes nothing; and, with a
-    `path`, one of another file."""
+    """Return the diff. Raises `ValueError` if it is not a unified diff of one file, if it changes nothing, and, with a
+    `path`, if it is for another file."""
     file = _parsed(diff)
     if not file.added + file.removed:
-        raise ValueError("this is no unified diff: no line is added or removed in it")
+        raise ValueError("this is not a unified diff: it adds and removes no line")
     if path is not None and (reason := _of_another(file, path)) is not None:
         raise ValueError(reason)
     return diff
 
 
 def changed_lines(diff: str) -> tuple[int, int]:
-    """How many lines a diff adds, and how many it removes. Raises `ValueError` as `check_diff` does."""
+    """Return the number of lines that a diff adds, and that it removes. Raises `ValueError` as `check_diff` does."""
     file = _parsed(diff)
     return file.added, file.removed
 
 
 def apply_diff(before: str | None, diff: str, path: str) -> str | None:
-    """The text that a diff of the file `path` makes of `before`; None stands for a file that is not there.
+    """Apply a diff of the file `path` to its text and return the new text; None stands for a missing file.
 
-    Every line of every hunk has to stand where its header says. What a diff of git's says of modes is left aside.
+    Every line of every hunk must be at the place that its header names. Modes in a diff of git are ignored.
 
-    Raises `ActionError(unprocessable)` where the text is no diff, or one of another file, and where a hunk does not
-    fit: the details then have its number as `hunk` (the first is 1), its `header`, and the `expected` and the `found`
-    lines.
+    Raises `ActionError(unprocessable)` if the diff is malformed or for another file, and if a hunk does not fit: then
+    the details have its number as `hunk` (from 1), its `header`, and the `expected` and the `found` lines.
     """
     try:
         file = _parsed(diff)
@@ -97,22 +96,23 @@ def apply_diff(before: str | None, diff: str, path: str) -> str | None:
         made += lines[done:start]
         done = start + len(expected)
         if _joins(made[-1:] + replacement + lines[done : done + 1]):
-            raise _misplaced(path, number, hunk, expected, lines[start:done], "a line without an end is not the last")
+            message = "a line without a line feed is not the last"
+            raise _misplaced(path, number, hunk, expected, lines[start:done], message)
         made += replacement
     made += lines[done:]
     if file.target_file != NOWHERE:
         return "".join(made)
     if made:
-        raise _unfit(path, f"the diff removes the file, and leaves {len(made)} of its lines")
+        raise _unfit(path, f"the diff removes the file, but {len(made)} of its lines remain")
     return None
 
 
 def shown_name(name: str) -> str:
-    """A name as the `---` and `+++` lines of a diff have it: quoted where it has to be, as git does it. Bytes that are
-    not UTF-8 come as Python has them, as surrogate escapes."""
+    """Return a name in the form of the `---` and `+++` lines of git, in quotes if necessary. Bytes that are not UTF-8
+    are surrogate escapes, as in Python."""
     if _UNUSUAL.search(name):
         return f'"{_UNUSUAL.sub(_octal, name)}"'
-    # GNU patch ends a name at white space unless a tabulator does.
+    # GNU patch ends a name at a space unless a tab follows it.
     return f"{name}\t" if " " in name else name
 
 
@@ -132,8 +132,8 @@ _Block = tuple[str, int, int, int, int]
 
 
 def _groups(old: Sequence[str], new: Sequence[str]) -> Iterator[Sequence[_Block]]:
-    """The hunks, each as blocks of lines before and after."""
-    # What is the same at both ends is not compared again: most edits of a long file are small.
+    """Yield the hunks, each as blocks of lines before and after."""
+    # The equal lines at both ends are not compared again: most edits of a long file are small.
     head = _same(zip(old, new, strict=False))
     tail = _same(zip(reversed(old[head:]), reversed(new[head:]), strict=False))
     old_end, new_end = len(old) - tail, len(new) - tail
@@ -151,7 +151,7 @@ def _groups(old: Sequence[str], new: Sequence[str]) -> Iterator[Sequence[_Block]
 
 
 def _same(pairs: Iterable[tuple[str, str]]) -> int:
-    """How many lines are the same before the first that differs."""
+    """Return the number of equal pairs of lines before the first difference."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
@@ -162,7 +162,7 @@ def _header(group: Sequence[_Block]) -> str:
 
 
 def _range(start: int, end: int) -> str:
-    """Lines as a header counts them: from 1, and an empty range by the line before it."""
+    """Return a range of lines as a header counts it: from 1, and an empty range by the line before it."""
     length = end - start
     if length == 1:
         return str(start + 1)
@@ -170,7 +170,7 @@ def _range(start: int, end: int) -> str:
 
 
 def _parsed(diff: str) -> PatchedFile:
-    """The only file of a diff. Raises `ValueError`."""
+    """Return the only file of a diff. Raises `ValueError`."""
     try:
         from unidiff.errors import UnidiffParseError
         from unidiff.patch import PatchSet
@@ -179,46 +179,46 @@ def _parsed(diff: str) -> PatchedFile:
     try:
         files = PatchSet(diff)
     except (UnidiffParseError, ValueError) as error:
-        # What follows the colon is a line of the file.
-        raise ValueError(f"this is no unified diff: {str(error).partition(':')[0].strip()}") from None
+        # A line of the file follows the colon.
+        raise ValueError(f"this is not a unified diff: {str(error).partition(':')[0].strip()}") from None
     if len(files) > 1:
-        raise ValueError(f"an edit is of one file, and this diff is of {len(files)}")
+        raise ValueError(f"an edit changes one file, and this diff changes {len(files)}")
     if not files:
-        raise ValueError("this is no unified diff: no line is added or removed in it")
+        raise ValueError("this is not a unified diff: it adds and removes no line")
     _check_counts(files[0], diff)
     return files[0]
 
 
 def _check_counts(file: PatchedFile, diff: str) -> None:
-    """Lines that stand behind what a hunk's header counts, which `unidiff` passes over: a reader would take them for
-    part of the hunk."""
+    """Raise `ValueError` for lines after the number that a hunk's header counts. `unidiff` ignores them, but a reader
+    would take them for part of the hunk."""
     taken = {line.diff_line_no for hunk in file for line in hunk if line.diff_line_no}
     first = min(taken, default=diff.count("\n") + 1)
     for number, line in enumerate(diff.split("\n"), 1):
         if number > first and number not in taken and line[:1] in {"+", "-", " "} and line != "-- ":
-            raise ValueError(f"this is no unified diff: its line {number} is in no hunk")
+            raise ValueError(f"this is not a unified diff: its line {number} is in no hunk")
 
 
 def _check_file(file: PatchedFile, before: str | None, path: str) -> None:
     if (reason := _of_another(file, path)) is not None:
         raise _unfit(path, reason)
     if file.is_symlink or file.is_submodule:
-        raise _unfit(path, "the diff is of a link or a submodule")
+        raise _unfit(path, "the diff is for a link or a submodule")
     if before is None and file.source_file != NOWHERE:
-        raise _unfit(path, "the diff changes a file, and there is none")
+        raise _unfit(path, "the diff changes a file that does not exist")
     if before is not None and file.source_file == NOWHERE:
-        raise _unfit(path, "the diff makes a file, and there is one")
+        raise _unfit(path, "the diff creates a file that already exists")
 
 
 def _of_another(file: PatchedFile, path: str) -> str | None:
     for name in (file.source_file, file.target_file):
         if name != NOWHERE and path not in _names(name):
-            return f"the diff is of another file: {name[:200]!r}"
+            return f"the diff is for another file: {name[:200]!r}"
     return None
 
 
 def _names(name: str) -> tuple[str, ...]:
-    """What a name in a header may stand for: with and without git's prefix."""
+    """Return the possible names of a file in a header: with and without git's prefix."""
     if len(name) > 1 and name[0] == name[-1] == '"':
         name = _ESCAPE.sub(_unescaped, name[1:-1].encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
     return (name, name[2:]) if _PREFIX.match(name) else (name,)
@@ -230,7 +230,7 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
 
 
 def _sides(hunk: Hunk) -> tuple[list[str], list[str]]:
-    """The lines that a hunk expects, and those that it puts in their place."""
+    """Return the lines that a hunk expects, and their replacement."""
     before: list[str] = []
     after: list[str] = []
     touched: tuple[list[str], ...] = ()
@@ -247,7 +247,7 @@ def _sides(hunk: Hunk) -> tuple[list[str], list[str]]:
 
 
 def _joins(lines: Sequence[str]) -> bool:
-    """Return whether a line without an end is followed by another."""
+    """Return whether a line without a line feed is followed by another line."""
     return any(not line.endswith("\n") for line in lines[:-1])
 
 
@@ -257,7 +257,7 @@ def _misplaced(
     hunk: Hunk,
     expected: Sequence[str],
     found: Sequence[str],
-    reason: str = "the lines of the file are others",
+    reason: str = "the file has other lines there",
 ) -> ActionError:
     header = f"@@ -{hunk.source_start},{hunk.source_length} +{hunk.target_start},{hunk.target_length} @@"
     return ActionError(
@@ -274,4 +274,4 @@ def _misplaced(
 
 
 def _unfit(path: str, reason: str) -> ActionError:
-    return ActionError(ErrorCode.UNPROCESSABLE, f"{path!r} cannot be edited so: {reason}", {"path": path})
+    return ActionError(ErrorCode.UNPROCESSABLE, f"cannot edit {path!r}: {reason}", {"path": path})

@@ -1,1 +1,1 @@
-"""Module work with an idempotency key: it takes effect once."""
+"""Module work with an idempotency key, which takes effect once."""

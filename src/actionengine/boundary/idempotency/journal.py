@@ -1,18 +1,17 @@
-"""The journal of a module: what work with an idempotency key has done in it, or is just about to do.
+"""The journal of a module: the results and changes of work with an idempotency key.
 
-It lies beside the module's root, in `.<name>.actionengine`, on the same file system, so that files are moved from it
-into the module, and no path of a request leads there. All workers of a module share it, as one user of the system:
+It is the folder `.<name>.actionengine` beside the module's root, on the same file system, so that files can be moved
+from it into the module; no path of a request leads there. All workers of a module share it, as one user of the system:
 
-- `lock` is held (`flock`) by the one piece of keyed work that is being done in the module;
-- `<digest of the key>.ready` has a result and all the changes that belong to it; it is made under another name, flushed
-  to the disk, and renamed, which is the point from which the work has taken effect. From then on whoever next holds the
-  lock carries the changes out, each of which can be carried out again;
-- `done/<digest of the key>.done` is what becomes of it when they are all carried out: in a folder of its own, so that
-  nobody has to look at all that was done before to see whether something is left to do;
-- `purge` says until when nothing of that need be forgotten;
-- `copy-…` and `staged-…` are what an attempt works with, and are removed by the next one if it was killed.
+- `lock` is locked (`flock`) by the one piece of keyed work that runs in the module;
+- `<digest of the key>.ready` has a result with all its changes. It is created under another name, flushed to the disk,
+  and renamed: the rename commits the work. Then the next holder of the lock applies the changes, which can be repeated;
+- `done/<digest of the key>.done` is the same entry after its changes were applied. It is in a folder of its own, so
+  that a search for unfinished work does not list all finished work;
+- `purge` records the next time at which entries may need to be purged;
+- `copy-…` and `staged-…` are the files of one attempt. The next attempt removes them if this one was killed.
 
-Who moves or removes a module does the same with its journal.
+An operator who moves or removes a module must do the same with its journal.
 
 (A redo log, with one entry: Gray and Reuter, "Transaction Processing", 1993, ch. 9.)
 """
@@ -36,7 +35,7 @@ from typing import Any
 from actionengine.boundary.errors import MissingModuleError
 from actionengine.boundary.files.locks import locked
 from actionengine.boundary.files.module_tree import ModuleTree
-from actionengine.boundary.files.safe_open import FILE, closing
+from actionengine.boundary.files.safe_open import FILE, closing, open_file
 from actionengine.boundary.idempotency.manifest import FileChange, os_error_message
 from actionengine.boundary.idempotency.working_copy import make_writable, real_root, remove_own_tree
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult
@@ -52,41 +51,41 @@ _FOLDER_OF_DONE = "done"
 _PURGE = "purge"
 _NUMBERS = ("left", "at", "until")
 _SPARE = 100
-"""A hundredth of the entries, and of their time, may pass between two looks at all of them."""
-# What somebody else has put there is left alone.
+"""A purge may list all entries after each hundredth of their number, or of their age, only."""
+# Other files in the folder are ignored.
 _is_ready = re.compile(r"[0-9a-f]{64}\.ready").fullmatch
 _is_done = re.compile(r"[0-9a-f]{64}\.done").fullmatch
-# Of `Journal.fresh`, and of a working copy that is being made there.
+# The names of `Journal.fresh`, and of a working copy that is being created there.
 _is_of_an_attempt = re.compile(r"(copy|staged)-[0-9a-f]{16}|\.copy-[0-9a-f]{16}\.[0-9a-f]{16}\.making").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """Work that has taken effect: the fingerprint of what was asked for, and its result."""
+    """Work that has taken effect: the fingerprint of its request, and its result."""
 
     fingerprint: str
     result: ExecutionResult
 
 
 class Journal:
-    """The journal of the module at `root`. Its methods but `lock` and `is_interrupted` are for who holds the lock.
+    """The journal of the module at `root`. All methods except `lock` and `is_interrupted` require the lock.
 
-    Raises `MissingModuleError` where there is no such folder.
+    Raises `MissingModuleError` if the folder does not exist.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = real_root(root)
         if not self.root.name:
-            raise MissingModuleError("the root of the file system is no module; put the module into a folder")
+            raise MissingModuleError("the root of the file system cannot be a module: put the module into a folder")
         self.folder = self.root.with_name(f".{self.root.name}.actionengine")
         self._done = self.folder / _FOLDER_OF_DONE
 
     @contextmanager
     def lock(self, request: ExecutionRequest, cancelled: threading.Event | None = None) -> Iterator[None]:
-        """Hold the lock, waiting for it as long as the request's timeout.
+        """Hold the lock in this block, after waiting for it at most for the request's timeout.
 
-        Raises `ActionError`: `idempotency_in_progress` after that time, `conflict` where the work is cancelled
-        meanwhile, and `unavailable` where there can be no journal.
+        Raises `ActionError`: `idempotency_in_progress` after that time, `conflict` if the work is cancelled meanwhile,
+        and `unavailable` if the journal cannot be created.
         """
         self._make_folder()
         until = monotonic() + request.timeout
@@ -97,7 +96,7 @@ class Journal:
             if monotonic() >= until:
                 raise ActionError(
                     ErrorCode.IDEMPOTENCY_IN_PROGRESS,
-                    f"other work with an idempotency key has held the module for {request.timeout} s; try again",
+                    f"other work with an idempotency key held the module for {request.timeout} s; try again",
                     {"request_id": request.id},
                 )
 
@@ -105,7 +104,7 @@ class Journal:
             with os_error_message("lock", self.root):
                 file = os.open(self.folder / "lock", _LOCK, 0o600)
             with closing(file), locked(file, should_continue):
-                # It may have been exchanged while this waited.
+                # It may have been replaced during the wait.
                 self._check_folder()
                 if self._is_lock(file):
                     self._make_folder_of_done()
@@ -114,25 +113,25 @@ class Journal:
             should_continue()
 
     def is_interrupted(self) -> bool:
-        """Return whether there is work that has taken effect and is not wholly carried out (it may be just now)."""
+        """Return whether the journal has committed work whose changes are not all applied yet."""
         with os_error_message("look at the journal of", self.root), suppress(FileNotFoundError, NotADirectoryError):
             return any(map(_is_ready, os.listdir(self.folder)))
         return False
 
     def recover(self) -> None:
-        """Carry out what was interrupted, and remove what killed attempts have left."""
+        """Apply the changes of interrupted work, and remove the files of killed attempts."""
         with os_error_message("recover", self.root):
             for name in sorted(os.listdir(self.folder)):
                 path = self.folder / name
                 if _is_ready(name):
                     self._apply(path)
                 elif _is_of_an_attempt(name):
-                    # A command of the killed attempt may still be writing there, being ended; there is a next time.
+                    # A command of the killed attempt may still write there. A later attempt removes the files.
                     with suppress(ActionError):
                         _remove(path)
 
     def find(self, key: str) -> JournalEntry | None:
-        """What is recorded under a key."""
+        """Return the entry of a key; None if there is none."""
         with os_error_message("read the journal of", self.root):
             try:
                 form = _to_entry(self._done / self._place(key, _DONE).name)
@@ -143,8 +142,8 @@ class Journal:
     def commit(
         self, key: str, recorded: JournalEntry, changes: Sequence[FileChange] = (), copy: Path | None = None
     ) -> None:
-        """Have work take effect: its result, and its changes to files, which are taken out of the copy that it was done
-        in. When this returns, they are carried out; when it does not, `recover` does it, or the work never was."""
+        """Commit work: its result, and its changes to files, which are moved from its copy. When this returns, the
+        changes are applied. If this process dies, `recover` applies them, or the work had no effect."""
         with os_error_message("record work in", self.root):
             _check_permitted(self.root, changes)
             staged = self.fresh("staged")
@@ -168,15 +167,15 @@ class Journal:
                 file.write(json.dumps(form))
             _flush(staged / _ENTRY)
             _flush(staged)
-            # A purge that was killed may have left a part of an entry.
+            # A killed purge may have left a part of an entry.
             _remove(self._done / self._place(key, _DONE).name)
             ready = staged.rename(self._place(key, _READY))
             _flush(self.folder)
             self._apply(ready)
 
     def purge(self, age: float, most: int) -> None:
-        """Forget work that is older than `age` (seconds), and the oldest beyond `most` pieces: where it is much, all of
-        it is looked at after each hundredth of the two only."""
+        """Remove the entries that are older than `age` (seconds), and the oldest if there are more than `most`. Most
+        calls do not list the entries: see `_SPARE`."""
         with os_error_message("purge", self.root):
             now, limits = time(), [age, most]
             noted = self._recorded()
@@ -194,23 +193,23 @@ class Journal:
             self._record({"limits": limits, "left": most - len(kept), "at": now, "until": until})
 
     def _recorded(self) -> dict[str, Any]:
-        """Return the record of the last purge; nothing where it cannot be read."""
+        """Return the record of the last purge; an empty one if it cannot be read."""
         with suppress(OSError, ValueError):
-            with open(self.folder / _PURGE, "rb", opener=_open_file) as file:
+            with open(self.folder / _PURGE, "rb", opener=open_file) as file:
                 noted = json.loads(file.read())
             if isinstance(noted, dict) and all(isinstance(noted.get(name), int | float) for name in _NUMBERS):
                 return noted
         return {}
 
     def _record(self, noted: dict[str, Any]) -> None:
-        # Where it cannot be written, each purge looks at all.
+        # Without the record, each purge lists all entries.
         with suppress(OSError):
             descriptor = os.open(self.folder / _PURGE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | FILE, 0o600)
             with open(descriptor, "w", encoding="utf-8") as file:
                 json.dump(noted, file)
 
     def fresh(self, name: str) -> Path:
-        """A path in the journal's folder that nothing has yet; what is put there does not outlast the attempt."""
+        """Return a new path in the journal's folder, for files of this attempt only."""
         return self.folder / f"{name}-{token_hex(8)}"
 
     def _place(self, key: str, state: str) -> Path:
@@ -227,22 +226,23 @@ class Journal:
         with os_error_message("keep a journal of", self.root), suppress(FileExistsError):
             self._done.mkdir(mode=0o700)
         if self._done.is_symlink() or not self._done.is_dir():
-            raise self._unusable(f"what stands in its place of {_FOLDER_OF_DONE!r} is no folder")
+            raise self._unusable(f"its entry {_FOLDER_OF_DONE!r} is not a folder")
 
     def _check_folder(self) -> None:
-        """A command of the module's can have put something else there: what a link leads to is not ours to clean."""
+        """Raise `unavailable` if the journal is not a folder beside the module: a command can have put a link there,
+        and the cleanup must not follow it."""
         try:
             found = os.lstat(self.folder)
             root = os.stat(self.root)
         except OSError as error:
             raise self._unusable(f"{error.strerror or error}") from error
         if not S_ISDIR(found.st_mode):
-            raise self._unusable("what stands there is no folder")
+            raise self._unusable("it is not a folder")
         if found.st_dev != root.st_dev:
-            raise self._unusable("the module is the root of a file system; put it into a folder of it")
+            raise self._unusable("the module is the root of a file system: put the module into a folder")
 
     def _is_lock(self, file: int) -> bool:
-        """Return whether this is the lock that others find, too."""
+        """Return whether an open file is still the lock that others open."""
         try:
             return os.path.samestat(os.fstat(file), os.lstat(self.folder / "lock"))
         except FileNotFoundError:
@@ -281,8 +281,8 @@ class Journal:
 
 
 def _check_permitted(root: Path, changes: Sequence[FileChange]) -> None:
-    """Refuse changes that the system would not let be carried out: once they are recorded there is no way back, and
-    nothing could be done in the module until somebody permits them."""
+    """Raise `forbidden` for changes that the system will not permit. After the commit they could not be undone, and
+    would block all keyed work in the module."""
     for change in changes:
         parent = (root / change.path).parent
         while parent != root and not parent.is_dir():
@@ -290,14 +290,12 @@ def _check_permitted(root: Path, changes: Sequence[FileChange]) -> None:
         is_folder = any(node is not None and node.kind == "folder" for node in (change.before, change.after))
         if not (_can_be_changed_in(parent, changes, root) and _can_go(root / change.path, parent, is_folder)):
             path = storable_text(change.path)
-            message = f"the work changed {path!r}, and the system does not permit that in the module"
-            raise ActionError(
-                ErrorCode.FORBIDDEN, f"{message}; nothing has taken effect", {"path": path, "reason": "EACCES"}
-            )
+            message = f"the system does not permit the change of {path!r} in the module; the work had no effect"
+            raise ActionError(ErrorCode.FORBIDDEN, message, {"path": path, "reason": "EACCES"})
 
 
 def _can_be_changed_in(folder: Path, changes: Sequence[FileChange], root: Path) -> bool:
-    """Folders that are among the changes are opened up by `_can_go`'s leave."""
+    """Return whether entries of a folder can be changed. A folder among the changes is made writable if `_can_go`."""
     path = os.path.relpath(folder, root)
     if any(change.path == path for change in changes):
         return True
@@ -305,7 +303,7 @@ def _can_be_changed_in(folder: Path, changes: Sequence[FileChange], root: Path) 
 
 
 def _can_go(path: Path, parent: Path, is_folder: bool) -> bool:
-    """Whether what stands at a path may be replaced, removed, and have its permissions changed where it is a folder."""
+    """Return whether a path may be replaced or removed, and, for a folder, get other permissions."""
     user = os.geteuid()
     if user == 0 or not os.path.lexists(path):
         return True
@@ -316,12 +314,12 @@ def _can_go(path: Path, parent: Path, is_folder: bool) -> bool:
 
 
 def _to_entry(folder: Path) -> dict[str, Any]:
-    """Return the recorded entry. Raises `OSError`, and `ActionError`, `unavailable`, for what is no entry."""
-    with open(folder / _ENTRY, "rb", opener=_open_file) as file:
+    """Return a stored entry. Raises `OSError`, and `ActionError`, `unavailable`, for a damaged entry."""
+    with open(folder / _ENTRY, "rb", opener=open_file) as file:
         try:
             form: dict[str, Any] = json.loads(file.read())
         except (ValueError, TypeError):
-            message = f"the journal has a damaged entry {folder.name!r}: someone has to look at it, and remove it"
+            message = f"the journal has a damaged entry {folder.name!r}: inspect it, and remove it"
             raise ActionError(ErrorCode.UNAVAILABLE, message, {"entry": folder.name}) from None
     return form
 
@@ -335,10 +333,6 @@ def _remove(path: Path) -> None:
         remove_own_tree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _open_file(path: str, flags: int) -> int:
-    return os.open(path, FILE)
 
 
 def _flush(path: Path) -> None:

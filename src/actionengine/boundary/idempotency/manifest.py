@@ -1,4 +1,4 @@
-"""What a folder holds, as data: a manifest has each file's hash and mode, each link's target, and each folder."""
+"""Manifests: the contents of a folder as data, with each file's hash and mode, each link's target, and each folder."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _CODES = {
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What stands at a path: `mode` is its permissions, `sha256` and `size` (bytes) those of a file's contents, `link`
-    the target of a symbolic link."""
+    """A file, link or folder: `mode` has its permissions, `sha256` and `size` (bytes) describe a file's contents, and
+    `link` is the target of a symbolic link."""
 
     kind: Literal["file", "link", "folder"]
     mode: int = 0
@@ -40,7 +40,7 @@ class Node:
 
     @property
     def executable(self) -> bool:
-        """Return whether its owner may execute it."""
+        """True for a file that its owner may execute."""
         return self.kind == "file" and bool(self.mode & 0o100)
 
 
@@ -49,7 +49,7 @@ Manifest = Mapping[str, Node]
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """What became of a path: `before` is None where it was added, `after` where it was removed."""
+    """The change of one path. `before` is None if it was added, `after` if it was removed."""
 
     path: str
     before: Node | None
@@ -57,24 +57,24 @@ class FileChange:
 
     @property
     def kind(self) -> Literal["added", "modified", "removed"]:
-        """What became of it."""
+        """The kind of the change."""
         if self.before is None:
             return "added"
         return "removed" if self.after is None else "modified"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the JSON form."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, form: Mapping[str, Any]) -> FileChange:
-        """Back again."""
+        """Return the change that has this JSON form."""
         before, after = (None if node is None else Node(**node) for node in (form["before"], form["after"]))
         return cls(form["path"], before, after)
 
 
 def compare(before: Manifest, after: Manifest) -> tuple[FileChange, ...]:
-    """What differs, by path."""
+    """Return the changes between two manifests, sorted by path."""
     return tuple(
         FileChange(path, before.get(path), after.get(path))
         for path in sorted(before.keys() | after.keys())
@@ -83,14 +83,12 @@ def compare(before: Manifest, after: Manifest) -> tuple[FileChange, ...]:
 
 
 Take = Callable[[str, int, int, Iterator[bytes]], None]
-"""`take(path, mode, modified, pieces)` gets what is in a file, and takes all of it; `modified` is in nanoseconds."""
+"""`take(path, mode, modified, pieces)` consumes all contents of a file; `modified` is in nanoseconds."""
 
 
 def scan(root: Path, should_continue: Callable[[], None] = lambda: None) -> Manifest:
-    """Return the content of a folder.
-
-    Raises as `nodes` does, and what `should_continue` raises, which is called again and again.
-    """
+    """Return the contents of a folder. Raises the errors of `nodes`, and of `should_continue`, which is called
+    repeatedly."""
 
     def take(path: str, mode: int, modified: int, pieces: Iterator[bytes]) -> None:
         for _ in pieces:
@@ -104,11 +102,11 @@ def scan(root: Path, should_continue: Callable[[], None] = lambda: None) -> Mani
 
 
 def nodes(root: Path, take: Take) -> Iterator[tuple[str, Node]]:
-    """Each path in a folder and what stands there, folders before what is in them, read without following links.
-    Devices, FIFOs and sockets are left out, and what is being written by `ModuleFiles`.
+    """Yield each path in a folder with its node, folders before their contents, without following links. Devices,
+    FIFOs, sockets, and files that `ModuleFiles` is writing are left out.
 
-    Raises `ActionError`: `conflict` where it is changed meanwhile, or is no folder by now (a link is none),
-    `forbidden` for what may not be read, `unprocessable` for a path of more than 1000 characters, and `unavailable`.
+    Raises `ActionError`: `conflict` if the folder changes meanwhile, or is no longer a folder, `forbidden` for
+    unreadable files, `unprocessable` for a path of more than 1000 characters, and `unavailable`.
     """
     with os_error_message("read", root), closing(os.open(root, FOLDER)) as top:
         yield from _nodes_in(top, "", root, take)
@@ -116,15 +114,15 @@ def nodes(root: Path, take: Take) -> Iterator[tuple[str, Node]]:
 
 @contextmanager
 def os_error_message(verb: str, folder: Path) -> Iterator[None]:
-    """Makes `ActionError`s of the system's errors."""
+    """Turn errors of the system in this block into `ActionError`s."""
     try:
         yield
     except OSError as error:
         code = _CODES.get(error.errno or 0, ErrorCode.UNAVAILABLE)
         reason = errno.errorcode.get(error.errno or 0, "unknown")
         name = storable_text(folder.name)
-        # Of the path no more than its last name: where modules lie is not for whoever asks.
-        # It is a number where a folder was listed that is held open.
+        # Callers do not learn where modules are stored: the error has only the last name of the path. The name is a
+        # number if an open folder was listed.
         is_named = isinstance(error.filename, str | bytes)
         where = f" ({storable_text(os.path.basename(os.fsdecode(error.filename)))!r})" if is_named else ""
         message = f"cannot {verb} {name!r}: {error.strerror or type(error).__name__}{where}"
@@ -132,7 +130,7 @@ def os_error_message(verb: str, folder: Path) -> Iterator[None]:
 
 
 def _nodes_in(folder: int, above: str, root: Path, take: Take) -> Iterator[tuple[str, Node]]:
-    # Not by `os.fwalk`, which waits for a FIFO that has taken a folder's place.
+    # `os.fwalk` would wait for a FIFO that has replaced a folder.
     for name in sorted(os.listdir(folder)):
         path = above + name
         if len(path) > MAX_PATH_LENGTH:
@@ -148,7 +146,7 @@ def _nodes_in(folder: int, above: str, root: Path, take: Take) -> Iterator[tuple
 
 def _too_deep(root: Path, path: str) -> ActionError:
     name, shown = storable_text(root.name), storable_text(path[:200])
-    message = f"{name!r} has a path of more than {MAX_PATH_LENGTH} characters in it; it begins with {shown!r}"
+    message = f"{name!r} contains a path of more than {MAX_PATH_LENGTH} characters, which begins with {shown!r}"
     return ActionError(ErrorCode.UNPROCESSABLE, message, {"folder": name, "path": shown})
 
 

@@ -1,22 +1,21 @@
-"""Work that takes effect once: under an idempotency key, however often it is asked for, and whenever it is killed.
+"""Work that takes effect once under an idempotency key, even if it is requested again or killed.
 
-It is done in a working copy of the module. What it has changed there and its result are put into the module's journal
-at once, and carried out in the module from there (see `journal`). A process that is killed before that has changed
-nothing; one that is killed after it has left the rest to whoever next works in the module through `run_once`, with this
-key, another, or none. Only between the two, while files are being moved, can others see some of the changes without the
-rest.
+It runs in a working copy of the module. Its changes and its result are committed together to the module's journal, and
+applied to the module from there (see `journal`). A process that is killed before the commit has changed nothing. If it
+is killed later, the next work in the module through `run_once` applies the rest, with this key, another, or none. Only
+while files are being moved can others see some of the changes without the rest.
 
-What follows from this:
+Consequences:
 
-- Keyed work in one module is done one after another, also under different keys.
-- Work without a key does not wait for that. Where it, or anybody else, changes the module while keyed work is done in
-  the copy, the keyed work is a `conflict`, has no effect, and can be asked for again. (Work that writes through its
-  `ModuleHandle` waits in the instant between that check and the moving of files. What a command or anybody else changes
-  then is kept, or is replaced where both changed the same file.)
-- Commands run in the copy: one that names the module by an absolute path goes round it, and what writes down where it
-  runs writes down the copy's path.
-- Effects outside of the module, such as what a command sends over a network, can happen more than once.
-- Files whose names begin with `.actionengine-tmp-`, devices, FIFOs and sockets are not part of it.
+- Keyed work in one module runs one piece after another, also under different keys.
+- Work without a key does not wait. If it, or another program, changes the module while keyed work runs in the copy, the
+  keyed work is a `conflict`, has no effect, and can be requested again. (Work that writes through its `ModuleHandle`
+  waits between that check and the moving of files. Changes by commands or other programs at that moment are kept, or
+  replaced if both changed the same file.)
+- Commands run in the copy. A command that uses an absolute path of the module bypasses the copy, and one that stores
+  its working directory stores the copy's path.
+- Effects outside the module, such as network traffic of a command, can happen more than once.
+- Files whose names begin with `.actionengine-tmp-`, devices, FIFOs and sockets are not part of the work.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ _CHANGING = frozenset({Capability.FS_WRITE, Capability.CMD_RUN})
 
 @dataclass(frozen=True, slots=True)
 class OnceLimits:
-    """How long keyed work is remembered (`age`, seconds), how much of it in a module (`entries`), and how large a
-    module may be for it (`copy`)."""
+    """The limits of keyed work: the seconds for which a result is kept (`age`), the number of results in a module
+    (`entries`), and the size of the module (`copy`)."""
 
     age: float = 7 * 24 * 60 * 60
     entries: int = 10_000
@@ -66,21 +65,21 @@ def run_once(
     cancelled: threading.Event | None = None,
     limits: OnceLimits | None = None,
 ) -> ExecutionResult:
-    """Perform work whose request has an idempotency key, unless it has been performed; then give its result again, with
-    `replayed`. Work without a key is performed.
+    """Perform work, and return its result. If work with the same idempotency key was performed before, return that
+    result, with `replayed`. Work without a key is performed each time.
 
     Args:
-        admitted: the request, as the boundary has let it through.
-        perform: does the work that it is given: the same in a copy of the module, and without the key.
-        cancelled: ends the waiting for other keyed work once it is set.
+        admitted: the request after the checks of the boundary.
+        perform: performs the request that it is given, which has a copy of the module and no key.
+        cancelled: ends the wait for other keyed work once it is set.
         limits: see `OnceLimits`.
 
     Raises:
-        MissingModuleError: where there is no such module.
-        ActionError: what `perform` raises, after which a retry performs again; `idempotency_mismatch` where the key
-            belongs to other work; `idempotency_in_progress` where other keyed work has held the module for as long as
-            the request's timeout; `conflict` where the module was changed meanwhile, or the waiting cancelled;
-            `unprocessable` for a module that is too large; `unavailable` where no folder can be made beside it.
+        MissingModuleError: if the module does not exist.
+        ActionError: the error of `perform`, after which a retry performs again; `idempotency_mismatch` if the key
+            belongs to other work; `idempotency_in_progress` if other keyed work holds the module for the request's
+            timeout; `conflict` if the module was changed meanwhile, or the wait cancelled; `unprocessable` for a module
+            that is too large; `unavailable` if no folder can be created beside it.
     """
     request = admitted.request
     limits = limits or OnceLimits()
@@ -100,15 +99,15 @@ def run_once(
     if recorded.fingerprint != fingerprint:
         raise ActionError(
             ErrorCode.IDEMPOTENCY_MISMATCH,
-            "this idempotency key belongs to other work in the module; use a key for one piece of work only",
+            "this idempotency key belongs to other work in the module; use a new key for other work",
             {"request_id": request.id},
         )
     return recorded.result.model_copy(update={"replayed": True})
 
 
 def recover(root: str | os.PathLike[str], timeout: float = 60.0) -> bool:
-    """Carry out what keyed work in a module has left when it was killed, as the next work in it would; whether there
-    was any. Raises as `run_once` does for the lock, after `timeout` seconds."""
+    """Apply the changes of interrupted keyed work in a module, and return whether there were any. The next work in the
+    module would do the same. Raises as `run_once` does for the lock, after `timeout` seconds."""
     journal = Journal(root)
     if not journal.is_interrupted():
         return False
@@ -127,7 +126,7 @@ def _performed(
 ) -> ExecutionResult:
     should_continue = partial(check_time, admitted.request, cancelled, monotonic() + admitted.request.timeout)
     key = admitted.request.idempotency_key or ""
-    # What the request has, its handler may use, whatever its action needs at least.
+    # The handler may use all capabilities of the request, not only those that its action needs.
     if _CHANGING.isdisjoint(admitted.request.capabilities):
         result = _plain(perform(_in_module(admitted, journal.root)))
         journal.commit(key, JournalEntry(fingerprint, result))
@@ -143,36 +142,35 @@ def _performed(
                 paths = [storable_text(change.path) for change in others[:20]]
                 raise ActionError(
                     ErrorCode.CONFLICT,
-                    f"the module was changed by someone else meanwhile ({paths[0]!r}); nothing has taken effect, "
-                    "try again",
+                    f"the module was changed meanwhile ({paths[0]!r}), and the work had no effect; try again",
                     {"paths": paths},
                 )
             journal.commit(key, JournalEntry(fingerprint, result), changes, copy.root)
     finally:
-        # What cannot be removed is left to the next attempt.
+        # The next attempt removes the rest.
         with suppress(ActionError):
             copy.drop()
     return result
 
 
 def _in_module(admitted: AdmittedRequest, root: Path) -> AdmittedRequest:
-    """The same work elsewhere, and without its key: what performs it may look for one, too."""
+    """Return the same work in another root, and without its key, since `perform` may handle keys too."""
     module = admitted.module.model_copy(update={"root": root})
     request = admitted.request.model_copy(update={"module": module, "idempotency_key": None})
     return replace(admitted, request=request, module=module)
 
 
 def _plain(result: ExecutionResult) -> ExecutionResult:
-    """A result as a replay will give it."""
+    """Return a result in the form that a replay will have."""
     try:
         return ExecutionResult.model_validate_json(result.model_dump_json())
     except PydanticSerializationError as error:
-        message = f"{result.action} returned something that has no JSON form: {error}"
+        message = f"{result.action} returned a value that has no JSON form: {error}"
         raise ActionError(ErrorCode.INTERNAL, message) from None
 
 
 def _with_closed_folders(changes: Sequence[FileChange], base: Manifest) -> Sequence[FileChange]:
-    """The changes, and the folders above them that nothing can be changed in: these are opened up meanwhile."""
+    """Return the changes, and the read-only folders above them, which are made writable meanwhile."""
     changed = {change.path for change in changes}
     above = {path[:end] for path in changed for end, sign in enumerate(path) if sign == "/"}
     closed = [(path, base[path]) for path in above - changed if path in base and base[path].mode & 0o700 != 0o700]
@@ -180,13 +178,13 @@ def _with_closed_folders(changes: Sequence[FileChange], base: Manifest) -> Seque
 
 
 def _check_links(changes: Iterable[FileChange], copy: Path) -> None:
-    """A link into the copy would lead nowhere as soon as that is gone."""
+    """Raise `unprocessable` for a link into the copy, which is removed afterwards."""
     for change in changes:
         if change.after is not None and copy in (Path(change.after.link), *Path(change.after.link).parents):
             path = storable_text(change.path)
             raise ActionError(
                 ErrorCode.UNPROCESSABLE,
-                f"the work made a link {path!r} to an absolute path of the copy that it was done in; make it relative",
+                f"the work created a link {path!r} to an absolute path in its working copy; make the link relative",
                 {"path": path},
             )
 

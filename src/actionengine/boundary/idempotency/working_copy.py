@@ -1,4 +1,4 @@
-"""`WorkingCopy`: a copy of a module to work in, and what has become different in it."""
+"""`WorkingCopy`: a copy of a module for work, and the changes in it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from secrets import token_hex
 
 from actionengine.boundary.errors import no_root
 from actionengine.boundary.files.remove_tree import remove_tree
+from actionengine.boundary.files.safe_open import open_file
 from actionengine.boundary.files.unified_diff import shown_name, unified_diff
 from actionengine.boundary.idempotency.manifest import (
     FileChange,
@@ -25,7 +26,7 @@ from actionengine.boundary.idempotency.manifest import (
 from actionengine.errors import ActionError, ErrorCode, storable_text
 
 MAX_DIFF_BYTES = 4 * 1024 * 1024
-"""The largest file that a diff shows, in bytes: larger ones are named, as binary ones are."""
+"""The largest file that a diff shows, in bytes; larger files are only named, as binary files are."""
 
 _TREE = "tree"
 _BASE = "base.json"
@@ -33,18 +34,18 @@ _BASE = "base.json"
 
 @dataclass(frozen=True, slots=True)
 class CopyLimits:
-    """How much of a module is copied at most: `files` counts links and folders too, `size` is in bytes."""
+    """The limits of a copied module: `files` counts links and folders too, and `size` is in bytes."""
 
     files: int = 100_000
     size: int = 2 * 1024 * 1024 * 1024
 
 
 class WorkingCopy:
-    """A copy of a module. Made by `create`, found again by `open`, also by another process.
+    """A copy of a module, created by `create` and opened again by `open`, also in another process.
 
-    `folder` holds it; `root` in there is the copy itself, to be used as the root of a module. `base` is what the module
-    held when the copy was made, `module_root` where it lies, `left_out` the links that are not in the copy: those that
-    are absolute, or lead out of the module.
+    `folder` contains it; `root` in it is the copy itself, for use as the root of a module. `module_root` is the root of
+    the module, `base` its contents when the copy was created, and `left_out` its links that are not in the copy:
+    absolute links and links that lead out.
 
     Modes and times of change are kept; owners, hard links, devices, FIFOs and sockets are not.
     """
@@ -64,14 +65,13 @@ class WorkingCopy:
         limits: CopyLimits | None = None,
         should_continue: Callable[[], None] = lambda: None,
     ) -> WorkingCopy:
-        """Copy a module into a folder that is not there yet. A process that dies meanwhile leaves none.
-        `should_continue` is called again and again meanwhile; what it raises ends the copying, and nothing is left.
+        """Copy a module into a new folder. A process that dies meanwhile leaves no `folder`. `should_continue` is
+        called repeatedly; its error ends the copying and removes the copy.
 
         Raises:
-            MissingModuleError: where there is no such module.
-            ActionError: `conflict` where `folder` is there, or the module is changed meanwhile; `unprocessable` for
-                a module that is larger than `limits`; `forbidden` for files that may not be read; `unavailable` for a
-                full disk and the like.
+            MissingModuleError: if the module does not exist.
+            ActionError: `conflict` if `folder` exists, or the module is changed meanwhile; `unprocessable` for a module
+                above `limits`; `forbidden` for unreadable files; `unavailable` for a full disk and similar errors.
         """
         root = real_root(module_root)
         place = Path(os.path.abspath(folder))
@@ -90,7 +90,7 @@ class WorkingCopy:
                 }
                 with open(making / _BASE, "x", encoding="utf-8") as file:
                     file.write(json.dumps(form))
-                # What is not empty is never replaced: of two that make the same, one succeeds.
+                # A rename never replaces a folder that is not empty: of two callers, one succeeds.
                 making.rename(place)
         except BaseException as error:
             remove_own_tree(making)
@@ -101,7 +101,7 @@ class WorkingCopy:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> WorkingCopy:
-        """A working copy that was made before. Raises `ActionError(not_found)` where there is none."""
+        """Return the working copy in a folder. Raises `ActionError(not_found)` if there is none."""
         place = Path(os.path.abspath(folder))
         try:
             form = json.loads((place / _BASE).read_text(encoding="utf-8"))
@@ -112,7 +112,7 @@ class WorkingCopy:
         return cls(place, Path(form["module_root"]), base, frozenset(form["left_out"]))
 
     def changes(self) -> tuple[FileChange, ...]:
-        """Files and links that were added, modified or removed since the copy was made, by path."""
+        """Return the files and links that were added, modified or removed in the copy, sorted by path."""
         return tuple(
             change
             for change in self.all_changes()
@@ -120,19 +120,19 @@ class WorkingCopy:
         )
 
     def all_changes(self, should_continue: Callable[[], None] = lambda: None) -> tuple[FileChange, ...]:
-        """The same, and folders. What `should_continue` raises ends it; it is called again and again meanwhile."""
+        """Return the same changes, and those of folders. `should_continue` is called repeatedly; its error ends it."""
         return compare(self.base, scan(self.root, should_continue))
 
     def diff(self) -> str:
-        """What was changed, as a diff of git's form: of texts with their lines; binary files, texts that are not UTF-8
-        and files of more than 4 MiB are named.
+        """Return the changes as a diff in git's form. Binary files, texts that are not UTF-8, and files of more than
+        4 MiB are only named.
 
-        Raises `ActionError(conflict)` where a file that was changed here is another one by now in the module, too.
+        Raises `ActionError(conflict)` if a file that was changed here has changed in the module too.
         """
         return "".join(map(self._diff_of, self.changes()))
 
     def changes_of_module(self, should_continue: Callable[[], None] = lambda: None) -> tuple[FileChange, ...]:
-        """What has become different in the module itself since the copy was made, folders too; `should_continue` as
+        """Return the changes of the module itself since the copy was created, folders included; `should_continue` as
         above."""
         now = {
             path: node for path, node in scan(self.module_root, should_continue).items() if path not in self.left_out
@@ -140,7 +140,7 @@ class WorkingCopy:
         return compare(self.base, now)
 
     def drop(self) -> None:
-        """Remove the copy. What is gone already is no error."""
+        """Remove the copy. A missing copy is not an error."""
         remove_own_tree(self.folder)
         with os_error_message("look beside", self.folder):
             leftovers = list(self.folder.parent.glob(f".{self.folder.name}.*.making"))
@@ -153,7 +153,7 @@ class WorkingCopy:
             None if node is None or node.kind == "folder" else node for node in (change.before, change.after)
         )
         if before and after and before.kind != after.kind:
-            # As git has it: one is removed, the other is added.
+            # Git shows one removed and one added file.
             return self._diff_of(replace(change, after=None)) + self._diff_of(replace(change, before=None))
         header = _header(path, before, after)
         if before and after and (before.sha256, before.link) == (after.sha256, after.link):
@@ -167,7 +167,7 @@ class WorkingCopy:
         return header + (unified_diff(old, new, path) if old or new else "")
 
     def _text(self, root: Path, path: str, node: Node | None) -> str | bytes | None:
-        """What a file held when it was looked at; bytes where it is nothing to show."""
+        """Return the text of a file at the time of the scan; bytes if a diff does not show it."""
         if node is None:
             return None
         if node.kind == "link":
@@ -177,7 +177,7 @@ class WorkingCopy:
         content = _read(root / path)
         if sha256(content).hexdigest() != node.sha256:
             shown = storable_text(path)
-            raise ActionError(ErrorCode.CONFLICT, f"{shown!r} was changed by someone else meanwhile", {"path": shown})
+            raise ActionError(ErrorCode.CONFLICT, f"{shown!r} was changed meanwhile; try again", {"path": shown})
         try:
             return content if b"\0" in content else content.decode()
         except UnicodeDecodeError:
@@ -185,12 +185,12 @@ class WorkingCopy:
 
 
 def real_root(root: str | os.PathLike[str]) -> Path:
-    """Where a module's root is, once links are followed. Raises `MissingModuleError` where there is no such folder."""
+    """Return a module's root after following links. Raises `MissingModuleError` if it is not a folder."""
     try:
         found = Path(os.path.realpath(root))
         exists = found.is_dir()
     except (OSError, ValueError):
-        # A name that is too long for the system, or that none can have.
+        # The name is too long or impossible on this system.
         exists = False
     if not exists:
         raise no_root(root)
@@ -198,8 +198,8 @@ def real_root(root: str | os.PathLike[str]) -> Path:
 
 
 def remove_own_tree(folder: Path) -> None:
-    """Remove a folder of our own with all that is in it, whatever its permissions. One that is gone is no error. Where
-    a link stands in its place, that goes, and not what it leads to."""
+    """Remove a folder of the engine with its contents, also if it is read-only. A missing folder is not an error. If it
+    is a link, the link is removed and not its target."""
     with os_error_message("remove", folder):
         if folder.is_symlink():
             folder.unlink(missing_ok=True)
@@ -208,7 +208,7 @@ def remove_own_tree(folder: Path) -> None:
 
 
 def make_writable(folder: Path) -> None:
-    """Let a folder of our own, and those in it, be changed. Raises `OSError`."""
+    """Make a folder of the engine, and its subfolders, writable. Raises `OSError`."""
     folder.chmod(0o700)
     for place, folders, _ in os.walk(folder):
         for name in folders:
@@ -219,13 +219,13 @@ def make_writable(folder: Path) -> None:
 
 def _exists_error(folder: Path) -> ActionError:
     name = storable_text(folder.name)
-    return ActionError(ErrorCode.CONFLICT, f"there is a folder {name!r} already", {"folder": name})
+    return ActionError(ErrorCode.CONFLICT, f"the folder {name!r} already exists", {"folder": name})
 
 
 def _copy(
     root: Path, to: Path, limits: CopyLimits, should_continue: Callable[[], None]
 ) -> tuple[Manifest, frozenset[str]]:
-    """Copy what is in a module; what was copied, and the links that were not."""
+    """Copy the contents of a module. Return the copied nodes, and the links that were left out."""
     copied: dict[str, Node] = {}
     left_out: set[str] = set()
     size = 0
@@ -263,12 +263,12 @@ def _copy(
 def _too_large(root: Path, limit: str) -> ActionError:
     name = storable_text(root.name)
     return ActionError(
-        ErrorCode.UNPROCESSABLE, f"the module {name!r} has more than {limit}: it is not copied", {"limit": limit}
+        ErrorCode.UNPROCESSABLE, f"the module {name!r} has more than {limit}, the limit of a copy", {"limit": limit}
     )
 
 
 def _leads_out(root: Path, path: str, target: str) -> bool:
-    """Return whether a link would lead out of a copy: by what it says, or by where it leads."""
+    """Return whether a link would lead out of a copy: by its text, or by its target."""
     climbs = 0
     if target.startswith("/"):
         return True
@@ -281,16 +281,16 @@ def _leads_out(root: Path, path: str, target: str) -> bool:
 
 
 def _read(path: Path) -> bytes:
-    """What is in a file now; nothing for what is none."""
+    """Return the contents of a file; empty contents if it cannot be read."""
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+        with open(path, "rb", opener=open_file) as file:
             return file.read(MAX_DIFF_BYTES + 1)
     except OSError:
         return b""
 
 
 def _header(path: str, before: Node | None, after: Node | None) -> str:
-    """What git says of a file before its lines; nothing for one of which it would not tell what has changed."""
+    """Return the lines of git's diff before the hunks of a file; none if git would show no change."""
     lines = [f"diff --git {_name(f'a/{path}')} {_name(f'b/{path}')}\n"]
     if before is None and after is not None:
         lines.append(f"new file mode {_mode(after)}\n")

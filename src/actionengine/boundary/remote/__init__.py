@@ -1,7 +1,4 @@
-"""Module work on other machines: a runner that puts requests in a queue, and workers that take them.
-
-`QueueRunner` hands module work to `RunnerWorker`s in other processes, over the durable engine.
-"""
+"""Module work on other machines: `QueueRunner` hands work to `RunnerWorker`s over a queue of the durable engine."""
 
 try:
     from actionengine.boundary.remote.queue_runner import QueueRunner

@@ -1,4 +1,4 @@
-"""The runner whose work is done by workers elsewhere, which take it from a queue of the durable engine."""
+"""The runner for work in other processes: workers take it from a queue of the durable engine."""
 
 from __future__ import annotations
 
@@ -30,38 +30,38 @@ logger = logging.getLogger("actionengine")
 
 _MIN_POLL_INTERVAL = 0.005
 _STOP_TIMEOUT = 15.0
-"""Seconds that a worker is given to end what was cancelled."""
+"""Seconds that a worker has to end cancelled work."""
 
 _ENQUEUED = DurableExecution("ENQUEUED", None, 0, 0, None)
-"""How far a request is by the last word, before anybody has looked."""
+"""The state of a request before the first answer of the database."""
 
 
 class QueueRunner(BoundaryRunner):
-    """Has module actions run by `RunnerWorker`s, in other processes or on other machines.
+    """A runner whose module actions run on `RunnerWorker`s, in other processes or on other machines.
 
-    The boundary is checked here and again by the worker, which says itself where the module lies. A request's `timeout`
-    counts from when a worker has begun with it; where the worker is killed, another one begins anew, with all of the
-    time. A request that is executed twice that way, with an `idempotency_key`, takes effect once; asked for again
-    while it is still being executed, under the same key and otherwise the same, it gets that execution's result.
+    The boundary is checked here, and again by the worker, which finds the module in its own roots. A request's
+    `timeout` counts from its start on a worker. If the worker is killed, another one restarts the work, with the full
+    time. Work that runs twice that way takes effect once with an `idempotency_key`; the same request again under the
+    same key, while the work still runs, gets its result.
 
-    Until a request is answered it stands in the durable engine's database with its input, and with its output; then it
-    is removed. Where whoever asks is killed, workers remove it an hour after it has ended.
+    The durable engine's database has a request, with its input and output, until it is answered. If the caller is
+    killed, workers remove the request an hour after its end.
 
     Args:
-        url: of the durable engine's database, the same as the workers'.
+        url: the durable engine's database, the same as that of the workers.
         profile: the most that work may ask for.
-        actions: the module actions that there are; those of this library by default.
-        queue: where the workers take their work from.
-        telemetry: sinks that are told of the work, in this process.
-        poll_interval: seconds between two looks for the answer, at most.
-        wait_seconds: seconds after which a request that no worker has begun with is withdrawn: it is `unavailable`, and
+        actions: the module actions; those of this library by default.
+        queue: the queue of the workers.
+        telemetry: sinks that receive events about the work, in this process.
+        poll_interval: the most seconds between two checks for the answer.
+        wait_seconds: seconds after which a request that no worker has started is withdrawn: it is `unavailable`, and
             is not executed later.
         connect_timeout: seconds to wait for a new connection to the durable engine's database (PostgreSQL).
-        answer_timeout: seconds to wait for the answer to a statement there; then the connection counts as lost, and
-            another one is opened (PostgreSQL).
+        answer_timeout: seconds to wait for the answer to a statement there; then the connection counts as lost, and a
+            new one is opened (PostgreSQL).
 
     Raises:
-        ConfigurationError: for a URL of neither kind, and where `wait_seconds` or `poll_interval` is not positive.
+        ConfigurationError: for a URL of another kind, and if `wait_seconds` or `poll_interval` is not positive.
     """
 
     name: ClassVar[str] = "queue"
@@ -99,12 +99,12 @@ class QueueRunner(BoundaryRunner):
         self.close()
 
     def run(self, admitted: AdmittedRequest, cancelled: threading.Event) -> ExecutionResult:
-        """Put a request into the queue, and wait for its answer."""
+        """Put a request into the queue and wait for its answer."""
         asked = _PendingRequest(self._client, self._queue, admitted.request, self._wait_seconds, self._poll_interval)
         try:
             return asked.result(cancelled)
         except DurableUnavailable as error:
-            message = f"the work {asked.request.id} ({asked.request.action}) cannot be handed over: {error}"
+            message = f"the work {asked.request.id} ({asked.request.action}) did not reach the workers: {error}"
             raise ActionError(ErrorCode.UNAVAILABLE, message, {"request_id": asked.request.id}) from error
 
 
@@ -128,7 +128,7 @@ class _PendingRequest:
         self._answered_at = monotonic()
 
     def result(self, cancelled: threading.Event) -> ExecutionResult:
-        """The result. Raises `ActionError` with what else became of the request."""
+        """Return the result. Raises `ActionError` if the request has none."""
         self._enqueue()
         pause = _MIN_POLL_INTERVAL
         while True:
@@ -154,7 +154,7 @@ class _PendingRequest:
                     continue
                 if isinstance(answer, Success) or self._is_own or self._was_alive:
                     return self._reported(answer, found)
-                # It had failed before this was asked: it is tried again.
+                # An earlier request has failed: this one tries again.
                 self._forget(found)
                 self._enqueue()
 
@@ -162,7 +162,7 @@ class _PendingRequest:
         try:
             self._is_own = self._put()
         except DurableUnavailable:
-            # The answer may have been lost, and not the request: under its id it is there once.
+            # The request may have arrived and the answer been lost. Its id keeps it from being there twice.
             self._put()
             self._is_own = True
         self._answered_at = monotonic()
@@ -174,7 +174,7 @@ class _PendingRequest:
         return self._client.enqueue(EXECUTE, self._order, queue=self._queue, id=self._id)
 
     def _look(self) -> DurableExecution | None:
-        """How far it is; while the database cannot be asked, how far it was."""
+        """Return the state of the execution; while the database is unavailable, its last known state."""
         try:
             found = self._client.find(self._id).get(self._id)
         except DurableUnavailable:
@@ -188,26 +188,26 @@ class _PendingRequest:
         return found
 
     def _requeue(self, found: DurableExecution | None) -> None:
-        """After the execution was removed, or cancelled: by another request with the same key, or by an operator."""
+        """Enqueue the request again after an operator, or another caller with the same key, removed or cancelled it."""
         if self.request.idempotency_key is None:
             raise cancelled_error(self.request)
         if found is not None and monotonic() - self._changed_at < _STOP_TIMEOUT and not _never_began(found):
-            # Its worker removes it when it has stopped.
+            # Its worker removes it when the work has stopped.
             return
         if found is not None:
             self._forget(found)
         self._enqueue()
 
     def _withdrawn(self, reason: ActionError) -> ExecutionResult:
-        """Have the execution ended. Raises `reason`, unless it came to its end before."""
+        """Cancel the execution. Raise `reason`, unless the execution ended before."""
         if self._known is None:
-            # So that one which somebody else asks for anew is told from it.
+            # Otherwise a new execution for another caller would look the same.
             self._look()
         self._client.cancel(self._id)
         until = monotonic() + _STOP_TIMEOUT
         while (found := self._client.find(self._id).get(self._id)) is not None:
             if self._known is not None and found.created_at != self._known.created_at:
-                # It is over: someone else has asked anew under the same key.
+                # It has ended: another caller has enqueued the same work under the same key.
                 break
             self._known = found
             answer = self._answer(found) if found.status in {"SUCCESS", "ERROR"} else None
@@ -220,14 +220,14 @@ class _PendingRequest:
         raise reason
 
     def _answer(self, found: DurableExecution) -> RunnerResult | None:
-        """The answer, unless somebody who has asked the same has fetched and removed it just now."""
+        """Return the answer; None if another caller with the same request has fetched and removed it."""
         if found.status == "SUCCESS":
             status, output = self._client.status(self._id) or (None, None)
             try:
                 return answer_from_text(output) if status == "SUCCESS" else None
             except ValueError:
                 return Failure(ActionError(ErrorCode.INTERNAL, "the worker's answer cannot be understood"))
-        how = "was given up: it has ended each worker that began with it"
+        how = "was given up: it ended each worker that started it"
         if found.status == "ERROR":
             how = "could not be executed by its worker"
         message = f"the work {self.request.id} ({self.request.action}) {how}"
@@ -248,13 +248,13 @@ class _PendingRequest:
             if self._client.find(self._id).get(self._id) == found:
                 self._client.forget(self._id)
         except DurableUnavailable as error:
-            logger.warning("the work %s is removed from the queue later: %s", self.request.id, error)
+            logger.warning("the work %s will be removed from the queue later: %s", self.request.id, error)
 
     def _no_worker_error(self) -> ActionError:
         return ActionError(
             ErrorCode.UNAVAILABLE,
-            f"no worker took the work {self.request.id} ({self.request.action}) within {self._wait_seconds} s; "
-            "it is withdrawn. Is one running on this queue (`actionengine runner work`), and not too busy?",
+            f"no worker started the work {self.request.id} ({self.request.action}) within {self._wait_seconds} s, so "
+            "it is withdrawn: check that a worker runs on this queue (`actionengine runner work`), and is not too busy",
             {"request_id": self.request.id, "queue": self._queue},
         )
 
@@ -264,8 +264,8 @@ def _never_began(found: DurableExecution) -> bool:
 
 
 def _id_of(request: ExecutionRequest) -> str:
-    """The same for requests that are the same under the same key; what is different under it is for the worker to see,
-    in whose module the key is known."""
+    """Return the id of a request's execution. Equal requests under the same key have the same id; the worker refuses
+    different requests under a key, since the module's journal knows the key."""
     assert request.tenant is not None
     assert request.module is not None
     if request.idempotency_key is None:

@@ -1,4 +1,4 @@
-"""The worker behind `QueueRunner`: takes requests from a queue, and has them run behind a boundary of its own."""
+"""The worker behind `QueueRunner`: it takes requests from a queue, and runs them behind a boundary of its own."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ from actionengine.errors import ActionError, ErrorCode
 logger = logging.getLogger("actionengine")
 
 _POLL_INTERVAL = 0.3
-"""Seconds between two looks at whether what is in hand is still asked for."""
+"""Seconds between two checks for the cancellation of running requests."""
 
 _KEPT = 3600.0
-"""Seconds for which an answer stays for whoever asked, where nobody fetches it."""
+"""Seconds for which an answer stays if its caller does not fetch it."""
 
 _ATTEMPTS = 10
-"""Work that has ended so many workers is what ended them."""
+"""The number of workers that a request may end: more would show that the request ends them."""
+
+_STOPS = "this worker stops"
 
 _STOP_TIMEOUT = 5.0
-"""Seconds beyond the grace, in which work is ended that is given back."""
+"""Seconds after the grace in which work must end that goes back to the queue."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,32 +45,32 @@ class _RunningRequest:
 
 
 class RunnerWorker:
-    """Takes requests of `QueueRunner`s, in this process, beside any number of other workers.
+    """A worker in this process for the requests of `QueueRunner`s. Any number of workers can share a queue.
 
-    What a request says of where its module lies is not believed, nor that it has passed a boundary. The tenant that it
-    names is: whoever can write into the durable engine's database can have done, for any tenant, what the runner's
-    profile grants, in the modules of `roots`.
+    The worker ignores the module's path in a request, and checks the boundary itself. It trusts the tenant in a
+    request: a program that can write to the durable engine's database can do anything that the runner's profile grants,
+    for any tenant, in the modules of `roots`.
 
-    A worker that is killed is noticed by the others, or by the next one that starts, and what it had in hand is begun
-    anew. What has ended ten workers is given up.
+    The other workers, or the next one that starts, notice a killed worker and restart its requests. A request that has
+    ended ten workers is given up.
 
     Args:
-        url: of the durable engine's database: PostgreSQL, or a SQLite file for the processes of one machine.
-        runner: what runs the requests here: an `InProcessRunner` or a `SubprocessRunner`.
-        roots: where modules lie for this worker.
-        queue: what it takes requests from.
-        concurrency: requests that it runs at once. What the worker that has started last says counts for all on the
-            queue.
-        lease: seconds after which a worker that is not heard of counts as dead.
-        poll_interval: seconds between two looks at the queue.
-        set_up: whether to make the durable engine's tables; without, `actionengine workflows upgrade` has.
+        url: the durable engine's database: PostgreSQL, or a SQLite file for the processes of one machine.
+        runner: the runner of the requests: an `InProcessRunner` or a `SubprocessRunner`.
+        roots: the folders of modules on this machine.
+        queue: the queue of its requests.
+        concurrency: the number of requests that it runs at once. The worker that started last sets it for all workers
+            of the queue.
+        lease: seconds without a sign of life after which a worker counts as dead.
+        poll_interval: seconds between two checks of the queue.
+        set_up: create the durable engine's tables. Without it, `actionengine workflows upgrade` must have created them.
         connect_timeout: seconds to wait for a new connection to the durable engine's database (PostgreSQL).
-        answer_timeout: seconds to wait for the answer to a statement there; then the connection counts as lost, and
-            another one is opened (PostgreSQL).
+        answer_timeout: seconds to wait for the answer to a statement there; then the connection counts as lost, and a
+            new one is opened (PostgreSQL).
 
     Raises:
-        ConfigurationError: for a URL of neither kind, and for seconds or a `concurrency` that are not positive; in
-            `start`, where the process has a durable engine already.
+        ConfigurationError: for a URL of another kind, and for seconds or a `concurrency` that are not positive; in
+            `start`, if the process has a durable engine already.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class RunnerWorker:
         self._client = DurableClient(url, bounds)
 
         def execute(text: Any = None, *rest: Any) -> str:
-            # Whatever a row has for arguments: one that is no order gets an answer, too.
+            # A row can have any arguments. If they are no request, it gets an answer too.
             return self._execute(text)
 
         function = DurableFunction(EXECUTE, execute, queue, concurrency, _ATTEMPTS)
@@ -105,21 +107,21 @@ class RunnerWorker:
 
     @property
     def id(self) -> str:
-        """What results call this worker."""
+        """The name of this worker in results."""
         return self._host.executor_id
 
     def start(self) -> None:
-        """Begin to take requests. Raises `DurableUnavailable` where the database is out of reach, or not set up."""
+        """Start taking requests. Raises `DurableUnavailable` if the database is out of reach, or not set up."""
         self._interrupted.clear()
         self._ended.clear()
         self._host.start()
         self._watch = start_watched(
             *(self._watch_over, "actionengine-worker", self._ended),
-            without="the worker sees no withdrawals",
+            without="the worker does not notice withdrawn requests",
         )
 
     def stop(self, grace: float = 10.0) -> None:
-        """End: nothing new is taken; what runs longer than `grace` seconds is ended, and begun anew elsewhere."""
+        """Stop taking requests. Requests that run longer than `grace` seconds are ended, and restarted elsewhere."""
         timer = threading.Timer(grace, self._interrupt)
         timer.daemon = True
         timer.start()
@@ -141,7 +143,7 @@ class RunnerWorker:
         self.stop()
 
     def _execute(self, text: Any) -> str:
-        """The durable function. Raises `Interrupted` where the work is not this worker's to answer."""
+        """Execute a request as the durable function. Raises `Interrupted` if this worker must not answer it."""
         id = current_id()
         execution = self._own(id)
         try:
@@ -152,14 +154,14 @@ class RunnerWorker:
         except ActionError as refusal:
             return answer_to_text(Failure(refusal.without_traceback()))
         if _expired_error(execution, order.wait_seconds):
-            message = f"no worker took the work {order.request.id} ({order.request.action}) in time"
+            message = f"no worker started the work {order.request.id} ({order.request.action}) in time"
             return answer_to_text(Failure(ActionError(ErrorCode.UNAVAILABLE, message)))
         running = _RunningRequest(id, execution.began_at)
         with self._lock:
             self._running.add(running)
         try:
             if self._interrupted.is_set():
-                raise Interrupted("this worker stops")
+                raise Interrupted(_STOPS)
             request = order.request.model_copy(update={"module": here})
             answer = self._runner.execute(request, cancelled=running.cancelled)
         finally:
@@ -170,11 +172,11 @@ class RunnerWorker:
         return answer_to_text(_by(self.id, answer))
 
     def _own(self, id: str) -> DurableExecution:
-        """The execution that this worker has just begun with."""
+        """Return the execution that this worker has just started."""
         found = self._find_with_retry(id)
         if found is None or found.status != "PENDING" or found.executor != self.id:
             self._forget_cancelled(id, found)
-            raise Interrupted("it was withdrawn just now")
+            raise Interrupted("the request was withdrawn")
         return found
 
     def _find_with_retry(self, id: str) -> DurableExecution | None:
@@ -183,10 +185,10 @@ class RunnerWorker:
                 return self._client.find(id).get(id)
             except DurableUnavailable:
                 self._interrupted.wait(_POLL_INTERVAL)
-        raise Interrupted("this worker stops")
+        raise Interrupted(_STOPS)
 
     def _release(self, running: _RunningRequest, answer: RunnerResult) -> None:
-        """Leave the answer to others, where there is none, or it is not this worker's to give any more."""
+        """Return if this worker may give the answer of a cancelled request; otherwise raise `Interrupted`."""
         try:
             found = self._client.find(running.id).get(running.id)
         except DurableUnavailable:
@@ -194,18 +196,18 @@ class RunnerWorker:
         if self._is_own(running, found):
             if isinstance(answer, Success):
                 return
-            raise Interrupted("this worker stops")
+            raise Interrupted(_STOPS)
         self._forget_cancelled(running.id, found)
-        raise Interrupted("nobody waits for it any more, or another worker has it")
+        raise Interrupted("the request was withdrawn, or another worker has it")
 
     def _forget_cancelled(self, id: str, found: DurableExecution | None) -> None:
-        """Tell whoever has cancelled it that it has stopped."""
+        """Remove a cancelled request: this tells its caller that the work has stopped."""
         if found is None or found.status != "CANCELLED" or found.executor != self.id:
             return
         try:
             self._client.forget(id)
         except DurableUnavailable as error:
-            logger.warning("the cancelled work %s stays in the queue for now: %s", id, error)
+            logger.warning("the cancelled work %s stays in the queue until workers remove it: %s", id, error)
 
     def _is_own(self, running: _RunningRequest, found: DurableExecution | None) -> bool:
         return (
@@ -222,21 +224,21 @@ class RunnerWorker:
                 each.cancelled.set()
 
     def _watch_over(self) -> None:
-        """Cancel what is not this worker's any more, until the end."""
+        """Cancel the requests that this worker has lost, until it stops."""
         never_begun: set[str] = set()
         while not self._ended.wait(_POLL_INTERVAL):
             with self._lock:
                 running = tuple(self._running)
             try:
                 found = self._client.find(*(each.id for each in running))
-                # What was cancelled between being taken and being begun is not begun, and nobody says that it stopped.
-                # At the first look it may be just about to get in hand.
+                # A request that was cancelled after it was taken, and before it started, never starts: no other code
+                # removes it. At the first check it may be about to start.
                 cancelled = self._client.cancelled(self.id) - {each.id for each in running}
                 for id in cancelled & never_begun:
                     self._client.forget(id)
                 never_begun = cancelled
             except DurableUnavailable:
-                # Said where the lease is renewed.
+                # The thread that renews the lease logs this.
                 continue
             for each in running:
                 if not self._is_own(each, found.get(each.id)):
@@ -244,7 +246,7 @@ class RunnerWorker:
 
 
 def _expired_error(execution: DurableExecution, wait_seconds: float) -> bool:
-    """Return whether it was begun for the first time only after whoever asked has gone, or should have withdrawn it."""
+    """Return whether a request started for the first time only after its caller should have withdrawn it."""
     waited = (execution.began_at or execution.created_at) - execution.created_at
     return execution.attempts <= 1 and waited > (wait_seconds + 1) * 1000
 
