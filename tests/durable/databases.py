@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -20,8 +23,48 @@ from sqlalchemy import make_url, text
 
 from actionengine.durable.host import opened, upgrade
 from actionengine.durable.urls import durable_url
+from tests.postgres import copy_database
 
-CHECKOUT = Path(__file__).parents[2]
+_PROCESSES = multiprocessing.get_context("forkserver")
+"""Forks children from a process that has imported their programs: importing DBOS takes seconds."""
+_PROCESSES.set_forkserver_preload(["tests.durable.executor", "tests.durable.worker"])
+
+
+class Child:
+    """A process that runs a program of this folder. It talks to its test over a pipe."""
+
+    def __init__(self, program: str, options: dict[str, Any]) -> None:
+        self._pipe, theirs = _PROCESSES.Pipe()
+        self._process = _PROCESSES.Process(target=_run, args=(program, options, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.pid = self._process.pid or 0
+
+    def hear(self) -> str:
+        return str(self._pipe.recv())
+
+    def tell(self, line: str) -> None:
+        self._pipe.send(line)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def wait(self) -> int | None:
+        self._process.join()
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """End it as the system does when it is out of memory."""
+        with suppress(ProcessLookupError):
+            self.send_signal(signal.SIGKILL)
+        self.wait()
+
+
+def _run(program: str, options: dict[str, Any], test: Connection) -> None:
+    import_module(f"tests.durable.{program}").main(options, test)
 
 
 @dataclass(frozen=True)
@@ -29,30 +72,23 @@ class Durable:
     """A database that is set up; `url` is that of the processes, who may not change its schema on PostgreSQL."""
 
     url: str
-    children: list[subprocess.Popen[str]] = field(default_factory=list)
+    children: list[Child] = field(default_factory=list)
 
-    def start(self, program: str, **options: Any) -> subprocess.Popen[str]:
+    def start(self, program: str, **options: Any) -> Child:
         """Start a child, and wait until it is ready."""
         child = self.begin(program, **options)
-        wait_ready(child)
+        assert child.hear() == "ready"
         return child
 
-    def begin(self, program: str, **options: Any) -> subprocess.Popen[str]:
+    def begin(self, program: str, **options: Any) -> Child:
         """Start a child."""
-        child = subprocess.Popen(
-            [sys.executable, "-m", f"tests.durable.{program}", json.dumps({"url": self.url, **options})],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=CHECKOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
+        child = Child(program, {"url": self.url, **options})
         self.children.append(child)
         return child
 
     def end(self) -> None:
         for child in self.children:
-            kill(child)
+            child.kill()
 
 
 def empty_database(superuser_url: str) -> Database:
@@ -68,15 +104,29 @@ def empty_database(superuser_url: str) -> Database:
 
 
 def postgres(superuser_url: str) -> Durable:
+    return Durable(copy_database(superuser_url, _template(superuser_url), "durable").app_url)
+
+
+@cache
+def _template(superuser_url: str) -> Database:
+    """A database that is set up, which nobody opens: others are copies of it."""
     database = empty_database(superuser_url)
     upgrade(database.owner_url, app_role="app")
-    return Durable(database.app_url)
+    return database
 
 
 def sqlite(folder: Path) -> Durable:
-    url = f"sqlite:///{folder / 'durable.db'}"
-    upgrade(url)
-    return Durable(url)
+    path = folder / "durable.db"
+    path.write_bytes(_migrated_file())
+    return Durable(f"sqlite:///{path}")
+
+
+@cache
+def _migrated_file() -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "durable.db")
+        upgrade(path)
+        return path.read_bytes()
 
 
 def change(durable: Durable, statement: str, **values: Any) -> None:
@@ -86,33 +136,6 @@ def change(durable: Durable, statement: str, **values: Any) -> None:
         schema = "" if engine.dialect.name == "sqlite" else "dbos."
         connection.execute(text(statement.replace("$", schema)), values)
     engine.dispose()
-
-
-def wait_ready(child: subprocess.Popen[str]) -> None:
-    assert child.stdout is not None
-    line = child.stdout.readline()
-    assert line == "ready\n", f"the child said {line!r}"
-
-
-def kill(child: subprocess.Popen[str]) -> None:
-    """End a child as the system does when it is out of memory."""
-    if child.poll() is None:
-        child.send_signal(signal.SIGKILL)
-    child.wait()
-    for pipe in (child.stdin, child.stdout):
-        if pipe is not None:
-            pipe.close()
-
-
-def tell(child: subprocess.Popen[str], line: str) -> None:
-    assert child.stdin is not None
-    child.stdin.write(line + "\n")
-    child.stdin.flush()
-
-
-def hear(child: subprocess.Popen[str]) -> str:
-    assert child.stdout is not None
-    return child.stdout.readline().strip()
 
 
 def eventually(question: Callable[[], Any], seconds: float = 90.0) -> Any:

@@ -1,13 +1,13 @@
-"""A `DurableHost` in a process of its own: `python -m tests.durable.executor '{"url": ...}'`."""
+"""The program of a child process with a `DurableHost`."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import threading
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from dbos import DBOS
 
@@ -34,8 +34,7 @@ def begin_and_wait(folder: str) -> int:
     return os.getpid()
 
 
-def main() -> None:
-    options = json.loads(sys.argv[1])
+def main(options: dict[str, Any], test: Connection) -> None:
     queue = options["queue"]
     functions = [DurableFunction(each.__name__, each, queue) for each in (append, begin_and_wait)]
     host = DurableHost(
@@ -50,7 +49,7 @@ def main() -> None:
         try:
             host.start()
         except ConfigurationError as error:
-            print(error)
+            test.send(str(error))
         DBOS.destroy()
         return
     with host:
@@ -58,19 +57,16 @@ def main() -> None:
             try:
                 DurableHost(options["url"], functions).start()
             except ConfigurationError as error:
-                print(error)
+                test.send(str(error))
         else:
-            print("ready")
-            sys.stdin.readline()
+            test.send("ready")
+            test.recv()
         _stopping.set()
     if options.get("again"):
         _stopping.clear()
         host.start()
-        print("ready")
-        sys.stdin.readline()
+        test.send("ready")
+        test.recv()
         host.stop(grace=0)
-    print("ended", [each.name for each in threading.enumerate() if each.name.startswith(("actionengine", "queue"))])
-
-
-if __name__ == "__main__":
-    main()
+    left = [each.name for each in threading.enumerate() if each.name.startswith(("actionengine", "queue"))]
+    test.send(f"ended {left}")

@@ -22,7 +22,7 @@ from actionengine.durable.host import DurableFunction, DurableHost, opened, upgr
 from actionengine.durable.urls import durable_url
 from actionengine.errors import ConfigurationError
 from tests.clocks import host_clock
-from tests.durable.databases import Durable, change, empty_database, eventually, hear, kill, lines_of, sqlite, tell
+from tests.durable.databases import Durable, change, empty_database, eventually, lines_of, sqlite
 
 
 @pytest.fixture
@@ -156,15 +156,15 @@ def test_what_has_ended_grows_old_by_the_clock_of_the_database(
 def test_one_process_has_one_host(file_database: Durable, queue: str) -> None:
     host = file_database.begin("executor", queue=queue, twice=True)
 
-    assert hear(host) == "this process already runs a durable engine, and can run only one"
-    assert hear(host) == "ended []"
+    assert host.hear() == "this process already runs a durable engine, and can run only one"
+    assert host.hear() == "ended []"
     assert host.wait() == 0
 
 
 def test_a_process_with_a_dbos_of_its_own_is_left_alone(file_database: Durable, queue: str) -> None:
     host = file_database.begin("executor", queue=queue, foreign=True)
 
-    assert hear(host) == "this process already runs DBOS: run actionengine's durable engine in another one"
+    assert host.hear() == "this process already runs DBOS: run actionengine's durable engine in another one"
     assert host.wait() == 0
 
 
@@ -175,14 +175,14 @@ def test_a_host_that_has_stopped_can_start_again(file_database: Durable, queue: 
     client.enqueue("begin_and_wait", str(tmp_path), queue=queue, id=id)
     assert eventually(lambda: len(lines_of(tmp_path / "begun")) == 1)
 
-    tell(host, "stop")
-    assert hear(host) == "ready"
+    host.tell("stop")
+    assert host.hear() == "ready"
 
     assert eventually(lambda: len(lines_of(tmp_path / "begun")) == 2), "it has taken over from itself"
     (tmp_path / "go").touch()
     assert eventually(lambda: client.find(id)[id].status == "SUCCESS")
-    tell(host, "stop")
-    assert hear(host) == "ended []"
+    host.tell("stop")
+    assert host.hear() == "ended []"
     assert host.wait() == 0
     client.close()
 
@@ -202,7 +202,7 @@ def test_what_a_dead_host_had_in_hand_is_taken_over(
     second = durable.start("executor", queue=queue, lease=lease)
 
     if how == "killed":
-        kill(first)
+        first.kill()
     else:
         first.send_signal(signal.SIGSTOP)
 
@@ -217,7 +217,7 @@ def test_what_a_dead_host_had_in_hand_is_taken_over(
     assert client.status(id) == ("SUCCESS", second.pid)
     assert client.find(id)[id].attempts >= 2
     for each in (first, second, bystander):
-        kill(each)
+        each.kill()
 
 
 def test_hosts_that_start_at_once_set_up_an_empty_database(
@@ -230,7 +230,7 @@ def test_hosts_that_start_at_once_set_up_an_empty_database(
 
     hosts = [empty.begin("executor", queue=queue, set_up=True) for _ in range(2)]
 
-    assert [hear(host) for host in hosts] == ["ready"] * 2
+    assert [host.hear() for host in hosts] == ["ready"] * 2
     empty.end()
 
 

@@ -31,7 +31,7 @@ from actionengine.boundary.roots import ModuleRoots
 from actionengine.boundary.telemetry import ExecutionEvent
 from actionengine.durable.client import DurableClient, DurableUnavailable
 from tests.durable.actions import ACTIONS
-from tests.durable.databases import Durable, change, eventually, hear, kill, lines_of, sqlite, tell
+from tests.durable.databases import Child, Durable, change, eventually, lines_of, sqlite
 
 ACME = Tenant(UUID(int=1), "acme")
 GLOBEX = Tenant(UUID(int=2), "globex")
@@ -52,7 +52,7 @@ class Site:
         options = {"profile": CODE_MODULE_DEFAULT, "queue": self.queue, "poll_interval": 0.05, **options}
         return QueueRunner(self.durable.url, actions=(*MODULE_ACTIONS, *ACTIONS), **options)
 
-    def worker(self, **options: Any) -> subprocess.Popen[str]:
+    def worker(self, **options: Any) -> Child:
         options = {"queue": self.queue, **options}
         return self.durable.start("worker", modules=str(self.modules), **options)
 
@@ -84,9 +84,9 @@ def site(durable: Durable, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """A queue with two workers."""
     site = Site(durable, tmp_path_factory.mktemp("modules"), uuid4().hex)
     children = [durable.begin("worker", modules=str(site.modules), queue=site.queue) for _ in range(2)]
-    assert [hear(child) for child in children] == ["ready"] * 2
+    assert [child.hear() for child in children] == ["ready"] * 2
     yield site
-    assert all(child.poll() is None for child in children), "the workers have lived through all of it"
+    assert all(child.is_alive() for child in children), "the workers have lived through all of it"
     site.runner.close()
 
 
@@ -228,7 +228,7 @@ def test_the_workers_boundary_checks_again(file_site: Site) -> None:
     assert refused(everything, ErrorCode.FORBIDDEN).details["capabilities"] == ["net:http"]
     assert not (module.root / "b").exists()
     permissive.close()
-    kill(worker)
+    worker.kill()
 
 
 def test_a_worker_ignores_the_senders_path_of_a_module(site: Site, tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ def test_without_a_worker_it_is_unavailable_and_is_never_run(quiet: Site) -> Non
     impatient.close()
     client.purge([EXECUTE], -3600)
     client.close()
-    kill(worker)
+    worker.kill()
 
 
 def test_a_database_that_is_away_is_unavailable(tmp_path: Path) -> None:
@@ -412,7 +412,7 @@ def test_work_goes_on_when_the_first_look_for_its_answer_fails(
 
     assert result.output["entries"] == []
     assert next(looks) > 3
-    kill(worker)
+    worker.kill()
 
 
 @pytest.mark.parametrize("durable", ["postgres"], indirect=True)
@@ -535,7 +535,7 @@ def test_what_a_killed_worker_had_in_hand_is_done_by_another(quiet: Site, tmp_pa
     assert eventually(lambda: lines_of(begun))
 
     second = quiet.worker(lease=5.0)
-    kill(first)
+    first.kill()
     assert eventually(lambda: len(lines_of(begun)) == 2)
     go.touch()
     asking.join()
@@ -544,7 +544,7 @@ def test_what_a_killed_worker_had_in_hand_is_done_by_another(quiet: Site, tmp_pa
     assert result.worker is not None
     assert f":{second.pid}:" in result.worker
     assert lines_of(module.root / "lines") == (["x"] if key else ["x", "x"])
-    kill(second)
+    second.kill()
 
 
 def test_a_worker_that_is_told_to_stop_finishes_or_gives_back(file_site: Site, tmp_path: Path) -> None:
@@ -560,8 +560,8 @@ def test_a_worker_that_is_told_to_stop_finishes_or_gives_back(file_site: Site, t
     with ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(file_site.runner.execute, each) for each in (short, long)]
         assert eventually(lambda: len(lines_of(begun)) == 2)
-        tell(first, "stop")
-        assert hear(first) == "ended"
+        first.tell("stop")
+        assert first.hear() == "ended"
         first.wait()
         second = file_site.worker()
         results = [done(each.result()) for each in answers]
@@ -569,7 +569,7 @@ def test_a_worker_that_is_told_to_stop_finishes_or_gives_back(file_site: Site, t
     assert [each.output["stdout"] for each in results] == ["short\n", "long\n"]
     assert [f":{first.pid}:" in (each.worker or "") for each in results] == [True, False]
     assert sorted(lines_of(begun)) == ["long", "long", "short"]
-    kill(second)
+    second.kill()
 
 
 @pytest.mark.parametrize("durable", ["postgres"], indirect=True)
@@ -597,7 +597,7 @@ def test_another_worker_replaces_a_frozen_one(quiet: Site, tmp_path: Path) -> No
 
     assert f":{second.pid}:" in (done(results[0]).worker or "")
     for each in (first, second):
-        kill(each)
+        each.kill()
 
 
 def test_work_that_has_ended_ten_workers_is_given_up(file_site: Site) -> None:
@@ -621,7 +621,7 @@ def test_work_runs_in_a_process_of_its_own_on_the_worker(file_site: Site) -> Non
     result = done(file_site.runner.execute(request(file_site.module(), "run", argv=["echo", "hello"])))
 
     assert (result.output["stdout"], result.runner) == ("hello\n", "queue")
-    kill(worker)
+    worker.kill()
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan")], ids=repr)
@@ -690,7 +690,7 @@ def test_workers_killed_again_and_again_do_each_thing_once(durable: Durable, tmp
             for _ in range(60):
                 time.sleep(chance.uniform(0.1, 1.5))
                 which = chance.randrange(len(workers))
-                kill(workers[which])
+                workers[which].kill()
                 workers[which] = durable.begin("worker", modules=str(site.modules), queue=site.queue, lease=3.0)
         finally:
             stop.set()
@@ -702,4 +702,4 @@ def test_workers_killed_again_and_again_do_each_thing_once(durable: Durable, tmp
     print(f"{sum(map(len, sent))} pieces of work, {retried[0]} asked again")
     sender.close()
     for worker in workers:
-        kill(worker)
+        worker.kill()

@@ -24,7 +24,7 @@ from actionengine.boundary.request import ExecutionRequest, ModuleContext
 from actionengine.boundary.roots import ModuleRoots
 from actionengine.durable.client import DurableClient
 from tests.command_line import Run
-from tests.durable.databases import empty_database, eventually
+from tests.durable.databases import Durable, empty_database, eventually, sqlite
 
 ACME = Tenant(UUID(int=1), "acme")
 COMMAND = [sys.executable, "-c", "from actionengine.cli import main; main()", "runner", "work"]
@@ -67,29 +67,35 @@ def asked(module: ModuleContext, action: str, **input: Any) -> ExecutionRequest:
 def test_a_worker_runs_until_it_is_told_to_stop(
     tmp_path: Path, module: ModuleContext, children: list[subprocess.Popen[str]]
 ) -> None:
+    """Its module actions can be in the working directory."""
+    (tmp_path / "our_actions.py").write_text(
+        "from actionengine.boundary.module_actions import MODULE_ACTIONS\n"
+        "from dataclasses import replace\n"
+        "ACTIONS = (*MODULE_ACTIONS, replace(MODULE_ACTIONS[0], name='look', handler=lambda data, work: 'looked'))\n"
+    )
     url = f"sqlite:///{tmp_path / 'durable.db'}"
-    worker = work(url, tmp_path)
+    worker = work(url, tmp_path, "--actions", "our_actions:ACTIONS")
     children.append(worker)
 
-    with QueueRunner(url, CODE_MODULE_DEFAULT) as runner:
-        answer = runner.execute(asked(module, "write", path="a", text="text"))
+    actions = (*MODULE_ACTIONS, replace(MODULE_ACTIONS[0], name="look"))
+    with QueueRunner(url, CODE_MODULE_DEFAULT, actions) as runner:
+        answer = runner.execute(asked(module, "look", path="a"))
     worker.send_signal(signal.SIGTERM)
     _, errors = worker.communicate(timeout=90)
 
-    assert isinstance(answer, Success), answer
-    assert (module.root / "a").read_text() == "text"
+    assert answer.unwrap().output == "looked"
     assert (worker.returncode, errors) == (0, "")
 
 
 def test_a_signal_finishes_work_and_a_second_one_ends_at_once(
     tmp_path: Path, module: ModuleContext, children: list[subprocess.Popen[str]]
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'durable.db'}"
-    first = work(url, tmp_path, "--runner", "in-process", "--lease", "1", "--grace", "60")
+    durable = sqlite(tmp_path)
+    first = work(durable.url, tmp_path, "--runner", "in-process", "--lease", "1", "--grace", "60", "--no-set-up")
     children.append(first)
     script = "echo x >> begun; test $(wc -l < begun) = 2 || sleep 60; echo done"
     answers: list[Any] = []
-    with QueueRunner(url, CODE_MODULE_DEFAULT) as runner:
+    with QueueRunner(durable.url, CODE_MODULE_DEFAULT) as runner:
         request = asked(module, "run", argv=["sh", "-c", script])
         asking = threading.Thread(target=lambda: answers.append(runner.execute(request)))
         asking.start()
@@ -100,38 +106,16 @@ def test_a_signal_finishes_work_and_a_second_one_ends_at_once(
             first.wait(1)
         first.send_signal(signal.SIGINT)
         _, errors = first.communicate(timeout=90)
-        children.append(work(url, tmp_path, "--no-set-up"))
+        durable.start("worker", modules=str(tmp_path / "modules"), queue="actionengine.modules")
         asking.join()
+    durable.end()
 
     assert (first.returncode, errors) == (1, "")
     assert answers[0].unwrap().output["stdout"] == "done\n"
 
 
-def test_module_actions_beside_the_operator_are_found(
-    tmp_path: Path, module: ModuleContext, children: list[subprocess.Popen[str]]
-) -> None:
-    (tmp_path / "our_actions.py").write_text(
-        "from actionengine.boundary.module_actions import MODULE_ACTIONS\n"
-        "from dataclasses import replace\n"
-        "ACTIONS = (*MODULE_ACTIONS, replace(MODULE_ACTIONS[0], name='look', handler=lambda data, work: 'looked'))\n"
-    )
-    url = f"sqlite:///{tmp_path / 'durable.db'}"
-    children.append(work(url, tmp_path, "--actions", "our_actions:ACTIONS"))
-
-    actions = (*MODULE_ACTIONS, replace(MODULE_ACTIONS[0], name="look"))
-    with QueueRunner(url, CODE_MODULE_DEFAULT, actions) as runner:
-        answer = runner.execute(asked(module, "look", path="a"))
-
-    assert answer.unwrap().output == "looked"
-
-
 def test_a_restricted_role_works_on_the_owners_tables(
-    run: Run,
-    run_process: Run,
-    postgres_server: str,
-    tmp_path: Path,
-    module: ModuleContext,
-    children: list[subprocess.Popen[str]],
+    run: Run, run_process: Run, postgres_server: str, tmp_path: Path, module: ModuleContext
 ) -> None:
     database = empty_database(postgres_server)
     options = ("--modules", str(tmp_path), "--profile", "READ_ONLY", "--url", database.app_url)
@@ -140,9 +124,11 @@ def test_a_restricted_role_works_on_the_owners_tables(
 
     done = run("workflows", "upgrade", "--url", database.owner_url, "--app-role", "app")
     again = run("workflows", "upgrade", "--url", database.owner_url)
-    children.append(work(database.app_url, tmp_path))
+    durable = Durable(database.app_url)
+    durable.start("worker", modules=str(tmp_path / "modules"), queue="actionengine.modules", set_up=True)
     with QueueRunner(database.app_url, CODE_MODULE_DEFAULT) as runner:
         answer = runner.execute(asked(module, "list"))
+    durable.end()
 
     assert (refused.returncode, not_allowed.returncode) == (1, 1)
     assert "actionengine workflows upgrade" in refused.stderr
@@ -188,12 +174,11 @@ def assert_refused(done: subprocess.CompletedProcess[str], message: str) -> None
 def test_a_missing_extra_is_named(run_process: Run, tmp_path: Path) -> None:
     (tmp_path / "dbos.py").write_text("raise ModuleNotFoundError('away', name='dbos')\n")
 
-    for command in (("workflows", "upgrade"), ("runner", "work", "--modules", ".", "--profile", "READ_ONLY")):
-        done = run_process(*command, "--url", "sqlite:///durable.db", PYTHONPATH=str(tmp_path))
+    done = run_process("workflows", "upgrade", "--url", "sqlite:///durable.db", PYTHONPATH=str(tmp_path))
 
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "pip install 'actionengine[workflows]'" in done.stderr
-        assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "pip install 'actionengine[workflows]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_tables_are_made_in_a_file_that_was_not_there(run: Run, tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +35,7 @@ from actionengine.durable.host import DurableFunction, DurableHost, opened, upgr
 from actionengine.durable.leases import Leases
 from actionengine.durable.retries import MAX_RETRY_INTERVAL, shorten_pauses
 from actionengine.durable.urls import durable_url
+from tests.command_line import Run
 from tests.durable.databases import Durable, eventually, lines_of
 from tests.durable.executor import append
 from tests.durable.test_queue_runner import ACME, done, refused, request
@@ -155,18 +154,13 @@ def test_a_host_does_not_start_without_an_answer(url: str, proxy: FaultyProxy, q
             assert takes(start) < LONG
 
 
-def test_an_operator_is_told_that_nothing_answers(url: str, proxy: FaultyProxy) -> None:
+def test_an_operator_is_told_that_nothing_answers(run: Run, url: str, proxy: FaultyProxy) -> None:
     proxy.swallow_new("after login")
-    program = [sys.executable, "-c", "from actionengine.cli import main; main()", "workflows", "upgrade"]
 
-    told = subprocess.run(
-        [*program, "--url", url, "--answer-timeout", "0.5"], capture_output=True, text=True, timeout=90
-    )
+    told = run("workflows", "upgrade", "--url", url, "--answer-timeout", "0.5")
 
     assert told.returncode == 1
-    assert "the database did not answer within 0.5 s (answer_timeout): check the network" in " ".join(
-        told.stderr.split()
-    )
+    assert "the database did not answer within 0.5 s (answer_timeout): check the network" in told.stderr
 
 
 def test_a_host_does_not_start_if_the_network_falls_silent(

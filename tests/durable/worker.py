@@ -1,10 +1,10 @@
-"""A `RunnerWorker` in a process of its own: `python -m tests.durable.worker '{"url": ...}'`."""
+"""The program of a child process with a `RunnerWorker`."""
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
+from multiprocessing.connection import Connection
+from typing import Any
 
 from actionengine.boundary.capabilities import PROFILES
 from actionengine.boundary.in_process import InProcessRunner
@@ -16,8 +16,7 @@ from actionengine.boundary.subprocess_runner import SubprocessRunner
 from tests.durable.actions import ACTIONS
 
 
-def main() -> None:
-    options = json.loads(sys.argv[1])
+def main(options: dict[str, Any], test: Connection) -> None:
     profile = PROFILES[options.get("profile", "CODE_MODULE_DEFAULT")]
     # By what lies there, commands of the tests tell how far they have come.
     outside = [tempfile.gettempdir()]
@@ -34,14 +33,10 @@ def main() -> None:
         concurrency=options.get("concurrency", 8),
         lease=options.get("lease", 10.0),
         poll_interval=0.05,
-        set_up=False,
+        set_up=options.get("set_up", False),
     )
     worker.start()
-    print("ready")
-    sys.stdin.readline()
+    test.send("ready")
+    test.recv()
     worker.stop(options.get("grace", 10.0))
-    print("ended")
-
-
-if __name__ == "__main__":
-    main()
+    test.send("ended")

@@ -259,9 +259,9 @@ def test_a_later_column_fails_the_check_only(run: Run, operated: Operated) -> No
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("host_models_of_the_command_line:nothing", "cannot be found"),
+        ("host_models_of_the_command_line:nothing", "cannot be imported"),
         ("host_models_of_the_command_line", "is not a MetaData"),
-        ("no_such_module:metadata", "cannot be found"),
+        ("no_such_module:metadata", "cannot be imported"),
     ],
 )
 @pytest.mark.parametrize("operated", ["sqlite"], indirect=True)

@@ -216,4 +216,4 @@ def test_a_projection_is_rebuilt_from_the_command_line(run_process: Run, host: H
     status = run_process("projection", "status", "boards:board", "--tenant", "acme", PYTHONWARNINGS="ignore").stdout
     assert status.startswith("generation 2 is at position ")
     assert status.endswith(", 0 events behind\n")
-    assert "cannot be found" in run_process("projection", "status", "boards:nothing", "--tenant", "acme").stderr
+    assert "cannot be imported" in run_process("projection", "status", "boards:nothing", "--tenant", "acme").stderr
