@@ -300,7 +300,7 @@ POISON = {
     "for ever": (1, "nobody wants a", 1),
     "batch": (5, "something in this call is wrong", 3),
     "partly": (5, "nobody wants a", 3),
-    "hang": (1, "did not end within", 3),
+    "hang": (1, "did not answer within", 3),
 }
 """What an event does to its publisher: which takes so many at once; the dead letter's reason, and its attempts."""
 

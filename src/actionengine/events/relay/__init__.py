@@ -1,1 +1,1 @@
-"""The relay: it delivers the events of the outbox to publishers."""
+"""The relay delivers the events of the outbox to publishers."""

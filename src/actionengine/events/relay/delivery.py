@@ -1,10 +1,11 @@
-"""What becomes of a batch of events: who is published with whom, what counts as whose failure, when it is retried.
+"""The delivery of one batch: which events are published together, which of them a failure counts against, and when
+they are retried.
 
-A wave has one event of each subject at most, so that the order of a subject is kept though a wave goes out at once.
-What has failed before is published alone, so that one event which no publisher can take fails for itself.
+A wave has at most one event of each subject, so that the order of a subject is kept although a wave goes out at once.
+Events that have failed before are published alone, so that an event which no publisher can take fails alone.
 
-A call that does not end tells nothing of whose fault that is. Its events are postponed. It counts against an event only
-where that was published alone, and others were delivered since; otherwise the publisher counts as unavailable.
+A call that does not end does not tell which of its events is at fault. They are postponed. The call counts against an
+event only if that was published alone and others were delivered since; otherwise the publisher counts as unavailable.
 """
 
 from __future__ import annotations
@@ -33,27 +34,27 @@ from actionengine.masking.redaction import redact
 from actionengine.storage.outbox import FailedDelivery, PendingEvent
 
 Subject = tuple[int, str]
-"""A tenant's id as a number, which is found faster, and a subject; or the id of an event that has none."""
+"""A tenant's id as a number, which hashes faster, and a subject; or the id of an event that has none."""
 
 Item = tuple[PendingEvent, Event]
 
-_REMEMBERED = 10_000
-"""Events of which is remembered how often they could not be delivered without that being counted."""
+_MAX_REMEMBERED = 10_000
+"""Events whose uncounted failures are remembered."""
 
 _MAX_HANGS = 10
-"""Calls with an event alone that may end in nothing before they count against it, where nothing else was delivered."""
+"""Calls with an event alone that may hang before they count against it, even if nothing else was delivered."""
 
 _MAX_UNCOUNTED_INTERVAL = 30.0
-"""Seconds that an event waits at most after an attempt that is not counted."""
+"""Longest wait in seconds after an attempt that is not counted."""
 
 _MAX_REASON_LENGTH = 2000
-"""Characters of the reason that a dead letter keeps."""
+"""Characters of a dead letter's reason."""
 
 
 @dataclass(slots=True)
 class Delivery:
-    """What became of a batch. `outage` says why the publisher could take nothing more; what is in neither list was not
-    published."""
+    """The outcome of a batch. `outage` is the reason why the publisher could take no more events; an event in neither
+    list was not published."""
 
     delivered: list[Item] = field(default_factory=list)
     failed: list[FailedDelivery] = field(default_factory=list)
@@ -61,30 +62,31 @@ class Delivery:
 
 
 class Retries:
-    """When a failed event is tried again. Times are in seconds."""
+    """The schedule of further attempts. Times are in seconds."""
 
-    def __init__(self, most: int, first: float, longest: float) -> None:
-        self.most = most
+    def __init__(self, max_attempts: int, first: float, longest: float) -> None:
+        self._max_attempts = max_attempts
         self._first = first
         self._longest = longest
 
     def after(self, attempts: int) -> float:
-        """The pause after so many failed attempts."""
+        """Return the pause after this number of failed attempts."""
         return equal_jitter(delay(attempts, self._first, self._longest))
 
     def failed(self, pending: PendingEvent, error: PublishError, postponed: int = 0) -> FailedDelivery:
-        """A failed attempt: with a next one, or a dead letter. `postponed` is how many before were not counted."""
+        """Return a failed attempt with the time of the next one, or a dead letter. `postponed` is the number of earlier
+        attempts that were not counted."""
         reason = storable_reason(error)
         if isinstance(error, PublisherUnavailable):
             pause = min(_MAX_UNCOUNTED_INTERVAL, self.after(pending.attempts + postponed + 1))
             return FailedDelivery(pending, reason, pause, counts=False)
         attempts = pending.attempts + 1
-        is_last = not getattr(error, "retry", True) or attempts >= self.most
+        is_last = not getattr(error, "retry", True) or attempts >= self._max_attempts
         return FailedDelivery(pending, reason, None if is_last else self.after(attempts))
 
 
 class Deliverer:
-    """Gives batches of events to a publisher, in the event loop of that."""
+    """Delivers batches of events to a publisher, in the publisher's event loop."""
 
     def __init__(
         self, publisher: Publisher, timeout: float, retries: Retries, event_types: Mapping[str, EventType]
@@ -100,11 +102,11 @@ class Deliverer:
 
     @property
     def suspects(self) -> int:
-        """How many events there are that the publisher did not end with."""
+        """The number of events whose calls hung or lost the connection."""
         return len(self._hangs)
 
-    async def deliver(self, batch: Sequence[PendingEvent], may_go_on: Callable[[], Awaitable[bool]]) -> Delivery:
-        """Publish a batch, as long as nothing is in the way; `may_go_on` is asked before each call."""
+    async def deliver(self, batch: Sequence[PendingEvent], can_continue: Callable[[], Awaitable[bool]]) -> Delivery:
+        """Publish a batch until an outage, or until `can_continue`, which is called before each call, says no."""
         delivery = Delivery()
         held: set[Subject] = set()
         for wave in _waves(batch):
@@ -117,7 +119,7 @@ class Deliverer:
                 except EventVersionError as error:
                     delivery.failed.append(self._failed(pending, PublishError(str(error))))
             before = len(delivery.delivered)
-            await self._deliver_wave(items, delivery, may_go_on)
+            await self._deliver_wave(items, delivery, can_continue)
             if len(delivery.delivered) - before < len(wave):
                 arrived = {event.id for _, event in delivery.delivered[before:]}
                 held.update(_subject(pending) for pending in wave if pending.event.id not in arrived)
@@ -126,14 +128,14 @@ class Deliverer:
         return delivery
 
     async def _deliver_wave(
-        self, items: Sequence[Item], delivery: Delivery, may_go_on: Callable[[], Awaitable[bool]]
+        self, items: Sequence[Item], delivery: Delivery, can_continue: Callable[[], Awaitable[bool]]
     ) -> None:
         calls = self._calls(items)
         at_once = max(1, getattr(self._publisher, "concurrency", 1))
-        while calls and delivery.outage is None and await may_go_on():
+        while calls and delivery.outage is None and await can_continue():
             group, calls = calls[:at_once], calls[at_once:]
             answers = await self._publish_group(group)
-            # What was delivered first: whether a call that did not end tells something depends on it.
+            # Deliveries first: the meaning of a call that hung depends on them.
             for published, answer in sorted(zip(group, answers, strict=True), key=lambda pair: _is_timeout(pair[1])):
                 if len(published) > 1 and _names_events(answer):
                     calls += [[item] for item in published]
@@ -141,7 +143,7 @@ class Deliverer:
                     self._record(published, answer, delivery)
 
     def _calls(self, items: Sequence[Item]) -> list[list[Item]]:
-        """Who is published with whom; first those that have given no trouble."""
+        """Return the events of each call, first those that have not failed before."""
         size = max(1, getattr(self._publisher, "batch_size", 100))
         fine = [item for item in items if not item[0].attempts and item[1].id not in self._hangs]
         calls = [fine[start : start + size] for start in range(0, len(fine), size)]
@@ -187,8 +189,8 @@ class Deliverer:
                 numbers.pop(item[1].id, None)
 
     def _record_loss(self, items: Sequence[Item], answer: ConnectionLost, delivery: Delivery) -> None:
-        """A connection that was lost may be the fault of what was sent: of an event that was alone, where others were
-        delivered since it first met that. They are tried last from now on."""
+        """Record a lost connection. It counts against an event that was alone, if others were delivered since its first
+        loss. From now on these events are tried last."""
         for pending, event in items:
             _count(self._hangs, event.id)
             hung_at = self._hung_at.setdefault(event.id, self._delivered)
@@ -198,16 +200,16 @@ class Deliverer:
                 delivery.outage = answer
 
     def _record_timeout(self, items: Sequence[Item], delivery: Delivery) -> None:
-        """What did not end is postponed, so that others get their chance. It counts against an event that was alone,
-        where others were delivered since it first hung, or where it has hung too often."""
-        outage = PublisherUnavailable(f"the publisher did not end within {self._timeout:g} s")
+        """Postpone events whose call hung, so that others are tried. The call counts against an event that was alone,
+        if others were delivered since it first hung, or if it has hung too often."""
+        outage = PublisherUnavailable(f"the publisher did not answer within {self._timeout:g} s")
         for pending, event in items:
             number = _count(self._hangs, event.id)
             hung_at = self._hung_at.setdefault(event.id, self._delivered)
             counts = len(items) == 1 and (self._delivered > hung_at or number > _MAX_HANGS)
             failure = self._failed(pending, PublishError(str(outage)) if counts else outage)
             if failure.retry_in is not None:
-                # Others are tried before it is its turn again.
+                # Others are tried first.
                 pause = min(_MAX_UNCOUNTED_INTERVAL, self._timeout * number)
                 failure = failure._replace(retry_in=max(failure.retry_in, pause))
             delivery.failed.append(failure)
@@ -225,9 +227,9 @@ class Deliverer:
 
 
 def _count(numbers: dict[str, int], id: str) -> int:
-    """Count something that has happened to an event: how often it has by now."""
+    """Count something for an event, and return its number."""
     number = numbers.pop(id, 0) + 1
-    while len(numbers) >= _REMEMBERED:
+    while len(numbers) >= _MAX_REMEMBERED:
         del numbers[next(iter(numbers))]
     numbers[id] = number
     return number
@@ -238,7 +240,7 @@ def _is_timeout(answer: object) -> bool:
 
 
 def _names_events(answer: object) -> bool:
-    """Return whether a call has failed for one of its events, and nobody knows for which."""
+    """Return whether a call has failed because of one of its events, without naming it."""
     return isinstance(answer, Exception) and not isinstance(answer, TimeoutError | PublisherUnavailable)
 
 
@@ -248,7 +250,7 @@ def _reason(error: Exception) -> PublishError:
 
 
 def storable_reason(error: BaseException) -> str:
-    """A reason as every database can keep it, and everybody who looks after relays may see it."""
+    """Return a reason that every database can store, without secrets."""
     return redact(storable_text(error_text(error))).replace("\0", "")[:_MAX_REASON_LENGTH]
 
 
@@ -258,7 +260,7 @@ def _subject(pending: PendingEvent) -> Subject:
 
 
 def _waves(batch: Iterable[PendingEvent]) -> list[list[PendingEvent]]:
-    """A batch in waves: the first event of each subject, the second ones, and so on."""
+    """Return a batch in waves: the first event of each subject, then the second ones, and so on."""
     waves: list[list[PendingEvent]] = []
     seen: dict[Subject, int] = {}
     for pending in batch:

@@ -1,4 +1,4 @@
-"""What a relay tells OpenTelemetry, where that is installed."""
+"""The metrics of a relay, for OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from actionengine.storage.rows import Backlog
 
 
 class RelayMetrics:
-    """The instruments of one relay: nothing, where OpenTelemetry is not installed."""
+    """The instruments of one relay. Without OpenTelemetry they record nothing."""
 
     def __init__(self, name: str, queue: str) -> None:
         self._queue = {"actionengine.queue": queue}
@@ -48,7 +48,7 @@ class RelayMetrics:
         }
 
     def count(self, delivered: list[Event], failed: int) -> None:
-        """A batch."""
+        """Record a batch."""
         if not self.is_on:
             return
         now = datetime.now(UTC)
@@ -58,7 +58,7 @@ class RelayMetrics:
             self._delay.record((now - event.occurred_at).total_seconds(), self._attributes)
 
     def gauge(self, status: OutboxStatus) -> None:
-        """How much there is to deliver."""
+        """Record the status of the queue."""
         if not self.is_on:
             return
         self._gauges["pending"].set(status.pending, self._queue)
@@ -67,17 +67,17 @@ class RelayMetrics:
         self._gauges["age"].set(age_of(status), self._queue)
 
     def gauge_backlog(self, backlog: Backlog) -> None:
-        """Report what waits for people, and for its time."""
+        """Record the waiting approvals and the active schedules."""
         self._backlog["actionengine.approvals.waiting"].set(backlog.approvals)
         self._backlog["actionengine.approvals.age"].set(age_since(backlog.oldest_approval))
         self._backlog["actionengine.schedules.active"].set(backlog.schedules)
 
 
 def age_of(status: OutboxStatus) -> float:
-    """How long the oldest event has waited, in seconds; 0 where there is none."""
+    """Return the age of the oldest event in seconds; 0 if there is none."""
     return age_since(status.oldest)
 
 
 def age_since(time: datetime | None) -> float:
-    """Return the seconds since a time; 0 for none."""
+    """Return the seconds since a time; 0 for None."""
     return max(0.0, (datetime.now(UTC) - time).total_seconds()) if time is not None else 0.0

@@ -1,11 +1,12 @@
-"""The relay: takes events from the outbox and gives them to a publisher, at least once, in order per subject.
+"""The relay: it delivers the events of the outbox to publishers, at least once, in order per subject.
 
-One batch after another: take, publish in waves, settle. A wave has one event of each subject at most, so that the order
-of a subject is kept though a wave goes out at once; once an event has failed, those after it in its subject wait.
+It repeats three steps: take a batch, publish it in waves, settle it. A wave has at most one event of each subject, so
+that the order of a subject is kept although a wave goes out at once. After an event has failed, the later events of its
+subject wait.
 
-What a crash or a pause repeats is at most what one batch has published and not settled yet. Whoever takes a batch
-begins with the oldest event of a subject that is not settled, so that of two relays which publish the same events
-neither runs ahead of the other: the first time that an event arrives is after those before it in its subject.
+After a crash or a pause, at most one batch is published again: the one that was not settled. Every relay begins with
+the oldest unsettled event of a subject. So if two relays publish the same events, neither runs ahead of the other: an
+event arrives for the first time after all events before it in its subject have arrived.
 
 Transactional outbox and relay after Richardson, "Microservices Patterns", ch. 3.
 """
@@ -16,8 +17,7 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.errors import ConfigurationError
@@ -25,38 +25,36 @@ from actionengine.event_types import EventType, by_type
 from actionengine.events.publishers.fanout import by_queue, nobody
 from actionengine.events.publishers.port import Publisher, PublishError
 from actionengine.events.relay.delivery import Deliverer, Retries
-from actionengine.events.relay.parts import Part
-from actionengine.events.relay.worker import RelaySettings
+from actionengine.events.relay.operations import OutboxOperations, check_queue
+from actionengine.events.relay.worker import RelaySettings, RelayWorker
 from actionengine.storage.errors import StorageError
-from actionengine.storage.outbox import EVENTS, QUEUES, DeadLetter, Outbox, OutboxStatus
+from actionengine.storage.outbox import EVENTS, DeadLetter, OutboxStatus
 from actionengine.storage.port import Storage
-
-T = TypeVar("T")
 
 
 class Relay:
     """Delivers the events of all tenants in a storage. Any number of relays can run at once, in one process or many.
 
-    It works at the queue `events` of the outbox, and at those that its publishers name; each of its queues is worked at
-    by itself, so that none waits for another one.
+    It works at the queue `events` of the outbox, and at the queues that its publishers name. Each queue is worked at
+    independently, so that none waits for another one.
 
     Args:
-        storage: where the outbox is.
-        publisher: where the events go: a `Publisher`, such as `CallbackPublisher(function)`.
-        batch_size: events that are taken at once; also the most that a crash can repeat.
+        storage: the storage with the outbox.
+        publisher: the `Publisher` that gets the events, such as `CallbackPublisher(function)`.
+        batch_size: the number of events that are taken at once, and the most that a crash can repeat.
         publish_timeout: seconds that one call of the publisher may take.
         max_attempts: failed attempts after which an event is a dead letter. It then holds back its own subject, until
-            it is redriven or skipped.
+            an operator redrives or skips it.
         first_backoff: seconds before the second attempt; each further one waits twice as long, with jitter.
-        longest_backoff: seconds that it waits at most.
-        poll_interval: seconds after which the outbox is looked at, even where nothing was heard of new events.
-        event_types: declarations by which old events are brought to their newest version before they are published.
-        name: of this relay, in its status; the host and the process by default.
-        queues: the queues that it works at, where it is to leave others to other relays.
+        longest_backoff: the longest wait in seconds.
+        poll_interval: seconds after which the relay looks at the outbox, even without a notification of new events.
+        event_types: declarations that upcast old events to their newest version before they are published.
+        name: the name of this relay in its status; the host and the process by default.
+        queues: the queues to work at, if other relays work at the others.
 
     Raises:
-        ConfigurationError: for something that is no publisher, for numbers that make no sense, and for a queue that is
-            not there, or that the publisher takes nothing from.
+        ConfigurationError: for something that is no publisher, for numbers that are not above 0, and for a queue that
+            does not exist or that the publisher takes nothing from.
     """
 
     def __init__(
@@ -76,56 +74,64 @@ class Relay:
     ) -> None:
         if not callable(getattr(publisher, "publish", None)):
             raise ConfigurationError(
-                f"a relay needs a publisher, something with a method publish(events), not {publisher!r}; "
+                f"a relay needs a publisher, an object with a method publish(events), not {publisher!r}; "
                 f"CallbackPublisher makes one of a function"
             )
-        numbers = (batch_size, publish_timeout, max_attempts, first_backoff, longest_backoff, poll_interval)
-        if not all(number > 0 for number in numbers):
-            raise ConfigurationError("the numbers of a relay are all above 0")
+        numbers = {
+            "batch_size": batch_size,
+            "publish_timeout": publish_timeout,
+            "max_attempts": max_attempts,
+            "first_backoff": first_backoff,
+            "longest_backoff": longest_backoff,
+            "poll_interval": poll_interval,
+        }
+        for argument, number in numbers.items():
+            if not number > 0:
+                raise ConfigurationError(f"{argument} must be above 0, not {number!r}")
         self._storage = storage
-        retries = (max_attempts, first_backoff, longest_backoff)
+        retries = Retries(max_attempts, first_backoff, longest_backoff)
         declared = by_type(event_types.values() if isinstance(event_types, Mapping) else event_types)
         name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._parts = [
-            Part(
+            _QueueRelay(
                 storage,
                 queue,
                 part,
-                Deliverer(part, publish_timeout, Retries(*retries), declared),
+                Deliverer(part, publish_timeout, retries, declared),
                 RelaySettings(name, _name_of(part), batch_size, publish_timeout, poll_interval),
             )
-            for queue, part in _parts(publisher, queues)
+            for queue, part in _publishers_by_queue(publisher, queues)
         ]
 
     # Delivering
 
     def run(self) -> None:
-        """Deliver events until `stop` is called, which another thread or a signal handler does.
+        """Deliver events until another thread or a signal handler calls `stop`.
 
-        A publisher or a storage that is out of reach is logged and tried again. Raises `ConfigurationError` and
-        `StorageError` where one of them cannot work at all: no schema, no grants, no signing key.
+        A publisher or a storage that is unavailable is logged and tried again. Raises `ConfigurationError` and
+        `StorageError` if one of them cannot work at all: no schema, no grants, no signing key.
         """
         first, *others = self._parts
-        outcomes = [_Outcome(part, first.stop) for part in others]
-        for outcome in outcomes:
-            outcome.start()
+        threads = [_RelayThread(part, first.stop) for part in others]
+        for thread in threads:
+            thread.start()
         try:
             first.run()
         finally:
             for part in others:
                 part.stop()
-            for outcome in outcomes:
-                outcome.join()
+            for thread in threads:
+                thread.join()
             if others:
                 for part in self._parts:
-                    # What has ended this run does not end the next one.
+                    # The stop that has ended this run does not end the next one.
                     part.is_stopped = False
-        for outcome in outcomes:
-            if outcome.error is not None:
-                raise outcome.error
+        for thread in threads:
+            if thread.error is not None:
+                raise thread.error
 
     async def run_async(self) -> None:
-        """The same under an event loop. A cancelled task gives back what it had taken."""
+        """Do the same under an event loop. A cancelled task releases the events that it had taken."""
         if len(self._parts) == 1:
             await self._parts[0].work("async", ends=False)
             return
@@ -141,65 +147,15 @@ class Relay:
                 task.result()
 
     def drain(self) -> int:
-        """Deliver what is due, and no more: the number of events, of the first queue where there are several.
+        """Deliver the events that are due, and return their number; with several queues, that of the first one.
 
-        What waits for another attempt is not waited for. Raises `PublisherUnavailable` and `StorageUnavailable`.
+        Events that wait for another attempt are left. Raises `PublisherUnavailable` and `StorageUnavailable`.
         """
         return run_sync(self._drain("sync"))
 
     async def drain_async(self) -> int:
-        """The same under an event loop."""
+        """Do the same under an event loop."""
         return await self._drain("async")
-
-    def stop(self) -> None:
-        """Let `run` come to its end: what is being published is settled, the rest of the batch is given back. May be
-        called from any thread, and from a signal handler. A `run` that has not begun yet ends as it begins."""
-        for part in self._parts:
-            part.stop()
-
-    # Operating
-
-    def status(self, *, queue: str | None = None) -> OutboxStatus:
-        """How much there is to deliver from a queue, since when, and which relays do it; from the first queue that this
-        relay works at, where none is named."""
-        return run_sync(self._status("sync", queue))
-
-    async def status_async(self, *, queue: str | None = None) -> OutboxStatus:
-        """The same under an event loop."""
-        return await self._status("async", queue)
-
-    def dead_letters(
-        self, *, after: str | None = None, limit: int = 100, queue: str | None = None
-    ) -> Sequence[DeadLetter]:
-        """Events that are not tried any more, with the reason, by event id: those after the id `after`; of one queue,
-        or of all."""
-        return run_sync(self._dead_letters("sync", after, limit, queue))
-
-    async def dead_letters_async(
-        self, *, after: str | None = None, limit: int = 100, queue: str | None = None
-    ) -> Sequence[DeadLetter]:
-        """The same under an event loop."""
-        return await self._dead_letters("async", after, limit, queue)
-
-    def redrive(self, ids: Iterable[str] | None = None, *, queue: str | None = None) -> int:
-        """Try dead letters again: those with these event ids, or all that nobody has skipped; of one queue, or of all.
-        How many there were."""
-        return run_sync(self._redrive("sync", ids, queue))
-
-    async def redrive_async(self, ids: Iterable[str] | None = None, *, queue: str | None = None) -> int:
-        """The same under an event loop."""
-        return await self._redrive("async", ids, queue)
-
-    def skip(self, ids: Iterable[str], reason: str, *, queue: str | None = None) -> int:
-        """Give up dead letters with these event ids, so that their subjects go on; of one queue, or of all. How many
-        there were."""
-        return run_sync(self._skip("sync", ids, reason, queue))
-
-    async def skip_async(self, ids: Iterable[str], reason: str, *, queue: str | None = None) -> int:
-        """The same under an event loop."""
-        return await self._skip("async", ids, reason, queue)
-
-    # The flow, for both modes
 
     async def _drain(self, mode: Mode) -> int:
         delivered: list[int] = []
@@ -208,82 +164,135 @@ class Relay:
             try:
                 delivered.append(await part.work(mode, ends=True))
             except (PublishError, StorageError, ConfigurationError) as error:
-                # What is wrong with one queue says nothing of the others.
+                # The other queues may still work.
                 errors.append(error)
         if errors:
             raise errors[0]
         return delivered[0]
 
-    async def _status(self, mode: Mode, queue: str | None) -> OutboxStatus:
-        (status,) = await self._ask(mode, queue or self._parts[0].queue, lambda outbox: outbox.status())
-        return status
+    def stop(self) -> None:
+        """End `run` soon: the relay settles the events that are being published, and releases the rest of the batch.
+        Any thread and any signal handler may call this. A `run` that has not begun yet ends as it begins."""
+        for part in self._parts:
+            part.stop()
 
-    async def _dead_letters(self, mode: Mode, after: str | None, limit: int, queue: str | None) -> list[DeadLetter]:
-        pages = await self._ask(mode, queue, lambda outbox: outbox.dead_letters(after=after, limit=limit))
-        found = sorted((letter for page in pages for letter in page), key=lambda letter: letter.event.id)
-        # An event that is dead in several queues is on one page, since the next one begins after its id.
-        return [letter for letter in found if letter.event.id <= found[:limit][-1].event.id]
+    # Operating
 
-    async def _redrive(self, mode: Mode, ids: Iterable[str] | None, queue: str | None) -> int:
-        named = _listed(ids)
-        return sum(await self._ask(mode, queue, lambda outbox: outbox.redrive(named)))
+    def status(self, *, queue: str | None = None) -> OutboxStatus:
+        """Return the number of events to deliver from a queue, the age of the oldest one, and the relays that deliver
+        them. The default is the first queue of this relay."""
+        return run_sync(self._operations("sync").status(queue or self._parts[0].queue))
 
-    async def _skip(self, mode: Mode, ids: Iterable[str], reason: str, queue: str | None) -> int:
-        named = _listed(ids) or []
-        return sum(await self._ask(mode, queue, lambda outbox: outbox.skip(named, reason)))
+    async def status_async(self, *, queue: str | None = None) -> OutboxStatus:
+        """Do the same under an event loop."""
+        return await self._operations("async").status(queue or self._parts[0].queue)
 
-    async def _ask(self, mode: Mode, queue: str | None, ask: Callable[[Outbox], Coroutine[Any, Any, T]]) -> list[T]:
-        """Ask one queue, or all of them."""
-        answers: list[T] = []
-        for name in QUEUES if queue is None else (check_queue(queue),):
-            outbox = self._storage.outbox(mode, name)
-            try:
-                answers.append(await ask(outbox))
-            finally:
-                await outbox.close()
-        return answers
+    def dead_letters(
+        self, *, after: str | None = None, limit: int = 100, queue: str | None = None
+    ) -> Sequence[DeadLetter]:
+        """Return events that are not tried any more, with the reason, by event id: those after the id `after`, of one
+        queue or of all."""
+        return run_sync(self._operations("sync").dead_letters(after, limit, queue))
+
+    async def dead_letters_async(
+        self, *, after: str | None = None, limit: int = 100, queue: str | None = None
+    ) -> Sequence[DeadLetter]:
+        """Do the same under an event loop."""
+        return await self._operations("async").dead_letters(after, limit, queue)
+
+    def redrive(self, ids: Iterable[str] | None = None, *, queue: str | None = None) -> int:
+        """Try dead letters again: those with these event ids, or all that were not skipped; of one queue, or of all.
+        Return their number."""
+        return run_sync(self._operations("sync").redrive(ids, queue))
+
+    async def redrive_async(self, ids: Iterable[str] | None = None, *, queue: str | None = None) -> int:
+        """Do the same under an event loop."""
+        return await self._operations("async").redrive(ids, queue)
+
+    def skip(self, ids: Iterable[str], reason: str, *, queue: str | None = None) -> int:
+        """Give up the dead letters with these event ids, so that their subjects go on; of one queue, or of all. Return
+        their number."""
+        return run_sync(self._operations("sync").skip(ids, reason, queue))
+
+    async def skip_async(self, ids: Iterable[str], reason: str, *, queue: str | None = None) -> int:
+        """Do the same under an event loop."""
+        return await self._operations("async").skip(ids, reason, queue)
+
+    def _operations(self, mode: Mode) -> OutboxOperations:
+        return OutboxOperations(self._storage, mode)
 
 
-class _Outcome(threading.Thread):
-    """A part of a relay in a thread of its own, and what has come of it."""
+class _QueueRelay:
+    """The part of a relay that works at one queue. Parts share nothing, so that none waits for another one."""
 
-    def __init__(self, part: Part, give_up: Callable[[], None]) -> None:
+    def __init__(
+        self, storage: Storage, queue: str, publisher: Publisher, deliverer: Deliverer, settings: RelaySettings
+    ) -> None:
+        self.queue = queue
+        self._storage = storage
+        self._publisher = publisher
+        self._deliverer = deliverer
+        self._settings = settings
+        self._worker: RelayWorker | None = None
+        self.is_stopped = False
+
+    def run(self) -> None:
+        """Deliver events until `stop` is called."""
+        run_sync(self.work("sync", ends=False))
+
+    async def work(self, mode: Mode, ends: bool) -> int:
+        """Deliver events until `stop` is called; or, if it `ends`, until none is due. Return their number."""
+        if self._worker is not None:
+            raise RuntimeError("this relay is running already: make another one")
+        worker = self._worker = RelayWorker(
+            self._storage, self.queue, mode, self._publisher, self._deliverer, self._settings
+        )
+        try:
+            if self.is_stopped and not ends:
+                worker.stop()
+            return await worker.work(ends)
+        finally:
+            self._worker = None
+            self.is_stopped = False
+            await worker.close()
+
+    def stop(self) -> None:
+        """End `run` soon."""
+        self.is_stopped = True
+        worker = self._worker
+        if worker is not None:
+            worker.stop()
+
+
+class _RelayThread(threading.Thread):
+    """A thread for one part of a relay, and the error that ended it."""
+
+    def __init__(self, part: _QueueRelay, stop_relay: Callable[[], None]) -> None:
         super().__init__(name=f"actionengine-relay-{part.queue}", daemon=True)
         self._part = part
-        self._give_up = give_up
+        self._stop_relay = stop_relay
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Work until the relay is stopped; where this cannot work, the whole relay ends."""
+        """Work until the relay is stopped. After an error, stop the whole relay."""
         try:
             self._part.run()
         except BaseException as error:
             self.error = error
-            self._give_up()
+            self._stop_relay()
 
 
-def check_queue(queue: str) -> str:
-    """Return a queue of the outbox. Raises `ConfigurationError` where there is none of this name."""
-    if queue not in QUEUES:
-        raise ConfigurationError(f"there is no queue {queue!r}: the outbox has {', '.join(QUEUES)}")
-    return queue
-
-
-def _parts(publisher: Publisher, queues: Iterable[str] | None) -> list[tuple[str, Publisher]]:
+def _publishers_by_queue(publisher: Publisher, queues: Iterable[str] | None) -> list[tuple[str, Publisher]]:
     """Return the queues that a relay works at, each with its publisher."""
     taken = by_queue(publisher)
     if queues is None:
-        # What nobody wants of the host's events is delivered to nobody, or it would stay for ever.
+        # Events of the host that no publisher wants are delivered to `nobody`, or they would stay in the outbox.
         return list({EVENTS: nobody, **taken}.items())
     wanted = [check_queue(queue) for queue in ([queues] if isinstance(queues, str) else queues)]
     if not wanted or not taken.keys() >= set(wanted):
         named = ", ".join(wanted) or "none"
         raise ConfigurationError(f"{_name_of(publisher)} takes events from {', '.join(taken)}: queues names {named}")
     return [(queue, taken[queue]) for queue in wanted]
-
-
-def _listed(ids: Iterable[str] | None) -> list[str] | None:
-    return [ids] if isinstance(ids, str) else None if ids is None else list(ids)
 
 
 def _name_of(publisher: object) -> str:

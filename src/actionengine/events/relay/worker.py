@@ -1,4 +1,4 @@
-"""One run of a relay, from its start to its stop: take, deliver, settle, and what happens when one of them cannot."""
+"""One run of a relay at one queue: take, deliver, settle, and recover when one of these fails."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
+from typing import Any, TypeVar
 
 from uuid_utils.compat import uuid7
 
-from actionengine.concurrency.background_loop import LoopEnded
+from actionengine.concurrency.background_loop import BackgroundLoop, LoopEnded
 from actionengine.concurrency.backoff import delay, equal_jitter
 from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode
@@ -21,34 +22,35 @@ from actionengine.errors import ActionError, ConfigurationError
 from actionengine.events.publishers.port import Publisher, PublishError, PublisherUnavailable
 from actionengine.events.relay.delivery import Deliverer, Delivery, storable_reason
 from actionengine.events.relay.metrics import RelayMetrics
-from actionengine.events.relay.publisher_loop import PublisherLoop
 from actionengine.events.user_calls import call_out
 from actionengine.storage.errors import SerializationFailure, StorageError, StorageUnavailable
-from actionengine.storage.outbox import Outbox, OutboxStatus, PendingEvent, RelayHeartbeat
-from actionengine.storage.rows import Backlog
+from actionengine.storage.outbox import OutboxStatus, PendingEvent, RelayHeartbeat
+from actionengine.storage.port import Storage
+
+T = TypeVar("T")
 
 logger = logging.getLogger("actionengine")
 
 _HEARTBEAT_INTERVAL = 5.0
-"""Seconds between two beats."""
+"""Seconds between two heartbeats."""
 
 _LEASE_TIMEOUT = 10.0
-"""Seconds that a lease is longer than one call of the publisher may take."""
+"""Seconds that a lease is longer than the timeout of a publisher's call."""
 
 _MIN_RETRY_INTERVAL = 0.2
 _MAX_RETRY_INTERVAL = 15.0
-"""Seconds after which a publisher or a storage that was out of reach is tried again."""
+"""Seconds after which an unavailable publisher or storage is tried again."""
 
-_PASSING = (PublishError, StorageUnavailable, SerializationFailure, ActionError)
-"""What another try may find mended; a database's refusal of a statement that took too long is an `ActionError`."""
+_TRANSIENT = (PublishError, StorageUnavailable, SerializationFailure, ActionError)
+"""Errors after which the relay tries again. A database's refusal of a slow statement is an `ActionError`."""
 
-_PROBE = 10
+_PROBE_SIZE = 10
 """Events that are tried first after an outage."""
 
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
-    """What a shift is told by its relay; times are in seconds."""
+    """The settings of a relay for its workers; times are in seconds."""
 
     name: str
     publisher: str
@@ -58,21 +60,25 @@ class RelaySettings:
 
 
 class RelayWorker:
-    """One run of a relay."""
+    """One run of a relay at one queue, in one mode."""
 
     def __init__(
         self,
-        outbox: Outbox,
-        loop: PublisherLoop,
-        deliverer: Deliverer,
-        publisher: Publisher,
-        settings: RelaySettings,
+        storage: Storage,
         queue: str,
-        backlog: Callable[[Mode], Awaitable[Backlog]],
+        mode: Mode,
+        publisher: Publisher,
+        deliverer: Deliverer,
+        settings: RelaySettings,
     ) -> None:
-        self._outbox = outbox
-        self._backlog = backlog
-        self._loop = loop
+        self._storage = storage
+        self._mode = mode
+        self._outbox = storage.outbox(mode, queue)
+        # A publisher that executes actions opens connections in its event loop.
+        at_start, at_end = (getattr(storage, name, None) for name in ("limit_idle", "aclose_loop"))
+        self._loop = (
+            BackgroundLoop("actionengine-publisher", at_start=at_start, at_end=at_end) if mode == "sync" else None
+        )
         self._deliverer = deliverer
         self._publisher = publisher
         self._settings = settings
@@ -93,10 +99,10 @@ class RelayWorker:
         self._delivered_before = 0
 
     def stop(self) -> None:
-        """Come to an end soon."""
+        """End `work` soon."""
         self._is_stopping = True
         try:
-            # A signal handler must not wait for a lock that the code which it has interrupted may hold.
+            # A signal handler must not wait for a lock that the interrupted code may hold.
             threading.Thread(target=self._wake, name="actionengine-stop", daemon=True).start()
         except RuntimeError:
             self._wake()
@@ -108,33 +114,32 @@ class RelayWorker:
             pausing.set()
 
     async def work(self, ends: bool) -> int:
-        """Deliver events until `stop`, or until there are none that are due. How many were delivered.
+        """Deliver events until `stop`; or, if it `ends`, until none is due. Return their number.
 
-        Raises `ConfigurationError`; and where it is to end by itself, also `PublisherUnavailable` and
-        `StorageUnavailable`.
+        Raises `ConfigurationError`; and if it `ends`, also `PublisherUnavailable` and `StorageUnavailable`.
         """
         self._beats = not ends
         while not self._is_stopping:
             try:
-                if not await self._step() and not self._is_stopping:
+                if not await self._deliver_batch() and not self._is_stopping:
                     if ends:
                         break
                     await self._outbox.wait(self._settings.poll_interval)
                     await self._beat()
             except Exception as error:
                 if isinstance(error, LoopEnded):
-                    # What the publisher has opened there is gone.
+                    # The publisher's connections ended with its event loop.
                     self._is_started = False
-                is_passing = isinstance(error, _PASSING)
-                if ends or (isinstance(error, ConfigurationError | StorageError) and not is_passing):
+                is_transient = isinstance(error, _TRANSIENT)
+                if ends or (isinstance(error, ConfigurationError | StorageError) and not is_transient):
                     raise
-                if not is_passing:
-                    logger.exception("the relay %s has met what it does not know", self._settings.name)
+                if not is_transient:
+                    logger.exception("the relay %s met an unexpected error", self._settings.name)
                 await self._recover(error)
         return self._delivered
 
     async def close(self) -> None:
-        """Give back what is held, and stop the publisher."""
+        """Release the events that are held, and stop the publisher."""
         try:
             if self._beaten_at is not None:
                 self._beaten_at = None
@@ -147,22 +152,24 @@ class RelayWorker:
             except Exception:
                 logger.exception("the publisher of the relay %s could not be stopped", self._settings.name)
             finally:
-                self._loop.close()
+                if self._loop is not None:
+                    self._loop.close()
 
-    async def _step(self) -> bool:
-        """One batch; whether there was one. Raises `PublisherUnavailable`, `StorageError` and `ConfigurationError`."""
+    async def _deliver_batch(self) -> bool:
+        """Deliver one batch, and return whether there was one. Raise `PublisherUnavailable`, `StorageError` and
+        `ConfigurationError`."""
         if not self._is_started:
             await self._start_publisher()
         limit = self._settings.batch_size
         if self._outages:
-            limit = min(limit, _PROBE + self._deliverer.suspects)
+            limit = min(limit, _PROBE_SIZE + self._deliverer.suspects)
         batch = await self._outbox.take(limit, self._lease)
         if not batch:
             self._outages, self._error = 0, None
             return False
         self._leased_at = monotonic()
         try:
-            delivery = await self._loop.run(self._deliverer.deliver, batch, self._can_continue)
+            delivery = await self._run_in_loop(self._deliverer.deliver, batch, self._can_continue)
             await self._settle(batch, delivery)
         except BaseException:
             await self._outbox.release()
@@ -203,25 +210,32 @@ class RelayWorker:
             raise PublisherUnavailable(f"{type(error).__name__}: {error}") from error
         self._is_started = True
 
-    async def _notify_publisher(self, what: str) -> None:
-        method = getattr(self._publisher, what, None)
+    async def _notify_publisher(self, name: str) -> None:
+        method = getattr(self._publisher, name, None)
         if method is not None:
-            await self._loop.run(partial(call_out, method, timeout=self._settings.publish_timeout))
+            await self._run_in_loop(partial(call_out, method, timeout=self._settings.publish_timeout))
+
+    async def _run_in_loop(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Return what a coroutine function returns in the publisher's event loop: the relay's own, or one in a
+        background thread if the relay has none."""
+        if self._loop is None:
+            return await function(*arguments)
+        return self._loop.run(function, *arguments)
 
     async def _recover(self, error: Exception) -> None:
-        """Wait before the next try."""
+        """Wait before the next attempt."""
         self._outages += 1
         self._error = f"{type(error).__name__}: {storable_reason(error)}"
         pause = equal_jitter(delay(self._outages, _MIN_RETRY_INTERVAL, _MAX_RETRY_INTERVAL))
         logger.warning("the relay %s tries again in %.1f s: %s", self._settings.name, pause, self._error)
         await self._beat()
         if not self._is_stopping:
-            signal = self._pausing = OneShotEvent(self._loop.mode)
+            signal = self._pausing = OneShotEvent(self._mode)
             await signal.wait(pause)
             self._pausing = None
 
     async def _beat(self) -> None:
-        """Tell others how it goes, every few seconds."""
+        """Store a heartbeat, at most every few seconds."""
         now = monotonic()
         if not self._beats or (self._beaten_at is not None and now - self._beaten_at < _HEARTBEAT_INTERVAL):
             return
@@ -247,17 +261,17 @@ class RelayWorker:
                 status = await self._outbox.status()
                 self._metrics.gauge(status)
                 if self._metrics.is_on:
-                    self._metrics.gauge_backlog(await self._backlog(self._loop.mode))
+                    self._metrics.gauge_backlog(await self._storage.backlog(self._mode))
                 if is_second:
                     self._check_others(status)
 
     def _check_others(self, status: OutboxStatus) -> None:
-        beside = [beat for beat in status.relays if beat.seen_at > self._started_at]
-        others = {beat.publisher for beat in beside} - {self._settings.publisher}
+        recent = [beat for beat in status.relays if beat.seen_at > self._started_at]
+        others = {beat.publisher for beat in recent} - {self._settings.publisher}
         if others:
             logger.warning(
-                "the relay %s gives events to %s, and others here to %s: each event goes to one of them only. "
-                "A Fanout gives each to all of several publishers",
+                "the relay %s delivers events to %s, and others deliver to %s: each event goes to one of them only. "
+                "Use a Fanout to give each event to several publishers",
                 self._settings.name,
                 self._settings.publisher,
                 ", ".join(sorted(others)),
