@@ -1,4 +1,4 @@
-"""A host whose clock is wrong, within this process: `datetime.now` of the library's modules, and `time.time`."""
+"""A wrong host clock in this process: `datetime.now` of the library's modules, and `time.time`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _SameInstances(type):
 
 @contextmanager
 def host_clock(seconds: float) -> Iterator[None]:
-    """Within this block the host's clock is so many seconds ahead, or behind where they are negative."""
+    """Set the clock of the host `seconds` ahead (behind, if negative) within this block."""
     off = datetime.timedelta(seconds=seconds)
 
     class Wrong(_REAL, metaclass=_SameInstances):

@@ -1,6 +1,6 @@
-"""A TCP proxy in front of a server, which does what networks do: delay, cut, swallow, forget.
+"""A TCP proxy in front of a server, with the faults of networks: it delays, cuts, swallows and forgets.
 
-It needs no protocol for most of that. Two faults read PostgreSQL's messages (without TLS): `swallow_new("after login")`
+Most faults know no protocol. Two read PostgreSQL's messages (without TLS): `swallow_new("after login")`
 and `at_commit`. Both ends may be faulty at once; `heal` ends the faults for new connections.
 """
 
@@ -19,22 +19,22 @@ Target = str | tuple[str, int]
 """The path of a unix socket, or a host and a port."""
 
 CommitPoint = Literal["before", "half", "after", "late"]
-"""Where the fault meets a COMMIT: before the server gets it, with half of its bytes sent, after the server got it and
-before its answer, or with an answer that comes late."""
+"""The point at which a fault meets a COMMIT: before the server gets it, with half of its bytes sent, after the server
+got it and before its answer, or with a late answer."""
 
 Fault = Literal["cut", "swallow"]
 NewConnections = Literal["pass", "refuse", "swallow", "after login"]
 
 _STARTUP_CODES = {80877102, 80877103, 80877104}
-"""The codes of a request to cancel, for TLS and for GSS encryption: what follows them is another first message."""
+"""The codes of requests for cancellation, TLS and GSS encryption: another first message follows them."""
 
 
 _READY = b"Z\0\0\0\5"
-"""How a server's last message of an answer begins: it is ready for the next query."""
+"""The first bytes of the last message of an answer: the server is ready for the next query."""
 
 
 class FaultyProxy:
-    """A listener on a port of its own, and the pairs of connections that go through it."""
+    """A listener on its own port, and the pairs of connections that go through it."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -43,9 +43,9 @@ class FaultyProxy:
         self._new: NewConnections = "pass"
         self._commit_fault: _CommitFault | None = None
         self.delay = 0.0
-        """Seconds that each piece of data waits, in each direction."""
+        """The delay of each piece of data in each direction, in seconds."""
         self.accepted = 0
-        """Connections so far, the refused ones too."""
+        """The number of connections so far, including refused ones."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -67,14 +67,14 @@ class FaultyProxy:
 
     @property
     def open_count(self) -> int:
-        """The connections that are open, the silent ones too."""
+        """The open connections, including silent ones."""
         with self._lock:
             return sum(not pair.ended for pair in self._pairs)
 
-    # Faults of the connections that are open
+    # Faults of open connections
 
     def cut(self) -> int:
-        """Reset all that are open; return how many there were."""
+        """Reset the open connections and return their number."""
         return self._do(lambda pair: pair.cut())
 
     def swallow(self, *, hang_ups_pass: bool = False, but_oldest: int = 0) -> int:
@@ -82,14 +82,14 @@ class FaultyProxy:
         direction; return how many there were. Where hang-ups pass, the server is told when the client closes."""
         return self._do(lambda pair: pair.swallow(hang_ups_pass), but_oldest)
 
-    # Faults of those to come
+    # Faults of new connections
 
     def refuse_new(self) -> None:
         """Reset new connections at once."""
         self._new = "refuse"
 
     def swallow_new(self, since: Literal["the beginning", "after login"] = "the beginning") -> None:
-        """Accept new connections, and swallow all of what they say; or only what comes after the login."""
+        """Accept new connections and swallow their data: all of it, or the data after the login."""
         self._new = "swallow" if since == "the beginning" else "after login"
 
     def at_commit(
@@ -101,11 +101,11 @@ class FaultyProxy:
         return made.happened
 
     def heal(self) -> None:
-        """Let new connections pass, without delay. Those that are silent stay so."""
+        """Serve new connections without fault or delay. Silent ones stay silent."""
         self._new, self.delay, self._commit_fault = "pass", 0.0, None
 
     def close(self) -> None:
-        """Stop listening, and cut all."""
+        """Stop listening and cut all connections."""
         self._listener.close()
         self.cut()
 
@@ -117,7 +117,7 @@ class FaultyProxy:
 
     @contextmanager
     def swallowing_everything(self) -> Iterator[None]:
-        """Forget what is open and swallow what is new, as long as the block."""
+        """Forget open connections and swallow new ones within this block."""
         self.swallow_new()
         self.swallow()
         try:
@@ -125,7 +125,7 @@ class FaultyProxy:
         finally:
             self.heal()
 
-    # How it works
+    # Internals
 
     def _do(self, fault: Callable[[_Pair], None], but_oldest: int = 0) -> int:
         with self._lock:
@@ -135,7 +135,7 @@ class FaultyProxy:
         return len(chosen)
 
     def take_commit_fault(self) -> _CommitFault | None:
-        """Return what is to happen at this COMMIT, once."""
+        """Return the fault of this COMMIT, and forget it."""
         with self._lock:
             fault, self._commit_fault = self._commit_fault, None
         return fault
@@ -183,7 +183,7 @@ class _CommitFault:
 
 
 class _Pair:
-    """A client's connection, and the server's that belongs to it."""
+    """A connection of a client, paired with one to the server."""
 
     def __init__(self, proxy: FaultyProxy, client: socket.socket, server: socket.socket) -> None:
         self._proxy = proxy
@@ -241,7 +241,7 @@ class _Pair:
             self._server.sendall(message.data)
 
     def _may_answer(self, data: bytes) -> bool:
-        """Return whether this data of the server's reaches the client."""
+        """Return whether this data of the server reaches the client."""
         commit = self._commit
         if self.is_silent or commit is None:
             return not self.is_silent
@@ -272,7 +272,7 @@ class _Pair:
 
 
 class _Message:
-    """A message of PostgreSQL's protocol, or a piece of one that is not read as such."""
+    """A message of PostgreSQL's protocol, or a piece of other data."""
 
     __slots__ = ("data", "is_commit", "is_statement")
 
@@ -283,7 +283,7 @@ class _Message:
 
 
 class _Messages:
-    """What a client sends, as messages. Of another protocol's bytes it makes nothing: they pass as they are."""
+    """A parser of the messages of a client. Bytes of another protocol pass unchanged."""
 
     def __init__(self) -> None:
         self._rest = b""

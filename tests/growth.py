@@ -1,6 +1,6 @@
-"""Counts of what an operation does, and never its time: calls in memory, steps of SQLite, pages of PostgreSQL.
+"""Counts of the work of an operation, instead of its time: calls in memory, steps of SQLite, pages of PostgreSQL.
 
-What grows with rows that do not matter to an operation shows in these, however small the numbers are.
+They show whether the work grows with rows that do not matter to the operation, even when the numbers are small.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from actionengine.storage.records import APPROVALS
 AnyStorage = InMemoryStorage | SQLiteStorage | PostgresStorage
 
 PLANS = ("force_custom_plan", "force_generic_plan")
-"""How PostgreSQL plans a prepared statement: for its parameters; or once for all, as it may do from the sixth on."""
+"""The plans of a prepared statement on PostgreSQL: for its parameters, or (possible from the sixth run) for any."""
 
 _STEPS_AT_ONCE = 10
 
@@ -68,7 +68,7 @@ class Office:
         return self.engine.execute_action(service, action, payload, RequestContext(self.tenant, actor))
 
     def approvals(self, number: int, **changes: Any) -> None:
-        """Add approvals that are like one which was asked for."""
+        """Add copies of a requested approval, with `changes`."""
         self.do("work.pay", {"amount": 1}, ANN)
         (newest,) = self.records(APPROVALS, 1)
         fill(
@@ -124,9 +124,9 @@ def costs_the_same(
 
 
 def count(storage: AnyStorage, tenant: Tenant, operation: Callable[[], object]) -> dict[str, int]:
-    """Run an operation; return what it has done, by the name of the count.
+    """Run an operation and return its work, by the name of the count.
 
-    On PostgreSQL only what it reads before its last statement counts: each of these is explained afterwards.
+    On PostgreSQL the reads before its last statement count: each of them is explained afterwards.
     """
     if isinstance(storage, InMemoryStorage):
         return {"calls": _calls(operation)}
@@ -195,7 +195,7 @@ def _patched(owner: type, name: str, replacement: object) -> Iterator[None]:
 
 
 def pages_of(storage: PostgresStorage, tenant: Tenant, statement: str, parameters: Sequence[Any], *, plan: str) -> int:
-    """Return how many pages a statement touches in the tenant's transaction, which is rolled back."""
+    """Return the number of pages that a statement touches in a transaction of the tenant, which is rolled back."""
     (explained,) = explain(storage, tenant, statement, parameters, plan=plan, options="ANALYZE, BUFFERS, FORMAT JSON")
     (found,) = explained if isinstance(explained, list) else json.loads(explained)
     root = found["Plan"]
@@ -211,7 +211,7 @@ def explain(
     plan: str,
     options: str = "COSTS OFF",
 ) -> list[Any]:
-    """Return the lines of EXPLAIN, as the role that the storage has, in the tenant's transaction."""
+    """Return the lines of EXPLAIN in a transaction of the tenant, as the role of the storage."""
     marked = statement
     for number in range(1, len(parameters) + 1):
         marked = marked.replace("%s", f"${number}", 1)

@@ -14,14 +14,14 @@ from sqlalchemy import make_url
 
 @contextmanager
 def started_postgres() -> Iterator[str]:
-    """The URL of a superuser of the server in ACTIONENGINE_TEST_POSTGRES, or of one that runs until the end."""
+    """Give the URL of a superuser on the server in ACTIONENGINE_TEST_POSTGRES, or on one that runs within the block."""
     given = os.environ.get("ACTIONENGINE_TEST_POSTGRES")
     if given:
         yield given
         return
     with embedded_postgres() as url:
         with psycopg.connect(url, autocommit=True) as connection:
-            # Its data need not outlive the machine.
+            # The data need not survive a crash.
             for setting in ("fsync", "full_page_writes"):
                 connection.execute(f"ALTER SYSTEM SET {setting} = off")
             connection.execute("SELECT pg_reload_conf()")
@@ -29,7 +29,7 @@ def started_postgres() -> Iterator[str]:
 
 
 def copy_database(superuser_url: str, template: Database, name: str) -> Database:
-    """Copy a database, with the rights on it, at a tenth of the time that its migrations take."""
+    """Copy a database and its grants, in a tenth of the time that its migrations take."""
     source, copy = make_url(template.owner_url).database, f"{name}_{uuid4().hex}"
     with psycopg.connect(superuser_url, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{copy}" TEMPLATE "{source}" OWNER "owner"')

@@ -1,4 +1,4 @@
-"""Programs that tests have do things in processes of their own, which can be killed there."""
+"""Programs that tests run in separate processes, which they can kill."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Program:
-    """A module that runs until `close`: it reads orders from stdin and answers on stdout, JSON a line."""
+    """A module that runs until `close`. It reads orders from stdin and answers on stdout, one line of JSON each."""
 
     def __init__(self, module: str, folder: Path) -> None:
         self._errors = folder / "errors"
@@ -29,25 +29,25 @@ class Program:
             )
 
     def ask(self, order: object) -> Any:
-        """Give an order, and wait for the answer."""
+        """Send an order and return the answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         return self.hear()
 
     def hear(self) -> Any:
-        """Wait for the next answer."""
+        """Return the next answer."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, self.errors()
         return json.loads(line)
 
     def errors(self) -> str:
-        """What it has complained of, the last of it."""
+        """Return the end of its stderr."""
         return self._errors.read_text()[-20_000:]
 
     def close(self) -> None:
-        """Let it end: nobody orders any more."""
+        """Close its stdin, which ends it."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()

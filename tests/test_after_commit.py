@@ -1,4 +1,4 @@
-"""What built-in actions have done once the outermost commit stands: then, once, and otherwise never."""
+"""Work of built-in actions after the outermost commit: it runs then, once, and never without the commit."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 class Bench:
-    """An engine whose actions have notes taken after their commit."""
+    """An engine whose actions take notes after their commit."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -112,7 +112,7 @@ class Bench:
         return handler
 
     def ask(self, action: str, *, by: str = "ann", key: str | None = None, **payload: Any) -> Any:
-        """What `bench.action`, or `service.action`, answers."""
+        """Execute `bench.action`, or `service.action`."""
         service, _, name = action.rpartition(".")
         actor = Actor.human(by, permissions=["agree"])
         context = RequestContext(tenant=self.backend.tenant, actor=actor, idempotency_key=key)
@@ -131,7 +131,7 @@ def bench(backend: Backend) -> Bench:
 def test_it_is_done_after_the_commit_once_and_in_order(bench: Bench) -> None:
     answer = bench.ask("work", notes=["one", "two"])
 
-    # When the handler answered, nothing had been done yet.
+    # No work was done before the handler returned.
     assert answer.unwrap() == 0
     assert bench.notes == ["one", "two"]
 

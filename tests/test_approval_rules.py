@@ -1,4 +1,4 @@
-"""The rules of approvals and of idempotency keys one by one, at their edges: who decides, when, and what is kept."""
+"""Rules of approvals and idempotency keys at their edges: approvers, times and stored documents."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def policy(when: Any = None, **changes: Any) -> ApprovalPolicy:
 
 
 class Till:
-    """An engine with an action that needs an approval, and one that does not; `paid` has what they have run with."""
+    """An engine with one action that needs an approval and one that does not; `paid` has the payloads of their runs."""
 
     def __init__(self, engine_of: EngineOf, execute: Execute, tenant: Tenant, wanted: ApprovalPolicy | None = None):
         self.paid: list[Any] = []
@@ -96,7 +96,7 @@ def stored(storage: InMemoryStorage, tenant: Tenant, id: str) -> PendingApproval
     return found
 
 
-# What is kept
+# Stored documents
 
 
 def test_an_approval_keeps_all_that_is_needed_to_run_again(till: Till, storage: InMemoryStorage, acme: Tenant) -> None:
@@ -221,7 +221,7 @@ def test_a_request_without_an_actor_is_approved_without_one(till: Till, storage:
     assert kept.request(RequestContext(acme, Actor.human("boss"))).actor is None
 
 
-# Who decides
+# Approvers
 
 
 def test_what_is_approved_runs_once_as_it_was_asked_for(till: Till, storage: InMemoryStorage, acme: Tenant) -> None:

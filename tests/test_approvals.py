@@ -1,4 +1,4 @@
-"""What approvals promise beyond a storage's conformance: what the caller, the approver and the log get to see."""
+"""Approvals as the caller, the approver and the log see them, beyond the conformance suite."""
 
 from __future__ import annotations
 

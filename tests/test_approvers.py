@@ -1,4 +1,4 @@
-"""Approvers: by the policy of today, on the thing that it is about, and never under another spelling of a name."""
+"""Approvers: the current policy decides, on its resource, whatever the spelling of a name."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def large(data: Any, ctx: ActionContext) -> bool:
 
 
 class Till:
-    """An engine in memory; `paid` has each job that was paid, as far as it was committed or tried."""
+    """An engine in memory; `paid` has each job that was paid, committed or not."""
 
     def __init__(self, policy: ApprovalPolicy | None = None, storage: InMemoryStorage | None = None) -> None:
         self.storage = storage or InMemoryStorage()
@@ -101,7 +101,7 @@ class Till:
         return [each.id for each in self.do(actor, "approvals.list").unwrap().items]
 
 
-# About one thing
+# Resources
 
 
 def test_an_approver_denied_one_resource_decides_only_on_others() -> None:
@@ -195,7 +195,7 @@ def test_earlier_approvers_are_checked_again_at_the_last() -> None:
     assert run("9") == ["paid", "refused"]
 
 
-# By the policy of today
+# The current policy
 
 
 def test_the_permission_of_an_older_policy_does_not_decide() -> None:
@@ -226,7 +226,7 @@ def test_an_action_that_is_gone_is_approved_by_nobody() -> None:
     assert nothing.execute_action("approvals", "reject", {"approval_id": id}, context).unwrap().status == "rejected"
 
 
-# The same name
+# Spellings of a name
 
 SAME: dict[str, tuple[str, str]] = {
     "upper case": ("ann", "ANN"),

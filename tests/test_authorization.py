@@ -1,4 +1,4 @@
-"""Who may do what: the same rules for every type of actor, deny over allow, and each decision on the record."""
+"""Authorization: the same rules for every type of actor, deny before allow, and each decision on the log."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def test_roles_in_code_take_their_names_from_the_actor(engine_of: EngineOf, exec
 
 
 class Custom:
-    """A host's own authorizer."""
+    """An authorizer of a host."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer

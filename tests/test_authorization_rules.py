@@ -1,4 +1,4 @@
-"""The rules of authorization one by one, at their edges: who is let in, what a rule covers, what a cache may answer."""
+"""Rules of authorization at their edges: actors, patterns and the cache."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def asking(
     return AccessRequest(TENANT, actor, "work.go", roles, permission, resource, follows, "sync")
 
 
-# Who is let in
+# Actors
 
 
 @pytest.mark.parametrize("protected", [True, False])
@@ -199,7 +199,7 @@ def test_an_authorizer_that_raises_or_returns_none_denies(
     assert execute(engine, "work.go", {}, as_ann).failure().message == "the authorizer raised KeyError"
 
 
-# What a rule covers
+# Patterns
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_rules_and_roles_are_what_they_were_made_of() -> None:
         Role(deny="a.b")
 
 
-# How roles decide
+# Decisions of roles
 
 ROLES_TABLE = {
     "clerk": Role(allow=["jobs.*"]),
@@ -293,7 +293,7 @@ ROLES_TABLE = {
         (Actor.human("x"), ("not_one",), {"permission": "jobs.close", "follows": True}, (True, None)),
         (Actor.human("x"), ("not_one",), {"permission": "jobs.open", "resource": "job/1"}, (True, None)),
         (Actor.human("x"), ("nobody",), {"permission": "jobs.close", "follows": True}, (False, None)),
-        # The role is there, and the permission is not: both are needed.
+        # The role alone is not enough: the action needs the permission too.
         (Actor.human("x", ["boss"]), (), {"roles": ("boss",), "permission": "jobs.close"}, (False, None)),
         (Actor.human("x", ["clerk"]), (), {"roles": ("boss",), "permission": "jobs.close"}, (False, None)),
         (Actor.human("x", ["clerk"]), (), {"roles": ("public", "boss"), "permission": "jobs.close"}, (True, None)),
@@ -341,7 +341,7 @@ class Clock:
 
 
 class Counting(InMemoryStorage):
-    """`reads` counts the units of work that were opened, `opened` has how each was."""
+    """`reads` counts the opened units of work; `opened` has the arguments of each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -515,7 +515,7 @@ def test_one_bound_holds_for_all_tenants(counting: Counting, clock: Clock, monke
             question = asking(Actor.human("ann"), "x", resource=f"job/{number}")._replace(tenant=tenant)
             assert not answered(authorizer, question).allowed
     assert authorizer.cached_bytes <= 80_000
-    # The newest answers are there still, and the oldest are not.
+    # The newest answers are still cached, the oldest are not.
     assert isinstance(authorizer.authorize(question), Decision)
     oldest = authorizer.authorize(question._replace(resource="job/0"))
     assert inspect.iscoroutine(oldest)
@@ -530,7 +530,7 @@ def test_long_names_take_their_part_of_the_cache(counting: Counting, clock: Cloc
     taken = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert taken < CACHE_BYTES
-    # What is larger than the cache is answered, and not kept.
+    # An answer that is larger than the cache is given, and not cached.
     answered(authorizer, asking(Actor.human("ann"), "x", resource="x" * CACHE_BYTES))
     assert authorizer.cached_bytes <= CACHE_BYTES
 
@@ -580,7 +580,7 @@ def test_roles_are_read_under_a_loop_too(counting: Counting, clock: Clock) -> No
     assert counting.opened == {("", "async", True)}
 
 
-# Names, and rights that are compared
+# Names and comparison of rights
 
 
 @pytest.mark.parametrize("pattern", ["", None, 5, "a*", "a.*.b", "*.a", "**", "*.*", ".*", "a.b*", "a.**", "a.*b"])

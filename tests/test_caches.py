@@ -1,4 +1,4 @@
-"""Every cache has a bound, in bytes or in entries, that no client can pass: here is the list of them."""
+"""Every cache has a bound, in bytes or entries, that no client can exceed. This is the list of caches."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from actionengine.workflows.runs import store
 SOURCES = Path(actionengine.__file__).parent
 
 CACHES = {
-    # One for each class of the host's code, and gone with it.
+    # One entry for each class of the host's code, dropped with it.
     "masking.secret_types._class_names": "WeakKeyDictionary",
     "masking.secret_types._fields_of_classes": "WeakKeyDictionary",
     "pipeline.plan._compiled_class": "cache",
     "pipeline.signatures._asked": "lru_cache",
     "pipeline.signatures._compiled": "lru_cache",
-    # One for each cache that has a name, and gone with it.
+    # One entry for each named cache, dropped with it.
     "authorization.cache._named": "WeakKeyDictionary",
-    # One for each event loop or session of the process.
+    # One entry for each event loop or session of the process.
     "storage.sql.pools._async_engines": "WeakKeyDictionary",
     "storage.sql.session._marks": "WeakKeyDictionary",
     "workflows.runtime.publisher._start_slots": "WeakKeyDictionary",
-    # Texts of the library's own: which columns and conditions a statement has is written in the code.
+    # Texts of the library: its code determines the columns and conditions of a statement.
     "storage.sql.rows.delete_statement": "cache",
     "storage.sql.rows.find_statement": "cache",
     "storage.sql.rows.insert_statement": "cache",
@@ -44,12 +44,12 @@ CACHES = {
     "storage.sql.rows.update_statement": "cache",
     "storage.sql.verification_own._script": "cache",
     "workflows.definitions.schedules._zones": "cache",
-    # What clients choose comes in here: so many entries of a bounded size.
+    # Values that clients choose: a limited number of entries of a bounded size.
     "storage.postgres.driver._kept": "lru_cache",
     "storage.postgres.rows._tenant_id": "lru_cache",
     "storage.postgres.rows.tenant_text": "lru_cache",
     "storage.postgres.statements.record_statement": "lru_cache",
-    # And here: so many bytes or entries, the least recently used go first.
+    # The same, as a limited number of bytes or entries; the least recently used go first.
     "authorization.rbac._assigned": "BoundedCache",
     "authorization.rbac._decisions": "BoundedCache",
     "changes.guard._known": "BoundedCache",

@@ -1,4 +1,4 @@
-"""Nothing an execution does can be seen by another: one engine, hundreds of executions at once."""
+"""Hundreds of concurrent executions on one engine do not see each other."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXECUTIONS = 400
 
 
 def remember(data: Any, ctx: ActionContext) -> Result[Any, Any]:
-    """A before hook that leaves a mark in what hooks share."""
+    """A before hook that leaves a mark in the shared data of hooks."""
     ctx.hook_context.state["mark"] = data["mark"]
     return Success(data)
 

@@ -1,4 +1,4 @@
-"""Deadlines at their edges: an action's own timeout never outlasts that of what executes it."""
+"""Deadlines at their edges: the timeout of an action never outlasts that of its caller."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from actionengine import ActionHooks, Engine, ErrorCode, HookDefinition, Request
 from tests.conftest import Execute
 
 HANGS = 30.0
-"""Seconds: much longer than the timeout around it."""
+"""A time in seconds, much longer than the timeout around it."""
 
 
 @pytest.mark.parametrize("where", ["before", "after", "nested"])

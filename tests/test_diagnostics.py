@@ -1,4 +1,4 @@
-"""Diagnostics: one line a stage, spans and metrics, and no word of what was in the payload."""
+"""Diagnostics: one line for each stage, spans and metrics, without any of the payload."""
 
 from __future__ import annotations
 

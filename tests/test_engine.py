@@ -1,4 +1,4 @@
-"""Routing and introspection: frozen, precomputed, and never a thing shared between two engines."""
+"""Routing and introspection: frozen, precomputed, and not shared between two engines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ActionError`: an exception and a value, which keeps nothing alive of the execution that it comes from."""
+"""`ActionError`: an exception and a value that keeps no part of its execution alive."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def action(name: str, handler: Callable[..., Any], **options: Any) -> Action:
     return create_action(name=name, description="", handler=handler, **options)
 
 
-# A value
+# As a value
 
 
 def test_strings_of_codes_are_the_codes() -> None:
@@ -117,7 +117,7 @@ def test_a_message_is_a_text_that_storage_can_keep() -> None:
     assert ActionError("internal", 7).message == "7"  # type: ignore[arg-type]
 
 
-# An exception
+# As an exception
 
 
 def test_unwrap_shows_the_error_as_the_cause() -> None:
@@ -153,7 +153,7 @@ def test_raising_and_returning_mean_the_same(engine_of: EngineOf, execute: Execu
         assert execute(engine, "work.nests", name, as_ann) == Failure(TAKEN)
 
 
-# What it keeps alive
+# References
 
 
 class Held:

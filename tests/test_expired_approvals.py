@@ -1,4 +1,4 @@
-"""Approvals that have expired: they are marked so, a few at a time, by those that are asked for later."""
+"""Expired approvals: later requests mark them, a few at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def waiting(storage: InMemoryStorage, tenant: Tenant) -> int:
 
 
 def expire(storage: InMemoryStorage, tenant: Tenant, *ids: str) -> None:
-    """Let approvals have expired long ago, and wait for their marking."""
+    """Give approvals a long past expiry, without marking them."""
     unit = storage.unit_of_work(tenant, "a", "sync")
     past = "2020-01-01T00:00:00.000000+00:00"
     for id in ids:

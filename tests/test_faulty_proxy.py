@@ -1,4 +1,4 @@
-"""The proxy of the tests does what it says, on plain connections of the driver."""
+"""The faults of the proxy, on plain connections of the driver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from examples.embedded_postgres import Database
 from tests.faulty_proxy import CommitPoint, Fault, FaultyProxy
 
 SILENCE = 0.3
-"""Seconds after which a connection counts as silent here."""
+"""The time in seconds after which a connection counts as silent."""
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def connect(url: str) -> closing[psycopg.Connection]:
 
 
 def is_silent(connection: psycopg.Connection, statement: bytes = b"SELECT 1") -> bool:
-    """Return whether no answer comes. A connection that was cut raises."""
+    """Return whether no answer comes. A cut connection raises."""
     connection.pgconn.send_query(statement)
     connection.pgconn.flush()
     end = time.monotonic() + SILENCE
@@ -135,7 +135,7 @@ def test_faults_at_a_commit(
 
         assert happened.wait(5)
         connection.close()
-        # It waits for the transaction's end.
+        # The thread waits for the end of the transaction.
         owner.execute(f"ALTER TABLE {table} ADD COLUMN waited integer")
         assert owner.execute(f"SELECT count(*) FROM {table}").fetchone() == (int(is_written),)
         owner.execute(f"DROP TABLE {table}")

@@ -1,4 +1,4 @@
-"""What it costs does not grow with what was done before: counts, with few and with many rows that do not matter."""
+"""Costs do not grow with the past: counts with few and with many rows that do not matter."""
 
 from __future__ import annotations
 
@@ -161,5 +161,5 @@ def test_a_page_of_large_approvals_ends_with_its_bytes(growing_storage: AnyStora
         pages.append([each.input == {"text": text} for each in page.items])
         after = page.next
 
-    # What nobody masks is stored once: five of them are the first to have 4 MiB.
+    # An input without secrets is stored once: five of them are the first to reach 4 MiB.
     assert pages == [[True] * 5, [True] * 2]

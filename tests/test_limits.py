@@ -1,4 +1,4 @@
-"""The limits that clients meet: what reaches one is accepted, and one more is refused."""
+"""The limits that clients meet: a value at the limit is accepted, and one more is refused."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Office:
         return asyncio.run(self.engine.execute_action_async(service, action, payload, context))
 
     def records(self, **page: Any) -> Sequence[Any]:
-        """A page of documents of a collection that has none."""
+        """Return a page of an empty collection."""
         unit = self.storage.unit_of_work(self.tenant, str(uuid4()), "sync", read_only=True)
         try:
             return run_sync(unit.records("nothing").list(**page))
@@ -138,7 +138,7 @@ class Office:
 
 
 class Limit(NamedTuple):
-    """A row of the table: an action, the most that it takes, and how that becomes a payload, or a request."""
+    """A row of the table: an action, its limit, and a function that makes a payload or request of that size."""
 
     action: str
     most: int
@@ -177,7 +177,7 @@ def definition(steps: int = 1) -> dict[str, Any]:
 
 
 def padded(value: Mapping[str, Any], name: str, size: int) -> dict[str, Any]:
-    """Return an object that has this many bytes as JSON, with a text of that name."""
+    """Return an object of this many bytes as JSON, with a text of that name."""
     return {**value, name: "x" * (size - len(to_json({**value, name: ""})))}
 
 
@@ -446,7 +446,7 @@ def test_what_a_request_says_of_itself_is_cut() -> None:
 
 
 def _shown(number: int) -> str:
-    """Return a number as the page writes it."""
+    """Return a number as the documentation writes it."""
     for unit, size in (("MiB", 1024**2), ("KiB", 1024)):
         if number >= 16 * 1024 and number % size == 0:
             return f"{number // size:,} {unit}"
@@ -501,7 +501,7 @@ CONSTANTS = {
     "the name of a consumer": MAX_CONSUMER_NAME_LENGTH,
     "the lag of a projection": MAX_COUNTED_LAG,
 }
-"""By how a row of the page begins, what it has to say."""
+"""The expected text of each row of the documentation, by its beginning."""
 
 
 @pytest.mark.parametrize("row", CONSTANTS)
@@ -528,7 +528,7 @@ UNBOUNDED = {
 def test_each_field_of_an_input_of_ours_has_a_bound(office: Office) -> None:
     found = set()
     for service, actions in office.engine._plans.items():
-        # The steps are for the library's own executor alone.
+        # Only the library's own executor may execute the steps.
         if service in ("notes", "workflow_steps"):
             continue
         for name, plan in actions.items():
@@ -541,7 +541,7 @@ def test_each_field_of_an_input_of_ours_has_a_bound(office: Office) -> None:
 
 
 def _unbounded(schema: Any, defs: Mapping[str, Any], path: str) -> Iterator[str]:
-    """The texts, lists and numbers of a JSON schema that may be as long as they like."""
+    """Return the texts, lists and numbers of a JSON schema that have no limit."""
     if "$ref" in schema:
         schema = defs[schema["$ref"].rpartition("/")[2]]
     for each in schema.get("anyOf", ()):

@@ -1,4 +1,4 @@
-"""The rules of masking one by one, at their edges: what is secret by name, by type and by value."""
+"""Rules of masking at their edges: secrets by name, by type and by value."""
 
 from __future__ import annotations
 
@@ -453,7 +453,7 @@ def test_a_marker_shows_itself_and_masks_under_masking_only() -> None:
     assert adapter.validate_python("x") == "x"
 
 
-# What a walk over a value meets
+# Walks over values
 
 
 def found(value: Any) -> tuple[set[str], set[str]]:

@@ -1,4 +1,4 @@
-"""The services that come with the library ask for permissions, unless the host says that they are open."""
+"""The services of the library need permissions, unless the host opens them."""
 
 from __future__ import annotations
 

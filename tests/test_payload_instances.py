@@ -1,4 +1,4 @@
-"""An instance as payload: a key and an approval know all of it that the handler sees, or refuse it when it is asked."""
+"""An instance as payload: keys and approvals store all that the handler sees, or the request is refused."""
 
 from __future__ import annotations
 

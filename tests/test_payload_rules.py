@@ -1,4 +1,4 @@
-"""The rules of payloads one by one, at their edges: what is read, copied, bounded, fingerprinted and told."""
+"""Rules of payloads at their edges: reading, copies, bounds, fingerprints and error texts."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_a_payload_is_nested_at_most_so_deep(depth: int, brackets: str) -> None:
     for deep in (nested(depth + 1, 1, brackets), nested(depth + 1, "x" * 100, brackets)):
         message = refusal(read_payload, deep, None, limits)
         assert message == f"the payload is nested deeper than {depth} levels"
-    # Side by side is not deep.
+    # Siblings add no depth.
     side_by_side = [nested(depth - 1, "x", brackets) for _ in range(depth + 5)]
     assert read_payload(side_by_side, None, limits).value == side_by_side
 
@@ -355,7 +355,7 @@ def test_a_key_and_an_approval_take_what_their_json_gives_back() -> None:
         assert message.endswith(". Send plain JSON values")
 
 
-# What is told
+# Error texts
 
 
 class Form(BaseModel):

@@ -1,4 +1,4 @@
-"""Payloads: JSON within limits or an instance of the model; everything else is `invalid_input`, and nothing ran."""
+"""Payloads: JSON within limits or an instance of the model; anything else is `invalid_input`, and nothing runs."""
 
 from __future__ import annotations
 

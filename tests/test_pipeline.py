@@ -1,4 +1,4 @@
-"""The stages: their order, what each refuses with, and that a refusal leaves nothing but its log row."""
+"""The stages: their order, their errors, and that a refusal leaves only its log row."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ CIRCLE["again"] = CIRCLE
 
 
 class Recorder:
-    """Notes which pieces of user code ran."""
+    """A record of the user code that ran."""
 
     def __init__(self) -> None:
         self.ran: list[str] = []
@@ -390,7 +390,7 @@ def test_a_nested_read_only_action_cannot_write(
 def test_a_handler_with_a_timeout_opens_no_second_unit_of_work(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext
 ) -> None:
-    """One that was left behind could otherwise open another after the rollback."""
+    """Otherwise an abandoned handler could open another one after the rollback."""
     opened: list[bool] = []
 
     def look(data: Any, ctx: ActionContext) -> Result[Any, Any]:
@@ -409,9 +409,9 @@ def test_a_handler_that_never_returns_is_stopped(
 
     def hang(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         try:
-            # On a busy machine, its time is over before this already.
+            # On a busy machine, its time is already over.
             ctx.records("things").insert({})
-            # Under an event loop it shares the thread of the one around it, which cannot release it.
+            # Under an event loop it shares the thread of the outer handler, which cannot release it.
             release.wait(1)
             ctx.records("things").insert({"late": True})
         except Exception as error:
@@ -445,7 +445,7 @@ def test_an_async_handler_that_never_returns_is_cancelled(
         return Success(None)
 
     for timeout in (0.2, 2.0, 20.0):
-        # On a busy machine, a short time is over before the handler has begun.
+        # On a busy machine, a short time is over before the handler begins.
         engine = engine_of(action("go", hang, timeout=timeout))
         error = asyncio.run(engine.execute_action_async("work", "go", {}, as_ann)).failure()
         assert error.code is ErrorCode.TIMEOUT
@@ -459,7 +459,7 @@ def test_a_blocking_handler_with_a_timeout_frees_the_loop(engine_of: EngineOf, a
     release = threading.Event()
 
     def block(data: Any) -> Result[Any, Any]:
-        # Under an event loop it shares the thread of the one around it, which cannot release it.
+        # Under an event loop it shares the thread of the outer handler, which cannot release it.
         release.wait(1)
         return Success("released")
 
@@ -686,11 +686,11 @@ def test_a_nested_action_that_requires_a_key_uses_the_outer_one(
     assert execute(engine, "work.outer", {}, with_key) == first
 
 
-# Transactions that lose
+# Lost transactions
 
 
 class Flaky(InMemoryStorage):
-    """Loses so many commits against somebody else, or is not there at all."""
+    """A storage that loses some commits against another transaction, or is unavailable."""
 
     def __init__(self, losses: int = 0, gone: bool = False) -> None:
         super().__init__()
@@ -795,7 +795,7 @@ def test_a_crash_while_logging_a_failure_does_not_hide_it(
     assert "the action log of work.go raised" in caplog.text
 
 
-# What is left over, or goes on at the same time
+# Abandoned and concurrent work
 
 
 def test_an_abandoned_nested_handler_writes_nothing(
@@ -806,7 +806,7 @@ def test_an_abandoned_nested_handler_writes_nothing(
     def slow(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         try:
             records = ctx.records("things")
-            # Under an event loop it shares the thread of the one around it, which cannot release it.
+            # Under an event loop it shares the thread of the outer handler, which cannot release it.
             release.wait(1)
             records.insert({"late": True})
         finally:

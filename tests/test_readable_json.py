@@ -1,4 +1,4 @@
-"""Whatever is written can be read: one bound for results, events, documents, errors and hook logs, on every storage."""
+"""All written JSON can be read: one bound for results, events, documents, errors and hook logs on every storage."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ WRITERS: dict[str, Callable[[Any, ActionContext], Result[Any, Any]]] = {
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"], scope="module")
 def any_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnyStorage]:
-    """Each storage in turn: the tests of this module use a tenant each."""
+    """Each storage. The tests of this module use a tenant each."""
     storage: AnyStorage
     if request.param == "memory":
         storage = InMemoryStorage()
@@ -155,7 +155,7 @@ def test_what_is_within_the_bounds_is_read_again(any_storage: AnyStorage, writer
         engine = engine_with(any_storage, WRITERS[writer], value)
         context = RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key=what)
         first, second = (engine.execute_action("work", "run", {}, context) for _ in range(2))
-        # No document holds it, on no storage.
+        # No storage accepts such a document.
         is_refused = "error" in writer or (writer, what) == ("document", "NUL")
         assert isinstance(first, Failure if is_refused else Success), what
         if not is_refused:

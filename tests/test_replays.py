@@ -1,4 +1,4 @@
-"""A replay is for an actor who may do the action now, including what the handler asked of the authorizer."""
+"""A replay needs an actor who may execute the action now, with all questions that the handler asked the authorizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nobody gives a right that they do not hold, by any path through the service `roles`."""
+"""No actor grants a right that it does not hold, by any path through the service `roles`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ RESOURCES = (
 )
 TOKENS = {"ann": ("roles.manage", "jobs.*"), "bob": ("roles.manage", "jobs.read", "pay.*"), "cy": ("roles.manage",)}
 GUARDED = "auditor"
-"""A role that an action asks for by its name."""
+"""A role that an action requires by its name."""
 Effective = frozenset[tuple[str, str | None]]
 
 rules = st.builds(
@@ -71,7 +71,7 @@ calls = st.lists(
 
 
 class Office:
-    """A tenant with roles, whose actors have what `tokens` grants them besides."""
+    """A tenant with roles, whose actors also have the rights of `tokens`."""
 
     def __init__(self, tokens: Mapping[str, tuple[str, ...]] | None = None) -> None:
         self.storage = InMemoryStorage()
@@ -108,7 +108,7 @@ class Office:
         return roles
 
     def effective(self) -> dict[str, Effective]:
-        """What each actor may do, by the rules that decide."""
+        """Return the rights of each actor, by the rules that decide."""
         listed = self.do("system", "list").unwrap()
         defined = {
             role.name: Role(
@@ -135,7 +135,7 @@ def test_no_series_of_role_changes_creates_a_right(
     roles: dict[str, Any], assignments: dict[str, set[str]], steps: list[tuple[Any, ...]]
 ) -> None:
     office = Office(TOKENS)
-    # All manage everything but one role: nobody has full power.
+    # Each manages all but one role: no actor has full power.
     office.define("limited", [], [{"permission": "roles.manage", "resource": "role/none"}])
     for name, body in roles.items():
         office.do("system", "define", name=name, **body).unwrap()
@@ -172,7 +172,7 @@ def test_what_is_included_is_allowed_wherever_the_rule_applies(allow: Any, deny:
             assert decide(request, (), {"r": role}).allowed
 
 
-# Each path
+# Paths
 
 
 def hr(office: Office) -> None:

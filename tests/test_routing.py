@@ -1,4 +1,4 @@
-"""A name that is misspelt has one answer, whichever door it comes to."""
+"""A misspelt name gets the same answer at each entry point."""
 
 from __future__ import annotations
 

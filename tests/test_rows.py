@@ -1,4 +1,4 @@
-"""Every execution has its row on the action log, whatever texts and numbers stand on it, on every storage."""
+"""Every execution has its row on the action log, whatever its texts and numbers, on every storage."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def each_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 
 def engine_on(storage: Storage, *actions: Any, **options: Any) -> tuple[Engine, Tenant]:
-    """An engine with one service, `work`, and a tenant that nothing else uses."""
+    """Return an engine with one service, `work`, and a new tenant."""
     tenant: Tenant = storage.create_tenant(slug=f"t{uuid4().hex}", name="t")
     service = create_service(name="work", description="", actions=actions)
     return create_engine(services=[service], storage=storage, **options), tenant
 
 
 class HostileHost:
-    """An engine whose handlers put the texts and numbers of `hostile` wherever something of theirs goes on a row."""
+    """An engine whose handlers put the texts and numbers of `hostile` into every field of a row that they can set."""
 
     def __init__(self, storage: Storage, hostile: dict[str, Any]) -> None:
         self.hostile = hostile
@@ -311,7 +311,7 @@ def test_a_large_error_keeps_its_code_and_the_start_of_its_text(
 
 
 class _Refusing(InMemoryStorage):
-    """Takes no row that says more than the reduced form: a database with rules that nobody has thought of."""
+    """A storage that accepts only reduced rows, like a database with unexpected rules."""
 
     def unit_of_work(self, *arguments: Any, **options: Any) -> Any:
         unit_of_work = super().unit_of_work(*arguments, **options)

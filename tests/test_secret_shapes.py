@@ -1,4 +1,4 @@
-"""Secrets in every shape: none is in a row, an event, an approval, a hook log or an error, wherever it comes from."""
+"""Secrets in every shape: none is in a row, an event, an approval, a hook log or an error, whatever its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A marker goes into a sensitive field; every row, log line, event and error is searched for it."""
+"""A marker in a sensitive field is in no row, log line, event or error."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ def test_secrets_are_found_in_every_shape(
 
 
 class Handle:
-    """Something that a validator makes, and JSON cannot carry."""
+    """A value that a validator makes and JSON cannot have."""
 
 
 def test_a_model_with_a_secret_may_hold_what_json_cannot_carry(

@@ -1,4 +1,4 @@
-"""A result under a key: first caller and retry get the same, or the action is refused and nothing is written."""
+"""A result under a key: first caller and retry get the same, or the action fails and nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A payload costs about what its size says, of whatever shape it is: counts of calls, never times."""
+"""The cost of a payload depends on its size, not on its shape: counts of calls, never times."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ SHAPES: Mapping[str, str] = {
 
 
 class Office:
-    """An engine with an action of each kind, and its log."""
+    """An engine with an action of each kind."""
 
     def __init__(self, **settings: Any) -> None:
         self.storage = InMemoryStorage()
@@ -88,7 +88,7 @@ class Office:
 
 
 def calls(work: Callable[[], object]) -> int:
-    """Return how many Python functions, comprehensions among them, a piece of work calls."""
+    """Return the number of Python functions, comprehensions included, that a piece of work calls."""
     count = 0
 
     def see(frame: Any, event: str, argument: Any) -> None:

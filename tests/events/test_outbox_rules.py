@@ -144,7 +144,7 @@ async def test_a_skipped_event_that_is_redriven_and_fails_again_is_a_dead_letter
     assert await outbox.redrive([id]) == 1
     await outbox.settle((), [failed((await taken(outbox))[id], None)])
     letter = await letter_of(outbox, id)
-    assert (letter.skipped, letter.attempts, letter.reason) == (False, 1, "no such luck")
+    assert (letter.skipped, letter.attempts, letter.reason) == (False, 1, "unreachable")
     now = await outbox.status()
     assert (now.pending, now.waiting, now.dead, now.skipped) == (0, 0, 1, 0)
 

@@ -1,7 +1,7 @@
-"""What SQL tries in order to get at another tenant. VICTIM and ATTACKER stand for the tenants' ids.
+"""SQL that tries to reach another tenant. VICTIM and ATTACKER stand for the tenants' ids.
 
-Each attack says what it ends in, so that none of them is harmless only because of a slip in its own text:
-`own` reads rows, which are the attacker's; `refused` meets an error; `nothing` is carried out, and finds nothing.
+Each attack declares its end, so that none is harmless only because of a mistake in its own text:
+`own` reads rows of the attacker; `refused` gets an error; `nothing` runs and finds nothing.
 """
 
 from __future__ import annotations
@@ -432,7 +432,7 @@ NAMING_READS = {
     "with an action of another name": (BE_VICTIM, "SET LOCAL app.action_id = 'x'", *READ_ALL),
     "the answer of a key": (BE_VICTIM, *READ_ALL, "SELECT * FROM public.ae_claim('test.work', 'key', 'f', NULL, 1)"),
 }
-"""Ways to read as somebody else, for a database that takes the session's word."""
+"""Ways to read as another tenant in a database that trusts the session."""
 
 NAMING_WRITES = {
     "a new document": (
@@ -476,7 +476,7 @@ FORGED_SIGNATURES = {
     "a hash without a key": "encode(sha256('VICTIM|x'::bytea), 'hex')",
     "very long": "repeat('0', 1000000)",
 }
-"""What stands in app.signature beside another tenant's id."""
+"""Values of `app.signature` for the id of another tenant."""
 
 OPERATOR_CALLS = {
     "all tenants": "SELECT * FROM public.ae_list_tenants({signature})",

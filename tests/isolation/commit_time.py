@@ -1,4 +1,4 @@
-"""SQL that runs while its transaction commits, and SQL that ends its transaction by itself."""
+"""SQL that runs while its transaction commits, and SQL that ends its own transaction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def boom(
     before: str = "",
     after: str = "",
 ) -> str:
-    """A function that replaces statements, and leaves a note that it has run."""
+    """A function that replaces statements and notes that it has run."""
     kind = "record" if returns == "trigger" else returns
     return FUNCTION.format(
         name=name, returns=returns, type=kind, options=options, before=before, after=after, script=script
@@ -100,7 +100,7 @@ AT_COMMIT: dict[str, tuple[str, ...]] = {
     "a deferred trigger that changes the encoding": (boom("SET client_encoding = 'LATIN1'"), *BOMB),
     "a deferred trigger that changes the role's password": (boom("ALTER ROLE CURRENT_USER PASSWORD 'mine'"), *BOMB),
 }
-"""Code of the handler's that waits for COMMIT."""
+"""Code of the handler that waits for COMMIT."""
 
 WRITE = "INSERT INTO public.host_notes VALUES ('ATTACKER', 'after', 'written after the transaction was cut')"
 KEEP = (
@@ -124,4 +124,4 @@ CUTS: dict[str, tuple[str, ...]] = {
     "outside any transaction": ("COMMIT", "SET default_transaction_read_only = off"),
     "serializable": ("COMMIT", "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE"),
 }
-"""Ends of the transaction that SQL makes."""
+"""Ways in which SQL ends the transaction."""

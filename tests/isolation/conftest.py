@@ -1,4 +1,4 @@
-"""Two databases for the whole folder: one that takes a session's word for its tenant, and one that wants it signed."""
+"""Two databases for the folder: one trusts the tenant of a session, the other verifies its signature."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def signed_harness(postgres_server: str) -> Iterator[SQLHarness]:
 
 @pytest.fixture(scope="package", params=["unsigned", "signed"])
 def harness(request: pytest.FixtureRequest) -> SQLHarness:
-    """Each of the two."""
+    """Each of the two databases."""
     found: SQLHarness = request.getfixturevalue(f"{request.param}_harness")
     return found

@@ -92,7 +92,7 @@ protect_table(
 
 @dataclass
 class Loot:
-    """What a hostile handler has got to see."""
+    """The rows, notices and errors that a hostile handler has seen."""
 
     seen: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -105,7 +105,7 @@ class Loot:
 
 @dataclass(frozen=True)
 class Party:
-    """A tenant, and the text that stands in each of its rows and nowhere else."""
+    """A tenant, and a text that is in each of its rows and nowhere else."""
 
     tenant: Tenant
     marker: str
@@ -142,7 +142,7 @@ class SQLHarness:
         self._superuser = psycopg.connect(self.superuser_url, autocommit=True)
         self.attacker = self.new_party("acme")
         self.victim = self.new_party("globex")
-        # The planner knows the values of every row from now on: so may what asks it.
+        # From now on the planner knows the values of every row.
         self._superuser.execute("ANALYZE")
 
     def close(self) -> None:
@@ -151,11 +151,11 @@ class SQLHarness:
         self._runner.close()
 
     def disconnect(self) -> None:
-        """Close the connections; new ones are opened when they are needed."""
+        """Close the connections; new ones open on demand."""
         self._runner.run(self.storage.aclose())
 
     def reconnect(self, *modes: Mode) -> None:
-        """Begin with fresh connections, in which every statement of daily business has been prepared."""
+        """Open fresh connections and prepare all statements of ordinary work in them."""
         self.disconnect()
         warm = self.new_party("warm")
         for mode in modes or MODES:
@@ -167,7 +167,7 @@ class SQLHarness:
 
     @contextmanager
     def served_by(self, storage: PostgresStorage) -> Iterator[None]:
-        """Work with another storage for a while."""
+        """Use another storage within this block."""
         usual = self.storage, self.engine
         self.storage = storage
         self.engine = self._make_engine()
@@ -176,17 +176,17 @@ class SQLHarness:
         finally:
             self.storage, self.engine = usual
 
-    # Who is in it
+    # Tenants
 
     def new_party(self, name: str) -> Party:
-        """A tenant with a document, a key, log rows, events, a change and a note."""
+        """Create a tenant with a document, a key, log rows, events, a change and a note."""
         slug = f"{name}-{uuid4().hex}"
         party = Party(self.storage.create_tenant(slug=slug, name=name), f"secret-of-{slug}")
         self.work(party, "first", idempotency_key="key")
         return party
 
     def work(self, party: Party, id: str, mode: Mode = "sync", **options: Any) -> dict[str, Any]:
-        """Have a tenant do its daily business, through everything that the engine has; what it has seen."""
+        """Do ordinary work of a tenant with all parts of the engine, and return what it has seen."""
         payload = {"id": id, "marker": party.marker}
         name = "work" if mode == "sync" else "work_async"
         answer = self.execute(party, name, payload, mode, **options)
@@ -194,7 +194,7 @@ class SQLHarness:
         seen: dict[str, Any] = answer.unwrap()
         return seen
 
-    # What happens in it
+    # Executions
 
     def execute(
         self, party: Party, action: str, payload: Any, mode: Mode = "sync", **options: Any
@@ -205,7 +205,7 @@ class SQLHarness:
         return self._runner.run(self.engine.execute_action_async("test", action, payload, context))
 
     def resolve(self, slug: str, mode: Mode) -> Result[Tenant, ActionError]:
-        """A tenant as a host finds it."""
+        """Return a tenant as a host finds it."""
         if mode == "sync":
             return self.engine.resolve_tenant(slug)
         return self._runner.run(self.engine.resolve_tenant_async(slug))
@@ -220,29 +220,29 @@ class SQLHarness:
         victim: Party | None = None,
         action: str = "sabotage",
     ) -> Loot:
-        """What SQL gets to see in a handler that runs for the attacker: `spy` is read-only, `host_a_spy_after`
+        """Run SQL in a handler for the attacker and return what it has seen: `spy` is read-only, `host_a_spy_after`
         and `host_a_spy_before` execute it within an action that writes, before and after that has a session."""
         self.loot = Loot()
         by, victim = by or self.attacker, victim or self.victim
-        # Not in the payload: the attacker's own log would tell of it.
+        # The script is not in the payload, so that the attacker's own log does not show it.
         self._script = [each.replace("VICTIM", victim.id).replace("ATTACKER", by.id) for each in script]
         name = action if mode == "sync" else f"{action}_async"
         self.loot.answer = self.execute(by, name, {"ending": ending}, mode)
         return self.loot
 
     def numbers_of(self, party: Party) -> dict[str, int]:
-        """How many rows a tenant has."""
+        """Return the numbers of rows of a tenant, by table."""
         counts = ", ".join(f"(SELECT count(*) FROM {table} WHERE tenant_id = %(id)s)" for table in GUARDED)
         numbers = self._superuser.execute(f"SELECT {counts}".encode(), {"id": party.id}).fetchone()
         assert numbers is not None
         return dict(zip(GUARDED, numbers, strict=True))
 
     def query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Rows as a superuser sees them."""
+        """Return rows as a superuser sees them."""
         return self._superuser.execute(statement, parameters or None).fetchall()
 
     def rows_of(self, party: Party) -> dict[str, list[str]]:
-        """Each row that a tenant has, in every table, as text."""
+        """Return the rows of a tenant as texts, by table."""
         selects = (f"SELECT '{table}', t::text FROM {table} t WHERE tenant_id = %(id)s" for table in GUARDED)
         rows: dict[str, list[str]] = {table: [] for table in GUARDED}
         found = self._superuser.execute(" UNION ALL ".join(selects).encode(), {"id": party.id})
@@ -252,12 +252,12 @@ class SQLHarness:
 
     @contextmanager
     def untouched(self, party: Party) -> Iterator[None]:
-        """Expects that nothing of a tenant changes."""
+        """Expect that no row of a tenant changes."""
         before = self.rows_of(party)
         yield
         assert self.rows_of(party) == before
 
-    # How
+    # Internals
 
     def _make_engine(self) -> Engine:
         def work(data: dict[str, str], ctx: ActionContext) -> Result[dict[str, Any], Any]:
@@ -335,7 +335,7 @@ def _end(session: Session, ending: Ending) -> Result[None, str]:
 
 
 def _run(session: Session, script: Sequence[str], loot: Loot) -> None:
-    """Run statements, each in a savepoint, so that one may fail and the next be tried."""
+    """Run statements, each in a savepoint, so that the next one runs after an error."""
     driver: Any = session.connection().connection.driver_connection
     listen = _listener(loot)
     driver.add_notice_handler(listen)
@@ -379,7 +379,7 @@ def _fetch(session: Session, statement: str) -> list[str]:
     try:
         rows = connection.exec_driver_sql(statement)
     except StorageError:
-        # An end of the transaction is refused before it is sent. A statement that hides one is not.
+        # The storage refuses to send an end of the transaction, but not a statement that hides one.
         cursor = connection.connection.cursor()
         cursor.execute(f"DO $$ BEGIN END $$; {statement}")
         return []

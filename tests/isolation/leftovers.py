@@ -1,4 +1,4 @@
-"""What SQL leaves in a connection for whoever gets it next, and how it comes back for the harvest."""
+"""SQL that leaves something in a connection for its next user, and SQL that comes back for the harvest."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ BEGIN
     END LOOP;
 END $$
 """
-"""Puts other statements under the names of those that the driver has prepared."""
+"""A function that puts other statements under the names of those that the driver has prepared."""
 
 UNSEEN = "WHEN prepared.statement LIKE '%pg_prepared_statements%' THEN 'SELECT false'"
-"""What tells the engine that nothing was left behind."""
+"""The statements by which the engine learns that nothing was left behind."""
 
 
 def hijack(*cases: str) -> str:
@@ -136,7 +136,7 @@ LEFTOVERS: dict[str, tuple[str, ...]] = {
     "an encrypted password setting": ("SET password_encryption = 'md5'",),
     "a plan for everybody": ("SET plan_cache_mode = force_generic_plan", "SET enable_seqscan = off"),
 }
-"""Statements, none of which may be felt by the next tenant in the connection."""
+"""Statements that must not affect the next tenant in the connection."""
 
 HARVEST = (
     "SELECT t::text FROM pg_temp.host_notes t",
@@ -156,7 +156,7 @@ HARVEST = (
     "TABLE public.ae_documents",
     "TABLE public.host_notes",
 )
-"""Where the attacker looks afterwards."""
+"""The places where the attacker looks afterwards."""
 
 REPLAY = """
 SELECT set_config('app.tenant_id', split_part(overheard, ',', 1), true),
@@ -166,4 +166,4 @@ FROM unnest(string_to_array(current_setting('leak.stolen', true), ';')) overhear
 WHERE overheard LIKE 'VICTIM,%'
 LIMIT 1
 """
-"""Takes the place of a victim whose signature was overheard."""
+"""SQL that impersonates a victim with an overheard signature."""

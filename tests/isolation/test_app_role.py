@@ -1,4 +1,4 @@
-"""A prompt of the app role, past the engine: it reads what its settings allow, and writes nothing."""
+"""The app role at a prompt, past the engine: it reads what its settings allow, and writes nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Settings = dict[str, str]
 
 @contextmanager
 def prompt(url: str, settings: Settings | None = None) -> Iterator[psycopg.Connection[Any]]:
-    """A transaction of a session with these settings, rolled back in the end. A host's signature opens it."""
+    """Open a session with these settings; its transaction is rolled back. A signature of the host opens it."""
     with psycopg.connect(url) as connection:
         for name, value in (settings or {}).items():
             connection.execute("SELECT set_config(%s, %s, false)", (name, value))
@@ -35,7 +35,7 @@ def prompt(url: str, settings: Settings | None = None) -> Iterator[psycopg.Conne
 
 
 def insertions(party: Party) -> dict[str, str]:
-    """A row of each table that a tenant might have."""
+    """A possible row of a tenant in each table."""
     return {
         "ae_documents": f"INSERT INTO ae_documents VALUES ('{party.id}', 'notes', 'x', 1, '{{}}', now(), now())",
         "ae_document_keys": f"INSERT INTO ae_document_keys VALUES ('{party.id}', 'ae_roles', 'x', 'x')",
@@ -63,7 +63,7 @@ def insertions(party: Party) -> dict[str, str]:
 
 
 def signed(harness: SQLHarness, party: Party, action_id: str) -> Settings:
-    """What the engine itself sets."""
+    """Return the settings of the engine itself."""
     settings = {"app.tenant_id": party.id, "app.action_id": action_id}
     if harness.is_signed:
         settings["app.signature"] = Signer(KEY).context("w", party.id, action_id)
@@ -239,7 +239,7 @@ def test_the_owner_is_bound_by_row_level_security_too(harness: SQLHarness) -> No
     with prompt(harness.database.owner_url) as connection:
         seen = [table for table in GUARDED if connection.execute(f"SELECT FROM {table}".encode()).rowcount > 0]
 
-    # Functions of the owner's purge keys that have expired, deliver events, and count the approvals that wait.
+    # Functions of the owner purge expired keys, deliver events, and count pending approvals.
     assert seen == ["ae_document_keys", "ae_idempotency_keys", "ae_events", "ae_outbox"]
 
 

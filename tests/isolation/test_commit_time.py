@@ -1,4 +1,4 @@
-"""Code of a handler's that runs at COMMIT, and a handler whose SQL commits: neither gets past what the library does."""
+"""Code of a handler that runs at COMMIT, and a handler whose SQL commits: neither evades the library."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.isolation.test_leftovers import fresh_connections_after_a_failure, wo
 
 @pytest.fixture
 def mode(harness: SQLHarness) -> Mode:
-    """Whether the attacker's handler is a `def` or an `async def`: two databases and two modes."""
+    """The mode of the attacker's handler: each database has one."""
     return "sync" if harness.is_signed else "async"
 
 
 @pytest.fixture
 def password(signed_harness: SQLHarness) -> Iterator[list[tuple[str]]]:
-    """The app role's password, which the test leaves as it is."""
+    """The password of the app role, restored after the test."""
     query = "SELECT coalesce(rolpassword, '') FROM pg_authid WHERE rolname = 'app'"
     yield signed_harness.query(query)
     with psycopg.connect(signed_harness.superuser_url, autocommit=True) as connection:
@@ -61,7 +61,7 @@ HARMLESS = [
         "a deferred trigger that shadows what the library asks",
     )
 ]
-"""What never runs, or does nothing that is felt: these actions succeed."""
+"""Code that never runs or has no effect: these actions succeed."""
 
 
 def _has_run(harness: SQLHarness, tenant_id: str) -> bool:
@@ -95,7 +95,7 @@ def test_temporary_objects_of_a_handler_are_gone_when_it_is_over(harness: SQLHar
 
 @pytest.mark.parametrize("mode", MODES)
 def test_code_left_in_an_own_table_is_found_after_commit(signed_harness: SQLHarness, mode: Mode) -> None:
-    # The storage refuses such a role when it is opened; this one was given the right since.
+    # A storage refuses to open with such a role; this one got the right later.
     signed_harness.reconnect(mode)
     attacker, victim = signed_harness.new_party("initech"), signed_harness.new_party("umbrella")
     with psycopg.connect(signed_harness.superuser_url, autocommit=True) as superuser:

@@ -1,4 +1,4 @@
-"""What SQL in a handler can reach: its own tenant's rows, in a database that verifies who the tenant is."""
+"""SQL in a handler reaches only the rows of its own tenant if the database verifies the tenant."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ ATTACKS = [*READS, *LEAKS, *WRITES, *DEFINITIONS]
 
 @pytest.fixture(params=["sync", "async"])
 def mode(request: pytest.FixtureRequest) -> Mode:
-    """Whether the handler is a `def` or an `async def`."""
+    """The mode of the handler."""
     mode: Mode = request.param
     return mode
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=[attack.name for attack in ATTACKS])
 def test_sql_reaches_no_row_of_another_tenant(harness: SQLHarness, attack: Attack) -> None:
-    # two databases and two modes: each attack is tried in each of them.
+    # Each attack runs on both databases and in both modes.
     mode: Mode = "sync" if harness.is_signed else "async"
 
     with harness.untouched(harness.victim):
-        # A failing handler: what is tried on the attacker's own rows is undone.
+        # The handler fails, which undoes its writes to the attacker's own rows.
         loot = harness.attack(attack.script, mode=mode, ending="fail")
 
     assert harness.victim.marker not in loot
@@ -44,7 +44,7 @@ def test_sql_reaches_no_row_of_another_tenant(harness: SQLHarness, attack: Attac
 
 
 def ended(attack: Attack, harness: SQLHarness, loot: Loot) -> None:
-    """The attack was carried out in the way that it says."""
+    """Check that the attack ended as it declares."""
     if any("built with libxml" in error for error in loot.errors):
         return
     if attack.ends == "refused":

@@ -1,4 +1,4 @@
-"""What a handler's SQL leaves in a pooled connection: nothing that the next tenant would feel, or fall for."""
+"""Leftovers of a handler's SQL in a pooled connection do not affect the next tenant."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.isolation.leftovers import HARVEST, HIJACKED, LEFTOVERS, REPLAY
 
 @pytest.fixture(params=MODES)
 def mode(request: pytest.FixtureRequest) -> Mode:
-    """Whether the attacker's handler is a `def` or an `async def`."""
+    """The mode of the attacker's handler."""
     mode: Mode = request.param
     return mode
 
@@ -32,7 +32,7 @@ def fresh(signed_harness: SQLHarness, mode: Mode) -> SQLHarness:
 
 @pytest.fixture(scope="module", autouse=True)
 def nobody_in_particular(postgres_server: str) -> Iterator[None]:
-    """A role that the app role may take on, and that may do nothing."""
+    """A role without rights that the app role may take on."""
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute("DROP ROLE IF EXISTS nobody_in_particular")
         connection.execute("CREATE ROLE nobody_in_particular")
@@ -42,7 +42,7 @@ def nobody_in_particular(postgres_server: str) -> Iterator[None]:
 
 
 def works(harness: SQLHarness, party: Party, mode: Mode) -> None:
-    """A tenant's business goes on as if nobody else were there, and is kept."""
+    """Check that the work of a tenant sees only its own rows, and is stored."""
     seen = harness.work(party, "second", mode, idempotency_key="second")
     assert set(seen["notes"]) == set(seen["bodies"]) == {party.marker}
     plainly = harness.execute(party, "work_plainly", {"id": "third", "marker": party.marker}, mode)
@@ -61,14 +61,14 @@ def works(harness: SQLHarness, party: Party, mode: Mode) -> None:
 
 
 def has_replaced_something(loot: Loot, script: tuple[str, ...]) -> bool:
-    """Whether the attack found what it looks for. That a ROLLBACK is among the prepared is not sure."""
+    """Return whether the attack found its target. A ROLLBACK is not always among the prepared statements."""
     targets = [notice for notice in loot.notices if "pg_prepared_statements" not in notice]
     return targets != [] or script == HIJACKED["ROLLBACK"]
 
 
 @contextmanager
 def fresh_connections_after_a_failure(harness: SQLHarness) -> Iterator[None]:
-    """So that what one attack has broken does not fail the tests of the others."""
+    """Reconnect after a failure, so that the tests of other attacks do not fail too."""
     try:
         yield
     except BaseException:
@@ -205,7 +205,7 @@ FROM unnest(ARRAY['tenant_id', 'action_id', 'signature']) name
 
 
 def state(harness: SQLHarness) -> dict[str, str | None]:
-    """What the connection in the pool is like."""
+    """Return the state of the connection in the pool."""
     _, pooled = harness.storage.pools.take("sync")
     try:
         driver = pooled.driver_connection
@@ -216,7 +216,7 @@ def state(harness: SQLHarness) -> dict[str, str | None]:
 
 
 def test_a_host_engine_survives_deallocated_statements(signed_harness: SQLHarness) -> None:
-    # Its driver prepares by itself what it has seen five times.
+    # The driver prepares a statement on its own after five runs.
     url = make_url(signed_harness.database.app_url).set(drivername="postgresql+psycopg")
     engine = create_engine(url, pool_size=1, max_overflow=0)
     with closing(PostgresStorage(engine=engine, signing_key=KEY)) as storage, signed_harness.served_by(storage):

@@ -1,6 +1,6 @@
-"""What isolation does not cover, stated plainly: what SQL in a handler can do to its own tenant, and see of others.
+"""The limits of isolation: what SQL in a handler can do to its own tenant, and see of others.
 
-None of it shows a row of another tenant's. The security page of the documentation says the same.
+None of it shows a row of another tenant. The security page of the documentation lists the same limits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.isolation.harness import SQLHarness
 
 @pytest.fixture
 def role_settings(signed_harness: SQLHarness) -> Iterator[None]:
-    """What is set for the app role in the database is unset again."""
+    """Reset the settings of the app role in the database after the test."""
     yield
     ((name,),) = signed_harness.query("SELECT current_database()")
     with psycopg.connect(signed_harness.superuser_url, autocommit=True) as connection:

@@ -1,4 +1,4 @@
-"""The other two layers: a tenant is looked up by the host, and a unit of work has no way to name another one."""
+"""The other two layers: the host looks up the tenant, and a unit of work cannot name another one."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _notes() -> list[typing.Any]:
 
 @pytest.fixture(scope="module", params=["memory", "sqlite", "postgres", "signed postgres"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """An engine on each harness."""
+    """An engine on each storage."""
     service = create_service(name="notes", description="Notes", actions=_notes())
     if request.param == "memory":
         yield create_engine(services=[service], storage=InMemoryStorage())
@@ -183,7 +183,7 @@ keys = st.lists(st.tuples(collections, names), min_size=1, max_size=4, unique=Tr
 def test_a_tenant_reads_and_changes_only_its_own_documents(
     engine: Engine, one: UUID, other: UUID, ones: list[list[str]], others: list[list[str]]
 ) -> None:
-    # Fresh ones, whatever Hypothesis has tried before, which differ in as little as it likes.
+    # New tenants for each example, whose ids differ as little as Hypothesis likes.
     tenant, neighbour = Tenant(_fresh(one), "one"), Tenant(_fresh(other), "other")
     call(engine, "put", {"keys": ones}, tenant)
     call(engine, "put", {"keys": others}, neighbour)

@@ -1,4 +1,4 @@
-"""The outbox from the side of tenants, and from that of a relay with a role of its own."""
+"""The outbox as tenants use it, and as a relay with its own role uses it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_what_is_no_event_keeps_no_relay_from_its_work(harness: SQLHarness) -> N
 def separated(
     request: pytest.FixtureRequest, fresh_postgres_database: Database, postgres_server: str
 ) -> Iterator[tuple[PostgresStorage, PostgresStorage]]:
-    """Storages of a host and of a relay, each with a role that can do no more than it needs."""
+    """The storages of a host and of a relay, each with a role that has only the rights that it needs."""
     is_signed = request.param == "signed"
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         make_role(connection, "relay")

@@ -1,4 +1,4 @@
-"""Names: nothing of the library's is found by a search path that SQL of a handler can choose."""
+"""Names: the search path that a handler's SQL chooses does not affect the library's statements."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ STATEMENTS = list(_statements())
 KEYWORDS = {"AND", "ANY", "ARRAY", "AS", "COALESCE", "EXISTS", "FROM", "INTO", "MATERIALIZED", "NOT", "OR", "SELECT"}
 KEYWORDS |= {"GREATEST", "LATERAL", "LIMIT", "OVER", "VALUES", "WHERE"}
 DEFINED = {"context", "given", "claimed", "place", "r", "subject", "new", "wanted"}
-"""Names in the statements that parentheses follow: columns of theirs."""
+"""Names of columns that parentheses follow in the statements."""
 
 
 @pytest.mark.parametrize(("name", "statement"), STATEMENTS, ids=[name for name, _ in STATEMENTS])
 def test_statements_name_the_schema_of_operators_and_functions(name: str, statement: str) -> None:
     bare = re.sub(r"'[^']*'", "''", statement)
     bare = re.sub(r"OPERATOR\(pg_catalog\.[^)]+\)", "", bare)
-    # What UPDATE assigns.
+    # Assignments of UPDATE.
     bare = re.sub(r"(SET|,)\s+\w+ = ", r"\1 ", bare).replace("%s", "?").replace("*", "")
     called = re.findall(r"([\w.]+) ?\(", re.sub(r"INTO public\.\w+ \(|ae_\w+ \(", "", bare))
 
@@ -136,7 +136,7 @@ FIRST = "SET search_path = evil, pg_catalog, public"
 
 @pytest.fixture(scope="module")
 def _shadowed(unsigned_harness: SQLHarness, signed_harness: SQLHarness) -> Iterator[None]:
-    """Names of the catalogue's, in a schema that SQL can put before it."""
+    """Names of the catalogue, in a schema that SQL can put before it."""
     for each in (unsigned_harness, signed_harness):
         with psycopg.connect(each.superuser_url, autocommit=True) as superuser:
             superuser.execute(SHADOWS.encode())
@@ -147,7 +147,7 @@ def _shadowed(unsigned_harness: SQLHarness, signed_harness: SQLHarness) -> Itera
 
 
 def _business(data: Any, ctx: ActionContext) -> Result[Any, Any]:
-    """Everything that collections do, under the search path of SQL."""
+    """All operations of collections, under a search path that SQL has set."""
     ctx.session.execute(text(data))
     notes = ctx.records("notes")
     first = notes.insert({"n": 1, "who": "ann"}, "a")

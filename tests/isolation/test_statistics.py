@@ -1,4 +1,4 @@
-"""Statistics: the planner knows no value of a tenant's, so that EXPLAIN can tell none to another tenant."""
+"""Statistics: the planner knows no value of a tenant, so EXPLAIN shows none to another tenant."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GUESSES = {
     "timestamptz": ("-infinity", "2000-01-01", "infinity"),
     "bool": ("true", "false"),
 }
-"""Values of the victim's, and others that nobody has."""
+"""Values of the victim, and values that no tenant has."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,7 +53,7 @@ def _frequent(signed_harness: SQLHarness) -> None:
 
 @pytest.fixture
 def own(signed_harness: SQLHarness) -> Iterator[psycopg.Connection]:
-    """A connection of the owner's, who makes tables of the host's."""
+    """A connection of the owner, which creates tables of the host."""
     with psycopg.connect(signed_harness.database.owner_url, autocommit=True) as connection:
         yield connection
 

@@ -1,4 +1,4 @@
-"""What the catalogue says: nothing of ours is without row-level security, and no role has more than it needs."""
+"""The catalogue: each table of the library has row-level security, and no role has more rights than it needs."""
 
 from __future__ import annotations
 

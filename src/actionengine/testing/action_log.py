@@ -1,4 +1,4 @@
-"""The action log: rows come back as they were written, newest first, found by what is asked for."""
+"""The action log: rows come back as written, newest first, and filters find them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECOND = timedelta(seconds=1)
 
 
 def comparable(row: LogRow) -> LogRow:
-    """A row with its JSON decoded: a backend may write that in its own way."""
+    """Return a row with its JSON decoded, since a backend may format it in its own way."""
     decoded: dict[str, Any] = {
         name: value and json.loads(value)
         for name, value in row._asdict().items()
@@ -39,13 +39,13 @@ async def recorded(backend: Backend, *rows: LogRow, tenant: Tenant | None = None
 
 
 async def found(backend: Backend, **query: Any) -> list[str]:
-    """The ids of the rows that a query finds."""
+    """Return the ids of the rows that a query finds."""
     async with backend.reading() as unit:
         return [row.id for row in await unit.read_log(LogQuery(**query))]
 
 
 class ActionLogConformance(Conformance):
-    """One row an execution."""
+    """The rows of executions."""
 
     @run_in_mode
     async def test_a_row_comes_back_as_it_was_written(self, backend: Backend) -> None:

@@ -1,4 +1,4 @@
-"""Approvals: a second person, one execution."""
+"""Approvals: an action waits for a second person and then runs once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGE = {"amount": 5000}
 
 
 async def requested(harness: SampleHarness, payload: Any = None, *, action: str = "payments.pay", **who: Any) -> str:
-    """Ask for something that needs an approval: the approval's id."""
+    """Execute an action that needs an approval, and return the id of the approval."""
     answer = await harness.execute(action, payload or LARGE, **who)
     needed: ActionError = error_of(answer, ErrorCode.APPROVAL_REQUIRED)
     approval_id: str = needed.details["approval_id"]
@@ -34,7 +34,7 @@ async def decided(harness: SampleHarness, decision: str, approval_id: str, actor
 
 
 async def status_of(harness: SampleHarness, approval_id: str) -> str:
-    """An approval's status, as a manager sees it."""
+    """Return the status of an approval, as a manager sees it."""
     status: str = value_of(await harness.execute("approvals.get", {"approval_id": approval_id}, actor=MANAGER)).status
     return status
 

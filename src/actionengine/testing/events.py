@@ -1,4 +1,4 @@
-"""Events: in commit order, once, and only of what was committed."""
+"""The event log: committed events only, once, in commit order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from actionengine.testing.sample import SampleHarness
 
 
 def comparable(event: EventRow) -> EventRow:
-    """An event with its payload decoded: a backend may write that in its own way."""
+    """Return an event with its payload decoded, since a backend may format it in its own way."""
     payload: Any = json.loads(event.payload)
     return event._replace(payload=payload)
 
@@ -31,7 +31,7 @@ async def recorded(backend: Backend, *events: EventRow) -> None:
 
 
 class EventConformance(Conformance):
-    """The event log."""
+    """Events of a tenant."""
 
     @run_in_mode
     async def test_an_event_comes_back_as_it_was_written(self, backend: Backend) -> None:

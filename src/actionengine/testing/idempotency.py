@@ -1,4 +1,4 @@
-"""Idempotency: a key is used once, however many callers, in whatever order."""
+"""Idempotency: a key takes effect once, whatever the number and order of its callers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from actionengine.testing.sample import SampleHarness
 OTHER_PRINT = "b" * 64
 CLAIM = Claim("notes.put", "key", "a" * 64)
 FIRST, SECOND = str(uuid4()), str(uuid4())
-"""Approvals."""
+"""The ids of two approvals."""
 LONG = 60.0
-"""Seconds, for waits that end when something else happens; longer than a test waits for a signal."""
+"""The limit in seconds of waits that another event ends: longer than the wait for that event."""
 
 
 async def answered(backend: Backend, claim: Claim, tenant: Tenant | None = None) -> ClaimAnswer:
-    """What a claim is answered by now; nothing stays claimed."""
+    """Return the current answer to a claim, and roll the claim back."""
     unit = backend.unit(tenant)
     try:
         return await unit.claim(claim, 0.0)
@@ -48,7 +48,7 @@ async def waiting(backend: Backend, claim: Claim, approval: str) -> None:
 
 
 class IdempotencyConformance(Conformance):
-    """Claims, and what actions make of them."""
+    """Claims, and actions with keys."""
 
     @run_in_mode
     async def test_a_used_key_replays_its_result_byte_for_byte(self, backend: Backend) -> None:

@@ -1,4 +1,4 @@
-"""The outbox: what a relay takes and settles, in order per subject, whoever else takes from it."""
+"""The outbox: relays take and settle events, in order per subject, however many relays there are."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from actionengine.testing.rows import START, event_row
 from actionengine.testing.sample import SampleHarness
 
 LEASE = 30.0
-"""Seconds: longer than any of these tests."""
+"""A lease in seconds, longer than any of these tests."""
 
 SHORT_LEASE = 0.2
 
 
 async def emptied(backend: Backend, *queue: str) -> None:
-    """Settle whatever other tests have left in a queue of the outbox, the host's where none is named."""
+    """Settle the events that other tests have left in a queue; by default the queue `events`."""
     outbox = backend.storage.outbox(backend.mode, *queue)
     try:
         while True:
@@ -50,7 +50,7 @@ async def emptied(backend: Backend, *queue: str) -> None:
 
 @asynccontextmanager
 async def relays(backend: Backend, number: int = 1) -> AsyncIterator[list[Outbox]]:
-    """So many relays' views of an outbox that is empty before and afterwards."""
+    """Open the outbox for `number` relays; it is empty before and afterwards."""
     await emptied(backend)
     opened = [backend.storage.outbox(backend.mode) for _ in range(number)]
     try:
@@ -63,7 +63,7 @@ async def relays(backend: Backend, number: int = 1) -> AsyncIterator[list[Outbox
 
 @asynccontextmanager
 async def queues(backend: Backend) -> AsyncIterator[list[Outbox]]:
-    """A relay's view of each queue; all are empty before and afterwards."""
+    """Open each queue for a relay; all are empty before and afterwards."""
     for queue in QUEUES:
         await emptied(backend, queue)
     opened = [backend.storage.outbox(backend.mode, queue) for queue in QUEUES]
@@ -77,7 +77,7 @@ async def queues(backend: Backend) -> AsyncIterator[list[Outbox]]:
 
 
 async def emitted(backend: Backend, *subjects: str | None) -> list[str]:
-    """Commit an event about each subject, one after the other; their ids."""
+    """Commit an event about each subject, one after the other, and return their ids."""
     rows = [event_row(backend.tenant, subject=subject) for subject in subjects]
     for row in rows:
         await committed(backend, row)
@@ -91,23 +91,23 @@ async def committed(backend: Backend, *events: EventRow) -> None:
 
 
 def ids(batch: Sequence[PendingEvent]) -> list[str]:
-    """The events of a batch."""
+    """Return the ids of the events of a batch."""
     return [pending.event.id for pending in batch]
 
 
 async def letter_of(outbox: Outbox, id: str) -> DeadLetter:
-    """The dead letter of an event: others may have been skipped long ago."""
+    """Return the dead letter of an event. Other tests may have left skipped ones."""
     (letter,) = [letter for letter in await outbox.dead_letters(limit=1000) if letter.event.id == id]
     return letter
 
 
 def failed(pending: PendingEvent, retry_in: float | None, *, counts: bool = True) -> FailedDelivery:
-    """A failed attempt."""
-    return FailedDelivery(pending, "no such luck", retry_in, counts)
+    """Return a failed attempt."""
+    return FailedDelivery(pending, "unreachable", retry_in, counts)
 
 
 class OutboxConformance(Conformance):
-    """The outbox."""
+    """The outbox of a storage."""
 
     @run_in_mode
     async def test_an_event_is_taken_as_written_and_gone_once_settled(self, backend: Backend) -> None:
@@ -191,7 +191,7 @@ class OutboxConformance(Conformance):
     async def test_a_lease_that_is_extended_goes_on(self, backend: Backend) -> None:
         async with relays(backend, 2) as (slow, other):
             await emitted(backend, "jobs/1")
-            # Long enough that a machine which is busy elsewhere renews it in time.
+            # Long enough for a busy machine to renew it in time.
             batch = await slow.take(10, 1.5)
             for _ in range(2):
                 await backend.sleep(0.8)
@@ -247,7 +247,7 @@ class OutboxConformance(Conformance):
 
             letter = await letter_of(outbox, first)
             assert (letter.attempts, letter.skipped) == (1, False)
-            assert "no such luck" in letter.reason
+            assert "unreachable" in letter.reason
             assert letter.since <= datetime.now(UTC)
             assert await outbox.skip([first], "nobody wants it") == 1
             assert await outbox.skip([first], "twice") == 0

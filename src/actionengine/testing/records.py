@@ -1,4 +1,4 @@
-"""Documents: what `UnitOfWork.records` promises."""
+"""Documents: the promises of `UnitOfWork.records`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from actionengine.storage.port import UnitOfWork
 from actionengine.testing.backend import Backend, run_in_mode
 from actionengine.testing.base import Conformance, raises_action_error
 
-# A NUL has no place in the texts of most databases, and a surrogate none in UTF-8.
+# Most databases store no NUL, and UTF-8 encodes no surrogate.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.recursive(
@@ -29,7 +29,7 @@ VALUES = st.recursive(
 
 
 def nested(depth: int) -> dict[str, Any]:
-    """A document of so many containers, one in the other."""
+    """Return a document of `depth` nested containers."""
     value: Any = 1
     for _ in range(depth - 1):
         value = [value]
@@ -37,17 +37,17 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 def endless() -> dict[str, Any]:
-    """A document that contains itself."""
+    """Return a document that contains itself."""
     document: dict[str, Any] = {}
     document["self"] = document
     return document
 
 
 class RecordsConformance(Conformance):
-    """A tenant's documents of one collection."""
+    """Documents of a tenant in one collection."""
 
     documents: ClassVar[st.SearchStrategy[dict[str, Any]]] = st.dictionaries(TEXTS, VALUES, max_size=6)
-    """What a document can carry; a backend that carries less narrows it, and says so in its documentation."""
+    """Values that a document can have. A backend that stores fewer narrows this, and documents it."""
 
     @run_in_mode
     async def test_an_inserted_document_is_at_version_1_and_has_utc_times(self, backend: Backend) -> None:
@@ -422,7 +422,7 @@ class RecordsConformance(Conformance):
 
     @run_in_mode
     async def test_a_collection_with_lookups_is_filtered_as_any_other(self, backend: Backend) -> None:
-        # These are filters of the library's own, which a backend may answer by an index.
+        # The library itself uses these filters; a backend may serve them with an index.
         whom: list[dict[str, Any]] = [
             {"assignee": "ann", "status": "open"},
             {"assignee": "ann", "status": "done", "workflow_key": "hire"},

@@ -1,4 +1,4 @@
-"""Roles: kept in storage, in force at once, deny before allow."""
+"""Roles: stored, effective at once, deny before allow."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from actionengine.testing.sample import CLERK, SampleHarness
 
 
 def rule(permission: str, resource: str | None = None) -> dict[str, Any]:
-    """A rule of a role."""
+    """Return a rule of a role."""
     return {"permission": permission, "resource": resource}
 
 
 async def define(harness: SampleHarness, name: str, *, allow: tuple[Any, ...] = (), deny: tuple[Any, ...] = ()) -> None:
-    """Make a role, or give it other rules."""
+    """Define a role, or replace its rules."""
     value_of(
         await harness.execute("roles.define", {"name": name, "allow": list(allow), "deny": list(deny)}, actor=SYSTEM)
     )
@@ -34,7 +34,7 @@ async def change(harness: SampleHarness, action: str, role: str, actor: Actor = 
 
 
 class RolesConformance(Conformance):
-    """Who may do what, as storage says."""
+    """Authorization by stored roles."""
 
     @run_in_mode
     async def test_a_role_is_in_force_from_assignment_to_removal(self, backend: Backend) -> None:

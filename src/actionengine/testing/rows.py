@@ -1,4 +1,4 @@
-"""Rows as the pipeline would write them, for the tests at the level of the port."""
+"""Rows as the pipeline writes them, for tests of the port."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ HOUR = timedelta(hours=1)
 
 
 def id_at(time: datetime, number: int = 0) -> str:
-    """The id of a row that began at a time; those of one time sort by their number."""
+    """Return the id of a row that began at a time; ids of one time sort by their number."""
     return str(UUID(int=(int(time.timestamp() * 1000) << 80) | (7 << 76) | (2 << 62) | number))
 
 
 def log_row(tenant: Tenant, **fields: Any) -> LogRow:
-    """A row of the action log with everything in it that a row can have, except for `fields`."""
+    """Return a row of the action log in which all fields are set, with `fields` replaced."""
     row = LogRow(
         id=str(uuid7()),
         parent_id=None,
@@ -53,7 +53,7 @@ def log_row(tenant: Tenant, **fields: Any) -> LogRow:
 
 
 def bare_log_row(tenant: Tenant) -> LogRow:
-    """A row of the action log with nothing in it that can be left out."""
+    """Return a row of the action log without its optional fields."""
     nothing: dict[str, Any] = dict.fromkeys(LogRow._fields)
     required: dict[str, Any] = {
         "id": str(uuid7()),
@@ -69,7 +69,7 @@ def bare_log_row(tenant: Tenant) -> LogRow:
 
 
 def event_row(tenant: Tenant, **fields: Any) -> EventRow:
-    """An event with everything in it that an event can have, except for `fields`."""
+    """Return an event in which all fields are set, with `fields` replaced."""
     row = EventRow(
         id=str(uuid7()),
         tenant_id=tenant.id,
@@ -88,6 +88,6 @@ def event_row(tenant: Tenant, **fields: Any) -> EventRow:
 def result(
     claim: Claim, value: bytes | None = b'{"id":1}', *, expired: bool = False, **fields: Any
 ) -> IdempotentResult:
-    """What a claimed key answers from now on, or, where it has expired, has answered till now."""
+    """Return a stored result of a key."""
     now = datetime.now(UTC)
     return IdempotentResult(claim, value, None, now - HOUR if expired else now + HOUR)._replace(**fields)

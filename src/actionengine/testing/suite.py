@@ -1,4 +1,4 @@
-"""The whole conformance suite: all of its parts in one class."""
+"""The whole conformance suite: all its parts in one class."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ class StorageConformance(
     ApprovalConformance,
     RolesConformance,
 ):
-    """All that a storage promises."""
+    """All tests of a storage."""

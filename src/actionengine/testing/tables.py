@@ -1,4 +1,4 @@
-"""Rows of the library's own tables: what `UnitOfWork.rows` promises."""
+"""Rows of the library's own tables: the promises of `UnitOfWork.rows`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SCHEMA = {"fields": [{"name": "größe", "type": "number", "required": True, "he
 
 
 def project(id: str, **fields: Any) -> Row:
-    """A project."""
+    """Return a project."""
     row = {"id": id, "name": f"project {id}", "description": None, "require_review": False, "created_at": START}
     return {**row, **fields}
 
 
 def record_type(id: str, **fields: Any) -> Row:
-    """A record type of the project p1."""
+    """Return a record type of the project p1."""
     row = {
         "id": id,
         "project_id": "p1",
@@ -48,7 +48,7 @@ def record_type(id: str, **fields: Any) -> Row:
 
 
 def change(id: str, **fields: Any) -> Row:
-    """A change in the project p1."""
+    """Return a change in the project p1."""
     row = {
         "id": id,
         "project_id": "p1",
@@ -65,7 +65,7 @@ def change(id: str, **fields: Any) -> Row:
 
 
 def target(id: str, **fields: Any) -> Row:
-    """A target of the change c1, the record type r1."""
+    """Return a target of the change c1, the record type r1."""
     row = {
         "id": id,
         "change_id": "c1",
@@ -78,7 +78,7 @@ def target(id: str, **fields: Any) -> Row:
 
 
 def patch_op(id: str, position: int, **fields: Any) -> Row:
-    """An op of the target t1, which adds a field."""
+    """Return an op of the target t1, which adds a field."""
     name = f"field {id}"
     row = {
         "id": id,
@@ -102,7 +102,7 @@ def patch_op(id: str, position: int, **fields: Any) -> Row:
 
 
 def snapshot(key: str, **fields: Any) -> Row:
-    """A snapshot of a record type by the change c1."""
+    """Return a snapshot of a record type by the change c1."""
     row = {
         "change_id": "c1",
         "record_type_key": key,
@@ -121,13 +121,13 @@ async def add(backend: Backend, table: Table, *rows: Row, tenant: Tenant | None 
 
 
 async def ids(backend: Backend, table: Table, tenant: Tenant | None = None, **query: Any) -> list[str]:
-    """The ids that a new unit of work finds."""
+    """Return the ids that a new unit of work finds."""
     async with backend.reading(tenant) as unit:
         return [row["id"] for row in await unit.rows(table).find(columns=["id"], **query)]
 
 
 async def add_change(backend: Backend) -> None:
-    """The project p1, the record types r1 and r2, and the change c1 with the target t1."""
+    """Insert the project p1, the record types r1 and r2, and the change c1 with the target t1."""
     await add(backend, PROJECTS, project("p1"))
     await add(backend, RECORD_TYPES, record_type("r1"), record_type("r2"))
     await add(backend, CHANGES, change("c1"))
@@ -135,7 +135,7 @@ async def add_change(backend: Backend) -> None:
 
 
 class TablesConformance(Conformance):
-    """A tenant's rows of one table."""
+    """Rows of a tenant in one table."""
 
     @run_in_mode
     async def test_a_row_comes_back_as_it_was_given(self, backend: Backend) -> None:

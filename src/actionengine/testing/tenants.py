@@ -1,4 +1,4 @@
-"""Tenants: how they are made and found, and that none sees another."""
+"""Tenants: creation, look-up, deletion and isolation."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from actionengine.testing.rows import event_row, log_row, result
 from actionengine.testing.sample import CLERK, MANAGER, SampleHarness
 
 
-def a_slug() -> str:
-    """A slug that nobody else has."""
+def make_slug() -> str:
+    """Return a new slug."""
     return f"t-{uuid4().hex}"
 
 
 async def resolved(backend: Backend, engine: Engine, slug: str) -> Tenant:
-    """The tenant of a slug, as a host finds it."""
+    """Return the tenant of a slug, as a host finds it."""
     found = engine.resolve_tenant(slug) if backend.mode == "sync" else await engine.resolve_tenant_async(slug)
     tenant: Tenant = value_of(found)
     return tenant
 
 
 class TenantConformance(Conformance):
-    """One storage, many customers."""
+    """Many tenants on one storage."""
 
     @run_in_mode
     async def test_a_tenant_is_found_by_its_slug(self, backend: Backend) -> None:
-        slug = a_slug()
+        slug = make_slug()
         made = await backend.create_tenant(slug=slug, name="Grüße & Söhne")
 
         assert made.slug == slug
         assert await backend.storage.find_tenant(slug, backend.mode) == made
         assert await resolved(backend, SampleHarness(backend).engine, slug) == made
         assert await backend.storage.find_tenant(slug.upper(), backend.mode) is None
-        assert await backend.storage.find_tenant(a_slug(), backend.mode) is None
+        assert await backend.storage.find_tenant(make_slug(), backend.mode) is None
 
     @run_in_mode
     async def test_a_tenant_is_found_by_its_id(self, backend: Backend) -> None:
-        made, other = [await backend.create_tenant(slug=a_slug(), name="x") for _ in range(2)]
+        made, other = [await backend.create_tenant(slug=make_slug(), name="x") for _ in range(2)]
 
         assert await backend.storage.find_tenant_by_id(made.id, backend.mode) == made
         assert await backend.storage.find_tenant_by_id(uuid4(), backend.mode) is None
@@ -58,7 +58,7 @@ class TenantConformance(Conformance):
 
     @run_in_mode
     async def test_tenants_are_listed_by_slug(self, backend: Backend) -> None:
-        slugs = [a_slug() for _ in range(5)]
+        slugs = [make_slug() for _ in range(5)]
         made = [await backend.create_tenant(slug=slug, name=slug) for slug in slugs]
 
         listed = [tenant for tenant in await backend.list_tenants() if tenant.slug in slugs]
@@ -68,7 +68,7 @@ class TenantConformance(Conformance):
 
     @run_in_mode
     async def test_tenants_are_listed_in_pages(self, backend: Backend) -> None:
-        slugs = [f"{a_slug()}-{number}" for number in range(5)]
+        slugs = [f"{make_slug()}-{number}" for number in range(5)]
         for slug in slugs:
             await backend.create_tenant(slug=slug, name=slug)
         await backend.delete_tenant(slug=slugs[2])
@@ -77,14 +77,14 @@ class TenantConformance(Conformance):
         paged: list[str] = []
         while page := await backend.list_tenants(after=paged[-1] if paged else None, limit=max(2, len(everybody) // 3)):
             paged += [tenant.slug for tenant in page]
-        # Others make tenants meanwhile.
+        # Other tests create tenants too.
         assert [slug for slug in paged if slug in slugs] == sorted({*slugs} - {slugs[2]})
         with raises_action_error(ErrorCode.INVALID_INPUT):
             await backend.list_tenants(limit=0)
 
     @run_in_mode
     async def test_a_taken_slug_is_a_conflict(self, backend: Backend) -> None:
-        slug = a_slug()
+        slug = make_slug()
         made = await backend.create_tenant(slug=slug, name="First")
 
         with raises_action_error(ErrorCode.CONFLICT):
@@ -104,18 +104,18 @@ class TenantConformance(Conformance):
 
     @run_in_mode
     async def test_a_slug_has_up_to_63_characters(self, backend: Backend) -> None:
-        slug = f"{a_slug()}-{'x' * 63}"[:63]
+        slug = f"{make_slug()}-{'x' * 63}"[:63]
 
         assert (await backend.create_tenant(slug=slug, name="Long")).slug == slug
 
     @run_in_mode
     async def test_a_tenant_needs_a_name(self, backend: Backend) -> None:
         with raises_action_error(ErrorCode.INVALID_INPUT):
-            await backend.create_tenant(slug=a_slug(), name=" ")
+            await backend.create_tenant(slug=make_slug(), name=" ")
 
     @run_in_mode
     async def test_of_many_who_want_a_slug_one_gets_it(self, backend: Backend) -> None:
-        slug = a_slug()
+        slug = make_slug()
 
         async def make() -> bool:
             try:
@@ -128,17 +128,17 @@ class TenantConformance(Conformance):
 
         assert sum(await backend.gather(*(make() for _ in range(8)))) == 1
 
-    # The end
+    # Deletion
 
     @run_in_mode
     async def test_a_deleted_tenant_is_gone_and_its_slug_stays_taken(self, backend: Backend) -> None:
-        slug = a_slug()
+        slug = make_slug()
         made = await backend.create_tenant(slug=slug, name="Acme")
 
         assert await backend.delete_tenant(slug=slug)
 
         assert not await backend.delete_tenant(slug=slug)
-        assert not await backend.delete_tenant(slug=a_slug())
+        assert not await backend.delete_tenant(slug=make_slug())
         assert await backend.storage.find_tenant(slug, backend.mode) is None
         assert made not in await backend.list_tenants()
         with raises_action_error(ErrorCode.CONFLICT):
@@ -146,7 +146,7 @@ class TenantConformance(Conformance):
 
     @run_in_mode
     async def test_nothing_is_executed_for_a_deleted_tenant(self, backend: Backend) -> None:
-        slug = a_slug()
+        slug = make_slug()
         tenant, other = await backend.create_tenant(slug=slug, name="Acme"), backend.other_tenant
         harness = SampleHarness(backend)
         value_of(await harness.execute("notes.put", {"id": "n1"}, tenant=tenant))
@@ -160,7 +160,7 @@ class TenantConformance(Conformance):
 
     @run_in_mode
     async def test_deleting_a_tenant_in_use_leaves_nothing_half_done(self, backend: Backend) -> None:
-        slug = a_slug()
+        slug = make_slug()
         tenant = await backend.create_tenant(slug=slug, name="Acme")
         harness = SampleHarness(backend)
 
@@ -203,8 +203,8 @@ class TenantConformance(Conformance):
 
     @run_in_mode
     async def test_a_tenant_is_its_id_whatever_its_slug_is(self, backend: Backend) -> None:
-        mine = Tenant(uuid4(), a_slug())
-        renamed, namesake = Tenant(mine.id, a_slug()), Tenant(uuid4(), mine.slug)
+        mine = Tenant(uuid4(), make_slug())
+        renamed, namesake = Tenant(mine.id, make_slug()), Tenant(uuid4(), mine.slug)
         claim = Claim("notes.put", "key", "a" * 64)
         async with backend.writing(mine) as unit:
             await unit.records("notes").insert({"of": "mine"}, "n1")

@@ -1,4 +1,4 @@
-"""Transactions: what a unit of work promises to itself, to others and after its end."""
+"""Transactions: a unit of work sees its own writes, is isolated from others, and ends for good."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ENDS: dict[str, Callable[[UnitOfWork], Awaitable[None]]] = {
 
 
 class TransactionConformance(Conformance):
-    """All or nothing, isolated, and over when it is over."""
+    """Transactions and savepoints."""
 
     @run_in_mode
     async def test_a_unit_reads_its_own_writes(self, backend: Backend) -> None:
