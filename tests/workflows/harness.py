@@ -6,9 +6,11 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
 from uuid import uuid4
 
+import pytest
 from pydantic import BaseModel
 from returns.result import Failure, Result, Success
 
@@ -30,9 +32,11 @@ from actionengine import (
 )
 from actionengine.changes import change_control_services
 from actionengine.durable.client import DurableClient, DurableExecution, Status
+from actionengine.events.event import Event
+from actionengine.events.publishers.port import PublishError
 from actionengine.testing import Backend
 from actionengine.testing.harness import AUDITOR
-from actionengine.workflows import WorkflowPermissions, workflow_services
+from actionengine.workflows import WorkflowPermissions, WorkflowPublisher, workflow_services
 from actionengine.workflows.runtime.run_executor import RunExecutor
 from actionengine.workflows.runtime.scheduler import Scheduler
 from actionengine.workflows.runtime.step_actions import RolesOf
@@ -44,12 +48,17 @@ ANN = Actor.human("ann", permissions=["host.approve"])
 BOB = Actor.human("bob", permissions=["host.approve"])
 EVE = Actor.human("eve", permissions=["host.approve"])
 
+each_storage = pytest.mark.each_storage
+
 Step = dict[str, Any]
 Dump = Mapping[str, Sequence[Any]]
 """All rows of a tenant, by table."""
 
 TABLES = ("ae_documents", "ae_idempotency_keys", "ae_events", "ae_outbox")
 """All that actions write, but for the log."""
+
+EVENT = {"type": "event", "event_type": "job.done"}
+"""A trigger."""
 
 SOON = {"attempts": 3, "seconds": 0.001}
 """Tried again at once."""
@@ -408,6 +417,53 @@ class Harness(BaseHarness):
         assert [(each["position"], each["step"]) for each in told] == [(step.position, step.step) for step in run.steps]
         assert len({step.action_id for step in run.steps}) == len(run.steps)
         assert {rows[step.action_id].outcome for step in run.steps} <= {"succeeded"}
+
+
+class Relay:
+    """Gives the events of a tenant to a publisher, one after the other."""
+
+    def __init__(self, harness: Harness, path: Path) -> None:
+        self.harness = harness
+        self.client = RecordingClient()
+        tenants = {tenant.id: tenant for tenant in (harness.backend.tenant, harness.backend.other_tenant)}
+        self.publisher = WorkflowPublisher(harness.engine, path / "durable.sqlite", tenant_of=tenants.__getitem__)
+        self.publisher._scheduler = Scheduler(cast("DurableClient", self.client))
+        self._after = 0
+
+    async def give(self, times: int = 1) -> dict[str, PublishError]:
+        """Deliver what is new, so many times; why something was not delivered, by type."""
+        failures: dict[str, PublishError] = {}
+        while stored := await self.harness.backend.read_events(self.harness.tenant, after=self._after):
+            for each in stored:
+                for _ in range(times):
+                    event = Event.of(each.position, each.event)
+                    for failure in (await self.publisher.publish([event])).values():
+                        failures[event.type] = failure
+            self._after = stored[-1].position
+        return failures
+
+    async def go_on(self) -> None:
+        """Deliver, and take the steps of what is set going, until nothing is any more."""
+        done = 0
+        while True:
+            assert await self.give() == {}
+            going = [each for each in self.client.enqueued if each.function == "actionengine.execute_run"]
+            if len(going) == done:
+                return
+            for each in going[done:]:
+                _, _, key, run_id = each.arguments
+                await self.harness.executor.execute_run(self.harness.tenant, key, run_id)
+            done = len(going)
+
+
+async def emit(harness: Harness, payload: Any = None, type: str = "job.done", **who: Any) -> None:
+    expect(await harness.ask("host.emit", {"type": type, "payload": payload, "subject": "job/1"}, **who))
+
+
+async def runs_of(harness: Harness, key: str) -> list[Any]:
+    """The runs of a workflow as they were started: ids of one millisecond are in no order."""
+    found = expect(await harness.ask("workflows.list", {"key": key}, by=AUDITOR))
+    return sorted(found, key=lambda run: run.created_at)
 
 
 async def _rows_of(unit: Any, table: str, tenant: Tenant) -> list[str]:

@@ -12,7 +12,7 @@ from actionengine.testing import run_in_mode
 from actionengine.workflows import ASSIGNMENTS, WorkflowPermissions
 from actionengine.workflows.permissions import NO_PERMISSIONS
 from tests.harness import BOT, expect, refused
-from tests.workflows.harness import ANN, BOB, Harness, Step, action, failing_step, note, statuses
+from tests.workflows.harness import ANN, BOB, Harness, Step, action, each_storage, failing_step, note, statuses
 
 
 def assignment(name: str, **more: Any) -> Step:
@@ -25,7 +25,7 @@ async def complete(harness: Harness, id: str, result: dict[str, Any] | None = No
 
 
 @run_in_mode
-async def test_a_run_does_not_wait_for_an_assignment_unless_its_step_says_so(harness: Harness) -> None:
+async def test_a_run_waits_for_an_assignment_only_with_wait(harness: Harness) -> None:
     run = await harness.run(assignment("look"), note("after"))
 
     assert (run.status, run.assignment_id) == ("succeeded", None)
@@ -39,8 +39,9 @@ async def test_a_run_does_not_wait_for_an_assignment_unless_its_step_says_so(har
     assert await harness.payloads("workflows.resumed") == []
 
 
+@each_storage
 @run_in_mode
-async def test_a_run_that_waits_goes_on_with_what_has_come_of_it(harness: Harness) -> None:
+async def test_a_completed_assignment_continues_the_run(harness: Harness) -> None:
     run = await harness.run(
         assignment("look", wait=True),
         action("tell", "host.echo", {"by": "${steps.look.completed_by}", "fine": "${steps.look.result.fine}"}),
@@ -76,7 +77,7 @@ async def test_a_run_that_waits_goes_on_with_what_has_come_of_it(harness: Harnes
 
 
 @run_in_mode
-async def test_what_is_asked_again_each_time_round_waits_each_time(harness: Harness) -> None:
+async def test_a_loop_waits_for_each_of_its_assignments(harness: Harness) -> None:
     again = [{"when": {"field": "steps.look.result.fine", "op": "eq", "value": False}, "next": "look"}]
     run = await harness.run(
         assignment("look", wait=True, max_visits=3),
@@ -105,7 +106,8 @@ async def test_an_assignment_is_completed_once(harness: Harness) -> None:
     assert len(await harness.read("notes")) == 1
 
 
-def test_of_many_who_complete_at_once_one_does(harness: Harness) -> None:
+@each_storage
+def test_concurrent_completions_have_one_winner(harness: Harness) -> None:
     run = harness.backend.run(harness.run(assignment("look", wait=True), note("after")))
 
     def attempt(n: int) -> Any:
@@ -125,7 +127,7 @@ def test_of_many_who_complete_at_once_one_does(harness: Harness) -> None:
 
 
 @run_in_mode
-async def test_a_run_that_waits_cannot_be_resumed_and_takes_the_assignment_with_it_when_it_is_cancelled(
+async def test_cancelling_a_waiting_run_cancels_its_assignment(
     harness: Harness,
 ) -> None:
     run = await harness.run(assignment("look", wait=True), note("after"))
@@ -140,8 +142,9 @@ async def test_a_run_that_waits_cannot_be_resumed_and_takes_the_assignment_with_
     assert (run.status, run.assignment_id, run.steps) == ("cancelled", None, ())
 
 
+@each_storage
 @run_in_mode
-async def test_what_was_given_twice_by_a_driver_that_was_thought_dead_is_given_once(harness: Harness) -> None:
+async def test_a_repeated_step_creates_one_assignment(harness: Harness) -> None:
     key = await harness.define(assignment("look", wait=True))
     run_id = await harness.start(key)
     point = (await harness.executor.actions.next(harness.tenant, key, run_id)).unwrap()
@@ -153,8 +156,9 @@ async def test_what_was_given_twice_by_a_driver_that_was_thought_dead_is_given_o
     assert len(await harness.read("workflow_assignments")) == 1
 
 
+@each_storage
 @run_in_mode
-async def test_assignments_are_listed_by_whose_they_are_the_newest_first_where_that_is_asked_for(
+async def test_assignments_are_listed_by_assignee_in_either_order(
     harness: Harness,
 ) -> None:
     key = await harness.define(assignment("look", assignee="${input.whose}"))
@@ -174,7 +178,7 @@ async def test_assignments_are_listed_by_whose_they_are_the_newest_first_where_t
 
 
 @run_in_mode
-async def test_completing_asks_for_its_permission_and_an_agent_needs_it_too(harness: Harness) -> None:
+async def test_completing_needs_its_permission_for_agents_too(harness: Harness) -> None:
     authorizer = StaticAuthorizer({"worker": Role(allow=["workflows.complete"])})
     strict = harness.another(permissions=WorkflowPermissions(), authorizer=authorizer)
     run = await harness.run(assignment("look", wait=True), failing_step("after", on_failure="fail"))
@@ -189,7 +193,7 @@ async def test_completing_asks_for_its_permission_and_an_agent_needs_it_too(harn
 
 
 @run_in_mode
-async def test_no_workflow_completes_what_a_workflow_has_asked_for(harness: Harness) -> None:
+async def test_a_workflow_cannot_complete_assignments(harness: Harness) -> None:
     step = action("done", "workflow_assignments.complete", {"assignment_id": "x"})
     answer = await harness.ask("workflows.define", {"key": "self", "definition": {"steps": [step]}})
 
@@ -197,7 +201,7 @@ async def test_no_workflow_completes_what_a_workflow_has_asked_for(harness: Harn
 
 
 @run_in_mode
-async def test_what_a_step_gives_once_it_is_done_is_not_there_where_nobody_waits(harness: Harness) -> None:
+async def test_an_output_without_wait_has_no_result(harness: Harness) -> None:
     steps = [assignment("look"), action("tell", "host.echo", {"by": "${steps.look.completed_by}"})]
     answer = await harness.ask("workflows.define", {"key": "hasty", "definition": {"steps": steps}})
 
@@ -218,7 +222,7 @@ ODD: tuple[dict[str, Any], ...] = (
 
 
 @run_in_mode
-async def test_what_is_no_assignment_by_now_is_said_so_and_hides_no_other(harness: Harness) -> None:
+async def test_an_invalid_assignment_is_reported_and_hides_no_other(harness: Harness) -> None:
     key = await harness.define(assignment("look", wait=True))
     runs = [await harness.drive(await harness.start(key)) for _ in range(len(ODD) + 1)]
     for run, odd in zip(runs, ODD, strict=False):
@@ -240,7 +244,7 @@ async def test_what_is_no_assignment_by_now_is_said_so_and_hides_no_other(harnes
 
 
 @run_in_mode
-async def test_what_a_host_writes_where_the_completion_stands_does_not_keep_anybody_from_completing(
+async def test_a_completion_replaces_what_the_host_wrote_there(
     harness: Harness,
 ) -> None:
     key = await harness.define(assignment("look", wait=True))

@@ -183,9 +183,7 @@ def test_a_run_goes_on_whatever_becomes_of_the_hosts_events(office: Office, brok
         assert {(letter.event.type, letter.queue) for letter in letters} == {("workflows.notification", EVENTS)}
 
 
-def test_a_run_whose_own_event_fails_for_good_holds_no_other_up_and_is_seen_and_redriven(
-    office: Office, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dead_letter_of_a_run_blocks_no_other_run(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     office.define("free", NOTE)
     enqueue = DurableClient.enqueue
     poisoned = office.start("free")
@@ -239,9 +237,7 @@ def test_a_trigger_that_takes_long_holds_up_no_run(office: Office, monkeypatch: 
         wait_until(lambda: len(office.do("workflows.list", key="triggered")) == 10)
 
 
-def test_while_the_durable_engine_is_away_the_host_gets_its_events(
-    office: Office, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_host_events_flow_while_the_durable_engine_is_away(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(client: DurableClient, *_: Any, **__: Any) -> bool:
         raise DurableUnavailable("it is away")
 
@@ -274,7 +270,7 @@ def test_the_queue_of_workflows_has_what_the_publisher_acts_upon(office: Office)
     assert publisher._handlers.keys() == CONTROL
 
 
-def test_a_run_that_waits_for_its_next_attempt_keeps_no_other_from_its_place(office: Office) -> None:
+def test_a_run_that_waits_for_a_retry_holds_no_place(office: Office) -> None:
     office.define("bad", {**NOTE, "operation": "update", "id": "a", "retry": {"attempts": 2, "seconds": 3600}})
     lock = {"name": "lock", "type": "record_lock", "collection": "notes", "id": "a"}
     office.define("held", {**NOTE, "id": "a"}, lock, APPROVED[1])

@@ -21,7 +21,7 @@ from actionengine.errors import ActionError
 from actionengine.testing import run_in_mode
 from actionengine.workflows.models import RunCursor
 from tests.harness import expect, refused
-from tests.workflows.harness import BOB, EVE, Harness, action, approval, note, statuses
+from tests.workflows.harness import BOB, EVE, Harness, action, approval, each_storage, note, statuses
 
 CONFLICT = ErrorCode.CONFLICT
 
@@ -81,12 +81,11 @@ async def look(harness: Harness, how: str, id: str, approval_id: str, point: Run
     await harness.go_on()
 
 
+@each_storage
 @pytest.mark.parametrize("looks", ["drive", "perform", "wait", "decline"])
 @pytest.mark.parametrize("how", ["rejected", "expired", "cancelled"])
 @run_in_mode
-async def test_a_refusal_before_anybody_looks_again_is_what_the_run_goes_on_with(
-    harness: Harness, how: str, looks: str
-) -> None:
+async def test_an_early_refusal_continues_the_run(harness: Harness, how: str, looks: str) -> None:
     seconds = {"expires_after": 0.05} if how == "expired" else {}
     id = await harness.start(await harness.define(approval("ok", on_reject="no", **seconds), note("yes"), note("no")))
     point = await point_of(harness, id)
@@ -102,11 +101,10 @@ async def test_a_refusal_before_anybody_looks_again_is_what_the_run_goes_on_with
     await harness.in_order()
 
 
+@each_storage
 @pytest.mark.parametrize("looks", ["drive", "perform", "wait", "decline"])
 @run_in_mode
-async def test_an_approval_before_anybody_looks_again_is_what_the_run_goes_on_with(
-    harness: Harness, looks: str
-) -> None:
+async def test_an_early_approval_continues_the_run(harness: Harness, looks: str) -> None:
     id = await harness.start(await harness.define(approval("ok"), note("yes")))
     point = await point_of(harness, id)
     approval_id = await ask(harness, id)
@@ -122,7 +120,7 @@ async def test_an_approval_before_anybody_looks_again_is_what_the_run_goes_on_wi
 
 @pytest.mark.parametrize("looks", ["drive", "perform", "wait", "decline"])
 @run_in_mode
-async def test_while_nothing_is_decided_the_run_waits_for_what_was_asked(harness: Harness, looks: str) -> None:
+async def test_an_undecided_approval_keeps_the_run_waiting(harness: Harness, looks: str) -> None:
     id = await harness.start(await harness.define(approval("ok"), note("yes")))
     point = await point_of(harness, id)
     approval_id = await ask(harness, id)
@@ -137,7 +135,7 @@ async def test_while_nothing_is_decided_the_run_waits_for_what_was_asked(harness
 
 
 @run_in_mode
-async def test_what_was_refused_counts_after_its_key_has_gone(harness: Harness) -> None:
+async def test_a_refusal_counts_after_its_key_has_expired(harness: Harness) -> None:
     short = harness.another(limits=Limits(idempotency_ttl=0.05))
     id = await short.start(
         await short.define(approval("ok", expires_after=0.05, on_reject="no"), note("y"), note("no"))
@@ -155,7 +153,7 @@ async def test_what_was_refused_counts_after_its_key_has_gone(harness: Harness) 
 
 @pytest.mark.parametrize("looks", ["drive", "perform", "wait", "decline"])
 @run_in_mode
-async def test_a_policy_of_an_action_of_a_step_that_is_rejected_in_between(harness: Harness, looks: str) -> None:
+async def test_a_rejected_policy_of_an_action_fails_the_step(harness: Harness, looks: str) -> None:
     key = await harness.define(action("pay", "host.approved", {"a": 1}, on_failure="no"), note("yes"), note("no"))
     id = await harness.start(key)
     point = await point_of(harness, id)
@@ -171,7 +169,7 @@ async def test_a_policy_of_an_action_of_a_step_that_is_rejected_in_between(harne
 
 @pytest.mark.parametrize("looks", ["drive", "perform", "wait", "decline"])
 @run_in_mode
-async def test_a_further_policy_that_is_rejected_before_anybody_hears_of_it(harness: Harness, looks: str) -> None:
+async def test_a_further_policy_may_be_rejected_early(harness: Harness, looks: str) -> None:
     asking = harness.another(services=[_asks_twice()])
     id = await asking.start(
         await asking.define(action("twice", "asking.outer", {"a": 1}, on_failure="no"), note("yes"), note("no"))
@@ -192,7 +190,7 @@ async def test_a_further_policy_that_is_rejected_before_anybody_hears_of_it(harn
 
 
 @run_in_mode
-async def test_a_step_that_is_tried_again_on_purpose_asks_anew(harness: Harness) -> None:
+async def test_a_resumed_step_asks_for_a_new_approval(harness: Harness) -> None:
     id = await harness.start(await harness.define(approval("ok", on_reject="pause"), note("yes")))
     first = await ask(harness, id)
     await refuse(harness, "rejected", first)
@@ -213,7 +211,7 @@ async def test_a_step_that_is_tried_again_on_purpose_asks_anew(harness: Harness)
 
 
 @run_in_mode
-async def test_a_step_that_a_loop_comes_back_to_asks_anew(harness: Harness) -> None:
+async def test_a_repeated_step_asks_for_a_new_approval(harness: Harness) -> None:
     id = await harness.start(await harness.define(note("a"), approval("ok", on_reject="a", max_visits=5)))
     await harness.drive(id)
     first = (await harness.get(id)).approval_id
@@ -227,8 +225,9 @@ async def test_a_step_that_a_loop_comes_back_to_asks_anew(harness: Harness) -> N
     assert (await harness.get(id)).status == "succeeded"
 
 
+@each_storage
 @run_in_mode
-async def test_a_run_that_is_cancelled_in_between_leaves_no_approval_open(harness: Harness) -> None:
+async def test_cancelling_a_run_closes_its_early_approval(harness: Harness) -> None:
     id = await harness.start(await harness.define(approval("ok"), note("yes")))
     point = await point_of(harness, id)
     approval_id = await ask(harness, id)
@@ -242,7 +241,7 @@ async def test_a_run_that_is_cancelled_in_between_leaves_no_approval_open(harnes
 
 
 @run_in_mode
-async def test_a_run_is_not_resumed_while_what_it_asked_for_counts(harness: Harness) -> None:
+async def test_a_run_is_not_resumed_while_its_approval_counts(harness: Harness) -> None:
     id = await harness.start(await harness.define(approval("ok", on_reject="no"), note("yes"), note("no")))
     approval_id = await ask(harness, id)
     refused(await harness.ask("workflows.resume", {"run_id": id}), CONFLICT, approval_id, "approve or reject")
@@ -251,7 +250,7 @@ async def test_a_run_is_not_resumed_while_what_it_asked_for_counts(harness: Harn
 
 
 @run_in_mode
-async def test_who_gives_up_late_does_not_fail_a_step_that_waits(harness: Harness) -> None:
+async def test_a_late_failure_does_not_fail_a_waiting_step(harness: Harness) -> None:
     id = await harness.start(await harness.define(approval("ok"), note("yes")))
     point = await point_of(harness, id)
     approval_id = await ask(harness, id)
@@ -264,8 +263,9 @@ async def test_who_gives_up_late_does_not_fail_a_step_that_waits(harness: Harnes
     assert (run.status, run.steps) == ("paused", ())
 
 
+@each_storage
 @run_in_mode
-async def test_a_run_that_ends_while_its_step_asks_is_not_paused_and_nobody_is_asked(harness: Harness) -> None:
+async def test_a_run_that_ends_meanwhile_asks_for_no_approval(harness: Harness) -> None:
     """The question is asked in a transaction of its own, after that of the step is undone."""
     racing, cancels = harness.another(), list[str]()
     id = await racing.start(await racing.define(approval("ok")))

@@ -48,7 +48,7 @@ ONE = note("one")
 EVENT = {"type": "event", "event_type": "job.done"}
 
 
-def test_steps_follow_each_other_in_their_order_and_the_last_one_is_the_end() -> None:
+def test_steps_follow_in_order_and_the_last_one_ends_the_run() -> None:
     definition = defined(note("a"), note("b", next="d"), note("c", next="end"), note("d", next="c"))
 
     assert [definition.next_step(name) for name in "abcd"] == ["b", "c", "d", "end"]
@@ -104,7 +104,7 @@ def test_a_definition_is_stored_as_it_was_given() -> None:
         ([note("a", max_visits=1, next="b"), note("b", next="c", on_failure="a"), note("c", next="b")], "b → c → b"),
     ],
 )
-def test_a_step_that_leads_nowhere_or_round_for_ever_is_named(steps: list[Step], said: str) -> None:
+def test_a_dead_end_or_an_endless_cycle_is_named(steps: list[Step], said: str) -> None:
     assert said in refusal(*steps).message
 
 
@@ -150,11 +150,11 @@ def test_a_step_that_leads_nowhere_or_round_for_ever_is_named(steps: list[Step],
         ([{"name": "a", "type": "notification", "to": ["b", "${input.x}"], "message": "m"}], "the step 'a' reads"),
     ],
 )
-def test_a_reference_to_what_cannot_be_there_is_named_with_its_step(steps: list[Step], said: str) -> None:
+def test_an_impossible_reference_is_named_with_its_step(steps: list[Step], said: str) -> None:
     assert said in refusal(*steps, input=fields(n="number")).message
 
 
-def test_references_to_what_can_be_there_are_taken() -> None:
+def test_possible_references_are_accepted() -> None:
     rounds = [
         note("a", max_visits=3),
         decision("b", (comparison("steps.c.n", "exists"), "end"), otherwise="c"),
@@ -223,7 +223,7 @@ def test_references_to_what_can_be_there_are_taken() -> None:
         (None, "steps.0"),
     ],
 )
-def test_what_is_no_step_is_refused_with_the_place_where_it_is_wrong(step: Any, where: str) -> None:
+def test_an_invalid_step_is_refused_with_the_wrong_place(step: Any, where: str) -> None:
     error = refusal(step)
 
     told = [f"{each['path']} {each['reason']}" for each in error.details["fields"]]
@@ -245,14 +245,14 @@ def test_conditions_stand_in_each_other_ten_deep_and_no_deeper() -> None:
         assert "10 deep" in refusal(decision("a", (nested(deep), "end"))).message
 
 
-def test_a_definition_is_no_longer_than_it_may_be() -> None:
+def test_the_size_of_a_definition_is_bounded() -> None:
     assert defined(*(note(f"n{number}") for number in range(200)))
     assert "200" in refusal(*(note(f"n{number}") for number in range(201))).message
     assert "at least 1" in refusal().message
     assert "256 KB" in refusal(action("a", "host.echo", "x" * MAX_BYTES)).message
 
 
-def test_a_trigger_is_no_longer_than_it_may_be() -> None:
+def test_the_size_of_a_trigger_is_bounded() -> None:
     long = {**EVENT, "input": {"text": "x" * MOST_TRIGGER_BYTES}}
     short = {**EVENT, "input": {"text": "x" * (MOST_TRIGGER_BYTES - 100)}}
 
@@ -264,7 +264,7 @@ def test_a_trigger_is_no_longer_than_it_may_be() -> None:
     assert parse_trigger(long, stored=True), "what is stored is not judged again"
 
 
-def test_what_is_wrong_with_a_part_is_not_told_of_the_whole_too() -> None:
+def test_an_error_of_a_part_is_not_repeated_for_the_whole() -> None:
     wrong = decision("a", ({"all": [{"fild": "input.n"}]}, "end"))
 
     error = refusal(wrong)
@@ -272,7 +272,7 @@ def test_what_is_wrong_with_a_part_is_not_told_of_the_whole_too() -> None:
     assert [field["path"] for field in error.details["fields"]] == ["steps.0.decision.branches.0.when.all.all.0"]
 
 
-def test_a_notification_is_for_somebody() -> None:
+def test_a_notification_needs_a_recipient() -> None:
     assert "at least 1" in refusal({"name": "tell", "type": "notification", "to": [], "message": "m"}).message
 
 
@@ -312,7 +312,7 @@ def test_a_definition_that_is_nested_too_deeply_is_refused() -> None:
         ({"type": "schedule", "schedule": "0 9 * * *", "input": {}}, "the trigger sets no 'n'"),
     ],
 )
-def test_a_trigger_that_can_start_nothing_is_refused(trigger: Any, said: str) -> None:
+def test_an_invalid_trigger_is_refused(trigger: Any, said: str) -> None:
     assert said in refusal(ONE, trigger=trigger, input=fields(n="number!", o="string")).message
 
 
@@ -324,7 +324,7 @@ def test_a_schedule_has_five_fields_or_six(schedule: str) -> None:
 
 
 @pytest.mark.parametrize("given_definition", [{}, {"steps": []}, {"steps": "a"}, {"steps": {"a": 1}}, {"more": 1}])
-def test_what_is_no_definition_is_refused(given_definition: Any) -> None:
+def test_an_invalid_definition_is_refused(given_definition: Any) -> None:
     with pytest.raises(ActionError) as caught:
         parse_definition(given_definition)
 
@@ -381,7 +381,7 @@ def closure(edges: dict[str, set[str]]) -> set[tuple[str, str]]:
 
 
 @given(graphs())
-def test_a_graph_is_taken_where_each_step_is_reached_and_each_cycle_ends(steps: list[Step]) -> None:
+def test_a_graph_needs_reachable_steps_and_bounded_cycles(steps: list[Step]) -> None:
     edges = edges_of(steps)
     first, *others = edges
     reached = closure(edges)
@@ -407,7 +407,7 @@ WORLD = SyncBackend(InMemoryStorage())
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(graphs(), st.tuples(*[st.booleans()] * 3), st.integers(1, 40), st.lists(st.booleans(), max_size=30))
-def test_whatever_is_taken_ends_within_its_bounds(
+def test_every_accepted_graph_ends_within_its_limits(
     steps: list[Step], known: tuple[bool, ...], max_steps: int, decided: list[bool]
 ) -> None:
     assume(_is_taken(steps))
@@ -463,7 +463,7 @@ WAITING = {"name": "a", "type": "assignment", "assignee": "human:bob", "title": 
     ],
     ids=["wait", "by_starter", "from_workflows", "required"],
 )
-def test_true_and_false_are_no_texts_and_no_numbers(place: Any, given: Any) -> None:
+def test_flags_refuse_texts_and_numbers(place: Any, given: Any) -> None:
     assert "it is true or false, not " in refusal_of(place(given)).message
 
 
@@ -480,7 +480,7 @@ def test_true_and_false_are_no_texts_and_no_numbers(place: Any, given: Any) -> N
     ],
     ids=["attempts", "seconds", "max_visits", "approval", "lock", "max_steps"],
 )
-def test_numbers_are_no_texts_and_no_truth_values(place: Any, given: Any) -> None:
+def test_numbers_refuse_texts_and_flags(place: Any, given: Any) -> None:
     shown = "true" if given is True else '"3"'
     assert f"it is a number, not {shown}" in refusal_of(place(given)).message
     assert isinstance(parse_definition(place(3)), Definition)

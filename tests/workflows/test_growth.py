@@ -132,7 +132,7 @@ def test_a_purge_reads_as_many_runs_as_it_removes(growing_storage: AnyStorage) -
     grows(growing_storage, ended_runs, purge)
 
 
-def test_a_purge_passes_none_of_what_was_removed_while_a_snapshot_is_held(postgres_database: Database) -> None:
+def test_a_purge_skips_removed_ends_while_a_snapshot_is_held(postgres_database: Database) -> None:
     with PostgresStorage(postgres_database.app_url, pool_size=1, max_overflow=0) as storage:
         works = Works(storage)
         ended_runs(works, 600)

@@ -16,11 +16,13 @@ from tests.harness import expect, refused
 from tests.workflows.harness import (
     ANN,
     BOB,
+    EVENT,
     Harness,
     action,
     approval,
     comparison,
     decision,
+    each_storage,
     failing_step,
     lock,
     mutation,
@@ -28,12 +30,13 @@ from tests.workflows.harness import (
     statuses,
 )
 
+pytestmark = each_storage
+
 NOT_FOUND = ErrorCode.NOT_FOUND
-EVENT = {"type": "event", "event_type": "job.done"}
 
 
 @run_in_mode
-async def test_everything_of_another_tenants_is_not_found(harness: Harness) -> None:
+async def test_nothing_of_another_tenant_is_found(harness: Harness) -> None:
     key = await harness.define(note("a"), trigger=EVENT)
     [trigger] = expect(await harness.ask("triggers.list", {"key": key}))
     paused = await harness.drive(await harness.start(await harness.define(failing_step("a"))))
@@ -69,7 +72,7 @@ async def test_everything_of_another_tenants_is_not_found(harness: Harness) -> N
 
 
 @run_in_mode
-async def test_no_workflow_drives_a_run_of_another_tenants_be_its_key_the_same(harness: Harness) -> None:
+async def test_no_workflow_advances_a_run_of_another_tenant(harness: Harness) -> None:
     other = harness.backend.other_tenant
     for tenant in (harness.tenant, other):
         await harness.define(note("a"), key="same", tenant=tenant)
@@ -115,7 +118,7 @@ async def test_no_workflow_drives_a_run_of_another_workflow(harness: Harness) ->
 
 
 @run_in_mode
-async def test_the_same_keys_and_documents_of_two_tenants_are_two_things(harness: Harness) -> None:
+async def test_tenants_may_have_the_same_keys_and_ids(harness: Harness) -> None:
     other = harness.backend.other_tenant
     for tenant, name in ((harness.tenant, "here"), (other, "there")):
         await harness.define(lock("lock", "job"), note(name), approval("ok"), key="same", tenant=tenant)
@@ -147,9 +150,7 @@ STEPS = [
 
 @pytest.mark.parametrize("seed", [1, 2])
 @run_in_mode
-async def test_however_two_tenants_runs_are_mixed_nothing_of_one_shows_in_the_other(
-    harness: Harness, seed: int
-) -> None:
+async def test_mixed_runs_of_two_tenants_stay_apart(harness: Harness, seed: int) -> None:
     rng = random.Random(seed)
     tags = {harness.backend.tenant: "tag-of-acme", harness.backend.other_tenant: "tag-of-globex"}
     ids: dict[Tenant, list[str]] = {tenant: [] for tenant in tags}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -15,20 +14,12 @@ from actionengine.workflows.runtime import publisher
 from actionengine.workflows.runtime.scheduler import Scheduler
 from actionengine.workflows.services import quotas
 from tests.harness import expect, refused
-from tests.workflows.harness import Harness, approval, comparison, note
-from tests.workflows.test_triggers import EVENT, Relay, emit, runs_of
+from tests.workflows.harness import EVENT, Harness, Relay, approval, comparison, each_storage, emit, note, runs_of
 
-# The publisher is asynchronous.
-pytestmark = pytest.mark.parametrize(
-    "shared_backend", ["memory-async", "sqlite-async", "postgres-async"], indirect=True
-)
+MODE = "async"
+"""The publisher is asynchronous."""
 
 SCHEDULE = {"type": "schedule", "schedule": "0 9 * * *"}
-
-
-@pytest.fixture
-def relay(harness: Harness, tmp_path: Path) -> Relay:
-    return Relay(harness, tmp_path)
 
 
 async def create(harness: Harness, key: str, trigger: dict[str, Any] = EVENT) -> Any:
@@ -39,8 +30,9 @@ async def fired(harness: Harness) -> list[Any]:
     return [row for row in await harness.log(limit=1000) if row.action.endswith(".fire")]
 
 
+@each_storage
 @run_in_mode
-async def test_a_tenant_has_so_many_triggers_of_a_type(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_triggers_of_a_type_is_bounded(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quotas, "MAX_TRIGGERS", 2)
     key = await harness.define(note("a"), trigger=EVENT)
     first = expect(await create(harness, key))
@@ -67,7 +59,7 @@ async def test_a_tenant_has_so_many_triggers_of_a_type(harness: Harness, monkeyp
 
 
 @run_in_mode
-async def test_a_trigger_whose_condition_does_not_hold_costs_no_execution(harness: Harness, relay: Relay) -> None:
+async def test_a_trigger_that_does_not_match_costs_no_execution(harness: Harness, relay: Relay) -> None:
     holds = EVENT | {"when": comparison("input.payload.n", "eq", 7)}
     key = await harness.define(note("a"))
     expect(await create(harness, key, holds))
@@ -128,7 +120,7 @@ async def test_an_event_starts_many_runs_a_few_at_a_time(
 
 @pytest.mark.parametrize("how", ["approved", "rejected", "cancelled"])
 @run_in_mode
-async def test_an_approval_that_is_decided_is_looked_at_no_more(harness: Harness, relay: Relay, how: str) -> None:
+async def test_a_decided_approval_loses_its_timer(harness: Harness, relay: Relay, how: str) -> None:
     relay.publisher._scheduler = Scheduler(cast("DurableClient", harness.client))
     run = await harness.run(approval("ok", expires_after=3600, on_reject="no"), note("no"))
     other = await harness.run(approval("ok", expires_after=3600, on_reject="no"), note("no"))
@@ -149,7 +141,7 @@ async def test_an_approval_that_is_decided_is_looked_at_no_more(harness: Harness
 
 
 @run_in_mode
-async def test_a_look_that_has_begun_is_left_to_end(harness: Harness, relay: Relay) -> None:
+async def test_a_timer_that_has_begun_is_left_to_end(harness: Harness, relay: Relay) -> None:
     relay.publisher._scheduler = Scheduler(cast("DurableClient", harness.client))
     run = await harness.run(approval("ok", expires_after=3600, on_reject="no"), note("no"))
     timer = f"expire/{run.approval_id}"

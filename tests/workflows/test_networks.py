@@ -87,9 +87,7 @@ def test_runs_go_on_after_what_the_network_did(
     assert bookings(office) == 3
 
 
-def test_a_runtime_stops_in_the_middle_of_a_run_on_a_silent_network(
-    office: Office, durable_database: Durable, proxy: FaultyProxy
-) -> None:
+def test_a_runtime_stops_on_a_silent_network(office: Office, durable_database: Durable, proxy: FaultyProxy) -> None:
     runtime = runtime_of(office, proxy.url(durable_database.url))
     runtime.start()
     run = office.start("held")

@@ -11,7 +11,7 @@ from actionengine.changes.documents import OWN_FIELDS
 from actionengine.testing import run_in_mode
 from actionengine.workflows import ASSIGNMENTS
 from tests.harness import expect, refused
-from tests.workflows.harness import BOB, Harness, Step, action, approval, statuses
+from tests.workflows.harness import BOB, Harness, Step, action, approval, each_storage, statuses
 
 JOB: list[dict[str, Any]] = [
     {"name": "customer", "type": "string", "required": True},
@@ -59,6 +59,7 @@ def lock(name: str = "hold") -> Step:
     return {"name": name, "type": "record_lock", "collection": "job", "id": "J1"}
 
 
+@each_storage
 @pytest.mark.parametrize("merged", [*MERGES, "retired"])
 @run_in_mode
 async def test_an_older_document_is_locked_changed_and_deleted(harness: Harness, merged: str) -> None:
@@ -83,7 +84,7 @@ async def test_an_older_document_is_locked_changed_and_deleted(harness: Harness,
 
 
 @run_in_mode
-async def test_a_step_drops_fields_that_the_type_does_not_have_any_more(harness: Harness) -> None:
+async def test_a_step_drops_fields_that_the_type_has_lost(harness: Harness) -> None:
     project = await record_type(harness)
     expect(await harness.keep("job", {"customer": "Lee", "colour": "red"}, "J1"))
     await merge(harness, project, *MERGES["removed"])
@@ -102,8 +103,9 @@ async def test_a_step_drops_fields_that_the_type_does_not_have_any_more(harness:
     assert (await harness.read("job", "J1"))["data"] == {"client": "Kim"}
 
 
+@each_storage
 @run_in_mode
-async def test_a_field_is_dropped_in_whichever_form_of_unicode_its_name_comes(harness: Harness) -> None:
+async def test_a_dropped_field_may_have_any_form_of_unicode(harness: Harness) -> None:
     composed, decomposed = "\u00e9", "e\u0301"
     documents = {
         "both": {composed: 1, decomposed: 2, "a": 3},
@@ -143,11 +145,10 @@ async def test_only_an_update_drops_fields(harness: Harness, operation: str) -> 
 # A run that has waited for its approval
 
 
+@each_storage
 @pytest.mark.parametrize("merged", ["removed", "renamed"])
 @run_in_mode
-async def test_a_run_that_has_waited_works_with_a_document_that_is_older_than_the_merge(
-    harness: Harness, merged: str
-) -> None:
+async def test_a_waiting_run_handles_a_document_older_than_the_merge(harness: Harness, merged: str) -> None:
     project = await record_type(harness)
     old = {"customer": "Lee", "colour": "red", "hours": 1}
     expect(await harness.keep("job", old, "J1"))
@@ -170,7 +171,7 @@ async def test_a_run_that_has_waited_works_with_a_document_that_is_older_than_th
 
 @pytest.mark.parametrize("merged", MERGES)
 @run_in_mode
-async def test_what_a_run_would_write_newly_is_judged_by_the_schema_of_the_day(harness: Harness, merged: str) -> None:
+async def test_new_writes_of_a_run_follow_the_current_schema(harness: Harness, merged: str) -> None:
     """The approver is told what does not fit. The approval stays open, and counts once a further change has been
     merged."""
     project = await record_type(harness)
@@ -192,7 +193,7 @@ async def test_what_a_run_would_write_newly_is_judged_by_the_schema_of_the_day(h
 
 
 @run_in_mode
-async def test_a_step_after_the_approval_that_does_not_fit_pauses_the_run_until_it_is_resumed(harness: Harness) -> None:
+async def test_an_invalid_write_after_an_approval_pauses_the_run(harness: Harness) -> None:
     project = await record_type(harness)
     make = mutation("make", "insert", id="J1", data={"customer": "Lee", "colour": "red"})
     run = await harness.run(approval("ok"), make)
@@ -212,7 +213,7 @@ async def test_a_step_after_the_approval_that_does_not_fit_pauses_the_run_until_
 
 
 @run_in_mode
-async def test_a_type_that_was_retired_meanwhile_takes_changes_and_nothing_new(harness: Harness) -> None:
+async def test_a_retired_type_takes_updates_but_no_inserts(harness: Harness) -> None:
     project = await record_type(harness)
     old = {"customer": "Lee"}
     expect(await harness.keep("job", old, "J1"))
@@ -232,6 +233,7 @@ async def test_a_type_that_was_retired_meanwhile_takes_changes_and_nothing_new(h
 # Assignments
 
 
+@each_storage
 @pytest.mark.parametrize("merged", ["required", "another type", "activated"])
 @run_in_mode
 async def test_an_assignment_from_before_a_merge_is_completed(harness: Harness, merged: str) -> None:
@@ -259,7 +261,7 @@ async def test_an_assignment_from_before_a_merge_is_completed(harness: Harness, 
 
 
 @run_in_mode
-async def test_a_record_type_of_assignments_judges_the_fields_that_it_has(harness: Harness) -> None:
+async def test_a_record_type_of_assignments_checks_its_own_fields(harness: Harness) -> None:
     choices = ["open", "completed"]
     project = await record_type(harness, ASSIGNMENTS, [{"name": "status", "type": "choice", "choices": choices}])
     look = {"name": "look", "type": "assignment", "assignee": "human:bob", "title": "Look"}
@@ -278,7 +280,7 @@ async def test_a_record_type_of_assignments_judges_the_fields_that_it_has(harnes
 
 
 @run_in_mode
-async def test_the_library_writes_the_fields_of_assignments_that_it_says(harness: Harness) -> None:
+async def test_the_library_writes_the_documented_assignment_fields(harness: Harness) -> None:
     run = await harness.run({"name": "look", "type": "assignment", "assignee": "human:bob", "title": "Look"})
 
     document = (await harness.read(ASSIGNMENTS, run.steps[0].output["id"]))["data"]

@@ -113,7 +113,7 @@ def office(tmp_path: Path) -> Iterator[Office]:
     office.storage.close()
 
 
-def test_what_a_lost_durable_engine_had_is_asked_for_again(office: Office) -> None:
+def test_restore_fills_a_lost_durable_engine(office: Office) -> None:
     with office.runtime():
         waiting = office.start("asked")
         office.wait_for(waiting, "paused")
@@ -141,7 +141,7 @@ def test_timers_that_come_early_come_again(office: Office, monkeypatch: pytest.M
     assert run.steps[0].ended_at - run.created_at >= timedelta(seconds=1)
 
 
-def test_roles_that_cannot_be_told_hold_a_run_up_and_do_not_lose_it(office: Office) -> None:
+def test_a_run_survives_a_roles_function_that_raises(office: Office) -> None:
     told = threading.Event()
 
     def roles(tenant: Tenant, key: str) -> list[str]:
@@ -169,14 +169,14 @@ def test_roles_that_cannot_be_told_hold_a_run_up_and_do_not_lose_it(office: Offi
     ],
     ids=["no services", "another database", "in memory", "roles that are none", "no runs at once", "no lease"],
 )
-def test_a_runtime_that_could_not_work_is_refused_when_it_is_made(
+def test_a_runtime_with_wrong_options_is_refused(
     make: Callable[[Path], WorkflowRuntime], told: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigurationError, match=told):
         make(tmp_path)
 
 
-def test_a_second_runtime_in_a_process_is_refused_and_the_first_goes_on(office: Office) -> None:
+def test_a_second_runtime_in_a_process_is_refused(office: Office) -> None:
     with office.runtime():
         with pytest.raises(ConfigurationError, match="already"):
             office.runtime("second.sqlite").start()
@@ -199,9 +199,7 @@ def test_a_runtime_that_cannot_relay_says_so_and_takes_steps(
     assert "relays no events, so it starts no run: permission denied" in caplog.text
 
 
-def test_a_run_stops_after_the_step_that_it_is_at_also_while_the_relay_ends(
-    office: Office, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopping_ends_a_run_after_its_current_step(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_relay = Relay.stop
 
     def end_late(relay: Relay) -> None:

@@ -42,12 +42,12 @@ def each(texts: str) -> list[str]:
 
 
 @pytest.mark.parametrize("schedule", each(TAKEN))
-def test_what_a_schedule_may_be(schedule: str) -> None:
+def test_valid_schedules(schedule: str) -> None:
     assert cron(schedule) == schedule
 
 
 @pytest.mark.parametrize("schedule", ["", " ", *(text for texts in REFUSED.values() for text in each(texts))])
-def test_what_a_schedule_may_not_be(schedule: str) -> None:
+def test_invalid_schedules(schedule: str) -> None:
     with pytest.raises(ValueError, match=r"is no schedule|never comes"):
         cron(schedule)
 
@@ -93,7 +93,7 @@ def test_a_machine_without_tzdata_takes_the_zones_that_it_has(monkeypatch: pytes
         schedules._zones.cache_clear()
 
 
-def test_a_stored_schedule_is_not_judged_again() -> None:
+def test_a_stored_schedule_is_not_checked_again() -> None:
     given = {"type": "schedule", "schedule": "*/61 * * * *", "timezone": "Mars/Base"}
 
     assert parse_trigger(given, stored=True).model_dump(include={"schedule", "timezone"}) == {

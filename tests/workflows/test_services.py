@@ -25,6 +25,7 @@ from tests.workflows.harness import (
     approval,
     comparison,
     decision,
+    each_storage,
     failing_step,
     fields,
     note,
@@ -61,8 +62,9 @@ async def nothing_written(
 # Definitions
 
 
+@each_storage
 @run_in_mode
-async def test_each_definition_is_a_new_version_which_is_a_draft_until_it_is_activated(harness: Harness) -> None:
+async def test_each_definition_is_a_new_version_and_a_draft(harness: Harness) -> None:
     versions: list[Workflow] = []
     for name in ("one", "two", "three"):
         payload = {"key": "w", "name": name.title(), "definition": {"steps": [note(name)]}}
@@ -106,6 +108,7 @@ async def test_activating_what_is_active_changes_nothing(harness: Harness) -> No
     assert await harness.dump() == before
 
 
+@each_storage
 @run_in_mode
 async def test_workflows_are_listed_by_key_a_page_at_a_time(harness: Harness) -> None:
     for key in ("b", "ä", "a", "C"):
@@ -130,9 +133,7 @@ async def test_workflows_are_listed_by_key_a_page_at_a_time(harness: Harness) ->
     ],
 )
 @run_in_mode
-async def test_an_action_that_no_workflow_can_execute_is_named_when_it_is_defined(
-    harness: Harness, step: Any, said: str
-) -> None:
+async def test_an_action_not_for_workflows_is_refused_on_definition(harness: Harness, step: Any, said: str) -> None:
     before = await harness.dump()
 
     error = refused(await harness.ask("workflows.define", {"key": "w", "definition": {"steps": [step]}}), INVALID, said)
@@ -142,6 +143,7 @@ async def test_an_action_that_no_workflow_can_execute_is_named_when_it_is_define
     assert await harness.dump() == before
 
 
+@each_storage
 @run_in_mode
 async def test_bad_definitions_are_refused_and_leave_nothing(harness: Harness) -> None:
     deep: Any = []
@@ -180,8 +182,9 @@ async def test_a_key_is_a_name(harness: Harness) -> None:
     assert expect(await harness.ask("workflows.define", {"key": "Größe 1 {x} ${y}", "definition": STEPS})).version == 1
 
 
+@each_storage
 @run_in_mode
-async def test_of_many_who_define_at_once_each_makes_a_version_of_its_own_or_is_told_to_try_again(
+async def test_concurrent_definitions_get_their_own_versions(
     harness: Harness,
 ) -> None:
     answers = await harness.backend.gather(
@@ -195,8 +198,9 @@ async def test_of_many_who_define_at_once_each_makes_a_version_of_its_own_or_is_
     assert expect(await harness.ask("workflows.get_definition", {"key": "w"})).version == len(versions)
 
 
+@each_storage
 @run_in_mode
-async def test_of_many_who_activate_at_once_one_version_is_active(harness: Harness) -> None:
+async def test_concurrent_activations_leave_one_active_version(harness: Harness) -> None:
     for _ in range(3):
         expect(await harness.ask("workflows.define", {"key": "w", "definition": {**STEPS, "trigger": EVENT}}))
 
@@ -213,7 +217,7 @@ async def test_of_many_who_activate_at_once_one_version_is_active(harness: Harne
 
 
 @run_in_mode
-async def test_what_is_not_there_is_not_found(harness: Harness) -> None:
+async def test_missing_workflows_runs_and_triggers_are_not_found(harness: Harness) -> None:
     await harness.define(note("a"), key="w")
     keys = ["nobody", "w ", "W", "x" * 100]
 
@@ -237,7 +241,7 @@ async def test_what_is_not_there_is_not_found(harness: Harness) -> None:
 
 
 @run_in_mode
-async def test_a_run_is_started_by_whoever_asks_with_its_input(harness: Harness) -> None:
+async def test_a_run_has_its_input_and_the_actor_that_started_it(harness: Harness) -> None:
     key = await harness.define(note("a"), input=fields(n="number!", who="string"))
 
     run = expect(await harness.ask("workflows.start", {"key": key, "input": {"n": 1}}, by=BOT))
@@ -275,6 +279,7 @@ async def test_a_draft_is_not_started(harness: Harness) -> None:
     refused(await harness.ask("workflows.start", {"key": "w"}), CONFLICT, "no version of the workflow 'w' is active")
 
 
+@each_storage
 @run_in_mode
 async def test_a_start_with_a_key_is_one_run(harness: Harness) -> None:
     key = await harness.define(note("a"))
@@ -292,8 +297,9 @@ async def test_a_start_with_a_key_is_one_run(harness: Harness) -> None:
     assert len(await harness.payloads("workflows.started")) == 2
 
 
+@each_storage
 @run_in_mode
-async def test_a_run_that_another_action_starts_is_there_and_set_going_if_that_action_commits(harness: Harness) -> None:
+async def test_a_nested_start_takes_effect_if_the_outer_action_commits(harness: Harness) -> None:
     key = await harness.define(note("inside"))
     steps = [["host.note", {"n": 1}], ["workflows.start", {"key": key}]]
     before = await harness.dump()
@@ -326,7 +332,7 @@ async def test_what_is_not_paused_is_not_resumed(harness: Harness) -> None:
 
 
 @run_in_mode
-async def test_what_has_ended_is_not_cancelled_and_what_is_cancelled_stays_so(harness: Harness) -> None:
+async def test_an_ended_run_cannot_be_cancelled(harness: Harness) -> None:
     done = await harness.run(note("a"))
     failed = await harness.run(failing_step("a", on_failure="fail"))
     paused = await harness.run(failing_step("a"))
@@ -343,8 +349,9 @@ async def test_what_has_ended_is_not_cancelled_and_what_is_cancelled_stays_so(ha
     assert await harness.dump() == before
 
 
+@each_storage
 @run_in_mode
-async def test_of_many_who_resume_at_once_one_sets_the_run_going(harness: Harness) -> None:
+async def test_concurrent_resumes_enqueue_the_run_once(harness: Harness) -> None:
     run = await harness.run(action("a", "host.flaky", {"name": "x", "times": 1, "code": "unprocessable"}))
 
     answers = await harness.backend.gather(*(harness.resume(run, by=Actor.human(f"h{n}")) for n in range(3)))
@@ -356,6 +363,7 @@ async def test_of_many_who_resume_at_once_one_sets_the_run_going(harness: Harnes
     assert (await harness.get(run.id)).status == "succeeded"
 
 
+@each_storage
 @run_in_mode
 async def test_runs_are_listed_oldest_first_by_workflow_and_status(harness: Harness) -> None:
     one, two = await harness.define(note("a")), await harness.define(failing_step("a"))
@@ -379,6 +387,7 @@ async def test_runs_are_listed_oldest_first_by_workflow_and_status(harness: Harn
     )
 
 
+@each_storage
 @run_in_mode
 async def test_a_run_shows_the_steps_that_it_has_taken_and_no_others(harness: Harness) -> None:
     key = await harness.define(note("a"), note("b"))
@@ -453,7 +462,7 @@ async def test_a_bad_trigger_is_refused_and_leaves_nothing(harness: Harness) -> 
 
 
 @run_in_mode
-async def test_the_trigger_of_a_definition_comes_and_goes_with_its_version(harness: Harness) -> None:
+async def test_the_trigger_of_a_definition_follows_its_version(harness: Harness) -> None:
     key = await harness.define(note("a"), trigger=EVENT)
     own = expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT | {"event_type": "own"}}))
 
@@ -543,7 +552,7 @@ async def _payloads(harness: Harness) -> dict[str, Any]:
 
 @pytest.mark.parametrize("demanding", [False, True], ids=["no permissions", "permissions"])
 @run_in_mode
-async def test_an_ai_defines_and_starts_and_never_puts_anything_into_use(harness: Harness, demanding: bool) -> None:
+async def test_an_ai_may_define_and_start_but_not_activate(harness: Harness, demanding: bool) -> None:
     harness = harness.another(permissions=WorkflowPermissions()) if demanding else harness
     bot = Actor.ai("bot", permissions=[f"workflows.{each}" for each in EACH])
     payloads = await _payloads(harness)
@@ -571,7 +580,7 @@ async def test_a_role_can_be_for_one_workflow(harness: Harness) -> None:
 
 
 @run_in_mode
-async def test_a_workflow_writes_the_documents_that_its_roles_let_it_write(harness: Harness) -> None:
+async def test_a_workflow_writes_the_documents_its_roles_allow(harness: Harness) -> None:
     roles = {"clerk": Role(allow=["records.orders.insert"])}
     demanding = harness.another(
         permissions=WorkflowPermissions(), authorizer=StaticAuthorizer(roles), roles=lambda tenant, key: ["clerk"]
@@ -628,7 +637,7 @@ async def test_a_rule_about_one_workflow_is_about_its_triggers_too(harness: Harn
     ],
 )
 @run_in_mode
-async def test_what_drives_runs_is_for_their_own_workflow_alone(harness: Harness, name: str, payload: Any) -> None:
+async def test_only_its_own_workflow_advances_a_run(harness: Harness, name: str, payload: Any) -> None:
     key = await harness.define(note("a"))
     waiting = await harness.run(approval("ok"))
     expect(await harness.reject(waiting))
@@ -642,7 +651,7 @@ async def test_what_drives_runs_is_for_their_own_workflow_alone(harness: Harness
 
 
 @run_in_mode
-async def test_nobody_gives_up_with_what_is_no_error(harness: Harness) -> None:
+async def test_a_step_fails_only_with_a_valid_error(harness: Harness) -> None:
     key = await harness.define(note("a"))
     payload = {"run_id": await harness.start(key), "position": 0, "error": {}}
 
@@ -650,7 +659,7 @@ async def test_nobody_gives_up_with_what_is_no_error(harness: Harness) -> None:
 
 
 @run_in_mode
-async def test_no_trigger_is_fired_by_what_cannot_have_been(harness: Harness) -> None:
+async def test_a_trigger_refuses_an_impossible_cause(harness: Harness) -> None:
     key = await harness.define(note("a"))
     trigger = expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT}))
     fire = {"trigger_id": trigger.id, "input": {}, "started_by": "x", "cause": "x", "at": "2030-01-31T09:00:00Z"}
@@ -668,8 +677,9 @@ def test_services_can_be_asked_what_they_do(harness: Harness) -> None:
         }
 
 
+@each_storage
 @run_in_mode
-async def test_runs_are_listed_with_the_newest_first_where_that_is_asked_for(harness: Harness) -> None:
+async def test_runs_are_listed_newest_first_on_request(harness: Harness) -> None:
     key = await harness.define(note("one"))
     first, second, third = [await harness.start(key) for _ in range(3)]
     await harness.drive(second)
@@ -683,8 +693,9 @@ async def test_runs_are_listed_with_the_newest_first_where_that_is_asked_for(har
     assert await listed(newest_first=True, status="running") == [third, first]
 
 
+@each_storage
 @run_in_mode
-async def test_runs_that_ended_long_ago_are_removed_with_their_steps_and_no_other(harness: Harness) -> None:
+async def test_a_purge_removes_old_runs_with_their_steps(harness: Harness) -> None:
     key = await harness.define(note("one"), approval("ok"), note("two"))
     runs = [await harness.drive(await harness.start(key)) for _ in range(5)]
     waiting, *ended = runs
@@ -708,8 +719,9 @@ async def test_runs_that_ended_long_ago_are_removed_with_their_steps_and_no_othe
     expect(await harness.approve(waiting))
 
 
+@each_storage
 @run_in_mode
-async def test_what_began_later_than_its_cause_hides_no_run_from_being_removed(harness: Harness) -> None:
+async def test_a_purge_finds_runs_that_began_after_their_cause(harness: Harness) -> None:
     key = await harness.define(note("one"))
     trigger = expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT}))
     first, second = [await harness.drive(await harness.start(key)) for _ in range(2)]
@@ -729,7 +741,7 @@ async def test_what_began_later_than_its_cause_hides_no_run_from_being_removed(h
 
 
 @run_in_mode
-async def test_who_removed_a_run_and_why_is_on_record(harness: Harness) -> None:
+async def test_a_purge_records_its_actor_and_reason(harness: Harness) -> None:
     run = await harness.run(note("one"))
     purge = {"ended_before": datetime.now(UTC).isoformat()}
 
@@ -743,7 +755,7 @@ async def test_who_removed_a_run_and_why_is_on_record(harness: Harness) -> None:
 
 
 @run_in_mode
-async def test_who_cancelled_the_approval_that_a_run_waited_for_is_on_record(harness: Harness) -> None:
+async def test_the_cancelled_approval_of_a_run_records_its_actor(harness: Harness) -> None:
     run = await harness.run(approval("ok"))
 
     expect(await harness.cancel(run, by=BOB, reason="not needed"))
@@ -753,7 +765,7 @@ async def test_who_cancelled_the_approval_that_a_run_waited_for_is_on_record(har
 
 
 @run_in_mode
-async def test_cancelling_a_run_leaves_the_approval_of_another_action_be_its_key_that_of_the_step(
+async def test_cancelling_a_run_keeps_approvals_of_other_actions(
     harness: Harness,
 ) -> None:
     run_id = await harness.start(await harness.define(note("a")))
@@ -765,7 +777,8 @@ async def test_cancelling_a_run_leaves_the_approval_of_another_action_be_its_key
     assert expect(await harness.ask("approvals.get", asked, by=EVE)).status == "pending"
 
 
-def test_of_many_who_remove_runs_at_once_each_run_is_removed_by_one(harness: Harness) -> None:
+@each_storage
+def test_concurrent_purges_remove_each_run_once(harness: Harness) -> None:
     key = harness.backend.run(harness.define(note("one")))
     runs = [harness.backend.run(harness.drive(harness.backend.run(harness.start(key)))) for _ in range(6)]
     purge = {"ended_before": datetime.now(UTC).isoformat()}

@@ -1,4 +1,4 @@
-"""Each type of step, on each storage: what it does, what it gives, and what becomes of the run when it fails."""
+"""Each type of step: its effect, its output, and its failure."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from tests.workflows.harness import (
     approval,
     comparison,
     decision,
+    each_storage,
     failing_step,
     fields,
     lock,
@@ -54,8 +55,9 @@ def _fails(error: ActionError) -> Service:
     return create_service(name="odd", description="Fails", actions=[odd])
 
 
+@each_storage
 @run_in_mode
-async def test_an_action_is_executed_by_the_workflow_and_its_result_is_known_to_later_steps(harness: Harness) -> None:
+async def test_later_steps_read_the_result_of_an_action(harness: Harness) -> None:
     run = await harness.run(
         action("first", "host.echo", {"sum": "${input.sum}", "text": "it is ${input.sum} €", "all": ["${run.id}"]}),
         action("second", "host.echo", "${steps.first}"),
@@ -68,7 +70,7 @@ async def test_an_action_is_executed_by_the_workflow_and_its_result_is_known_to_
 
 
 @run_in_mode
-async def test_an_action_stands_on_the_log_with_the_workflow_the_reason_and_the_key_of_its_step(
+async def test_the_log_has_the_workflow_reason_and_key_of_an_action(
     harness: Harness,
 ) -> None:
     run = await harness.run(action("who", "host.who"), note("note"))
@@ -89,8 +91,9 @@ async def test_an_action_stands_on_the_log_with_the_workflow_the_reason_and_the_
     ]
 
 
+@each_storage
 @run_in_mode
-async def test_a_step_that_was_taken_is_not_taken_again_however_often_it_is_asked_for(harness: Harness) -> None:
+async def test_a_performed_step_is_not_performed_again(harness: Harness) -> None:
     key = await harness.define(note("a"), note("b"))
     id = await harness.start(key)
     first = expect_point(await harness.executor.actions.next(harness.tenant, key, id))
@@ -110,8 +113,9 @@ def expect_point(answer: Any) -> Any:
     return answer.unwrap()
 
 
+@each_storage
 @run_in_mode
-async def test_a_failure_leaves_nothing_of_its_step_and_pauses_the_run_until_it_is_resumed(harness: Harness) -> None:
+async def test_a_failed_step_writes_nothing_and_pauses_the_run(harness: Harness) -> None:
     flaky = {"name": "once", "times": 1, "code": "unprocessable"}
     run = await harness.run(note("before"), action("odd", "host.flaky", flaky), note("after"))
 
@@ -133,7 +137,7 @@ async def test_a_failure_leaves_nothing_of_its_step_and_pauses_the_run_until_it_
 
 @pytest.mark.parametrize("code", ["conflict", "timeout", "unavailable", "handler_error"])
 @run_in_mode
-async def test_what_may_pass_is_tried_again(harness: Harness, code: str) -> None:
+async def test_a_transient_failure_is_retried(harness: Harness, code: str) -> None:
     flaky = {"name": code, "times": 2, "code": code}
 
     run = await harness.run(action("flaky", "host.flaky", flaky))
@@ -174,6 +178,7 @@ async def test_a_failure_leads_to_a_step_that_can_see_it(harness: Harness) -> No
     assert (run.status, run.error) == ("succeeded", None)
 
 
+@each_storage
 @pytest.mark.parametrize("code", ["unprocessable", "handler_error"])
 @pytest.mark.parametrize("text", ["a\\u0000b", "\\ud800", "ü" * 40_000], ids=["nul", "surrogate", "long"])
 @run_in_mode
@@ -198,7 +203,7 @@ async def test_a_run_pauses_whatever_the_details_of_a_failure_are(harness: Harne
 
 
 @run_in_mode
-async def test_a_run_pauses_where_a_failure_is_more_than_a_payload_may_be(harness: Harness) -> None:
+async def test_a_failure_larger_than_a_payload_pauses_the_run(harness: Harness) -> None:
     wordy = _fails(ActionError(ErrorCode.HANDLER_ERROR, "x" * 1500))
     strict = harness.another(services=[wordy], limits=Limits(payload_bytes=1500))
 
@@ -207,6 +212,7 @@ async def test_a_run_pauses_where_a_failure_is_more_than_a_payload_may_be(harnes
     assert (run.status, run.error["code"], run.error["message"]) == ("paused", "handler_error", "x" * 200)
 
 
+@each_storage
 @run_in_mode
 async def test_a_run_pauses_whatever_a_result_has_in_it(harness: Harness) -> None:
     run = await harness.run(action("odd", "host.escaped", {"text": "a\\u0000b"}))
@@ -224,7 +230,7 @@ async def test_an_action_that_is_gone_or_forbidden_pauses_the_run(harness: Harne
 
 
 @run_in_mode
-async def test_the_roles_that_the_host_gives_a_workflow_are_what_its_steps_may_use(harness: Harness) -> None:
+async def test_steps_may_do_what_the_roles_of_the_host_allow(harness: Harness) -> None:
     from actionengine import Role, StaticAuthorizer
 
     authorizer = StaticAuthorizer({"payer": Role(allow=["host.pay"])})
@@ -276,7 +282,7 @@ async def test_what_failures_of_all_steps_say_together_is_bounded(harness: Harne
 
 
 @run_in_mode
-async def test_an_approver_is_shown_no_more_than_can_be_read(harness: Harness) -> None:
+async def test_the_message_to_approvers_is_bounded(harness: Harness) -> None:
     run = await harness.run(approval("ok", message="${input.who}: pay?"), input={"who": "x" * 10_000})
 
     assert (run.status, run.paused_for, run.error["code"]) == ("paused", "failure", "unprocessable")
@@ -284,7 +290,7 @@ async def test_an_approver_is_shown_no_more_than_can_be_read(harness: Harness) -
 
 
 @run_in_mode
-async def test_secrets_of_an_action_stand_nowhere(harness: Harness) -> None:
+async def test_secrets_of_an_action_are_stored_nowhere(harness: Harness) -> None:
     run = await harness.run(
         action("secret", "host.secret", {"name": "hush"}),
         action("echo", "host.echo", "${steps.secret}"),
@@ -382,7 +388,7 @@ async def test_a_decision_goes_where_the_first_branch_leads_that_holds(harness: 
 
 
 @run_in_mode
-async def test_a_decision_on_what_is_not_there_pauses_the_run_and_says_what_is_missing(harness: Harness) -> None:
+async def test_a_decision_on_a_missing_value_pauses_the_run(harness: Harness) -> None:
     run = await harness.run(
         decision("which", (comparison("input.customer.age", "gt", 1), "end")), input={"customer": {}}
     )
@@ -393,7 +399,7 @@ async def test_a_decision_on_what_is_not_there_pauses_the_run_and_says_what_is_m
 
 
 @run_in_mode
-async def test_a_decision_on_what_cannot_be_compared_leads_where_a_failure_does(harness: Harness) -> None:
+async def test_a_decision_on_incomparable_values_fails_the_step(harness: Harness) -> None:
     step = decision("which", (comparison("input.n", "gt", 1), "end"), on_failure="odd")
 
     run = await harness.run(step, note("odd"), input={"n": "2"})
@@ -405,6 +411,7 @@ async def test_a_decision_on_what_cannot_be_compared_leads_where_a_failure_does(
 # Documents
 
 
+@each_storage
 @run_in_mode
 async def test_documents_are_inserted_changed_and_deleted(harness: Harness) -> None:
     run = await harness.run(
@@ -435,7 +442,7 @@ async def test_a_document_that_is_not_there_pauses_the_run(harness: Harness, ope
 
 
 @run_in_mode
-async def test_documents_of_a_record_type_have_to_fit_it(harness: Harness) -> None:
+async def test_documents_have_to_fit_their_record_type(harness: Harness) -> None:
     project = expect(await harness.ask("projects.create", {"name": "p", "description": ""}))
     definition = {"project_id": project.id, "key": "tasks", "schema": fields(title="string!")}
     expect(await harness.ask("record_types.create", definition))
@@ -452,8 +459,9 @@ async def test_documents_of_a_record_type_have_to_fit_it(harness: Harness) -> No
 # Locks
 
 
+@each_storage
 @run_in_mode
-async def test_a_locked_document_is_changed_by_its_run_alone_until_the_run_ends(harness: Harness) -> None:
+async def test_only_its_run_changes_a_locked_document(harness: Harness) -> None:
     await harness.keep("jobs", {"n": 1}, id="job")
     run = await harness.run(
         lock("lock"),
@@ -491,6 +499,7 @@ async def test_an_approved_action_changes_what_its_own_run_has_locked(harness: H
     assert await harness.locks() == []
 
 
+@each_storage
 @run_in_mode
 async def test_a_lock_that_a_run_has_is_a_conflict_for_another_run(harness: Harness) -> None:
     await harness.keep("jobs", {"n": 1}, id="job")
@@ -504,6 +513,7 @@ async def test_a_lock_that_a_run_has_is_a_conflict_for_another_run(harness: Harn
     assert (await harness.drive(second.id)).paused_for == "approval"
 
 
+@each_storage
 @pytest.mark.parametrize("how", ["release", "expiry", "cancel", "failure", "rejection"])
 @run_in_mode
 async def test_a_lock_is_given_up(harness: Harness, how: str) -> None:
@@ -526,8 +536,9 @@ async def test_a_lock_is_given_up(harness: Harness, how: str) -> None:
         assert await harness.locks() == []
 
 
+@each_storage
 @run_in_mode
-async def test_an_expired_lock_goes_to_another_run_which_the_first_one_does_not_release(harness: Harness) -> None:
+async def test_an_expired_lock_may_go_to_another_run(harness: Harness) -> None:
     await harness.keep("jobs", {"n": 1}, id="job")
     first = await harness.run(
         lock("lock", expires_after=0.01), approval("wait"), lock("release", operation="release"), input={"id": "job"}
@@ -551,6 +562,7 @@ async def test_a_lock_on_what_is_not_there_leaves_no_lock(harness: Harness) -> N
     assert await harness.locks() == []
 
 
+@each_storage
 @run_in_mode
 async def test_collections_with_slashes_do_not_get_in_each_others_way(harness: Harness) -> None:
     await harness.keep("a/b", {"n": 1}, id="c")
@@ -562,6 +574,7 @@ async def test_collections_with_slashes_do_not_get_in_each_others_way(harness: H
     expect(await harness.keep("a", {}, "b/c", 1))
 
 
+@each_storage
 @pytest.mark.parametrize(
     ("collection", "id"), [("jobs", "x" * 255), ("jobs", "日" * 255), ("日" * 100, "job")], ids=["long", "wide", "name"]
 )
@@ -577,7 +590,7 @@ async def test_whatever_can_be_a_document_can_be_locked(harness: Harness, collec
 
 
 @run_in_mode
-async def test_whoever_approves_inside_another_action_gets_nothing_past_the_lock(harness: Harness) -> None:
+async def test_a_nested_approval_does_not_bypass_a_lock(harness: Harness) -> None:
     await harness.keep("jobs", {"n": 1}, id="job")
     run = await harness.run(lock("lock"), approval("one"), approval("two"), input={"id": "job"})
 
@@ -619,7 +632,7 @@ async def test_an_approval_pauses_the_run_until_somebody_approves(harness: Harne
 
 
 @run_in_mode
-async def test_whoever_has_started_the_run_does_not_approve_it_unless_that_is_said(harness: Harness) -> None:
+async def test_the_starter_approves_only_with_by_starter(harness: Harness) -> None:
     run = await harness.run(approval("ok"))
     own = await harness.run(approval("ok", by_starter=True))
 
@@ -633,7 +646,7 @@ async def test_whoever_has_started_the_run_does_not_approve_it_unless_that_is_sa
 
 
 @run_in_mode
-async def test_whoever_has_started_the_run_does_not_approve_what_an_action_in_it_asks_for(harness: Harness) -> None:
+async def test_the_starter_approves_no_action_of_its_run(harness: Harness) -> None:
     run = await harness.run(action("go", "host.approved", {"n": 1}))
     assert run.paused_for == "approval"
 
@@ -649,7 +662,7 @@ async def test_whoever_has_started_the_run_does_not_approve_what_an_action_in_it
 
 
 @run_in_mode
-async def test_whoever_has_started_a_run_that_starts_another_approves_neither(harness: Harness) -> None:
+async def test_the_starter_of_an_outer_run_approves_neither(harness: Harness) -> None:
     inner = await harness.define(approval("ok"))
     middle = await harness.define(action("start", "workflows.start", {"key": inner}))
     outer = await harness.run(action("start", "workflows.start", {"key": middle}), by=EVE)
@@ -676,7 +689,7 @@ async def test_a_workflow_that_starts_itself_comes_to_an_end(harness: Harness) -
 
 
 @run_in_mode
-async def test_who_lacks_the_permission_sees_no_approval(harness: Harness) -> None:
+async def test_an_approval_is_hidden_without_its_permission(harness: Harness) -> None:
     from actionengine import StaticAuthorizer
 
     demanding = harness.another(authorizer=StaticAuthorizer())
@@ -738,6 +751,7 @@ async def test_a_rejected_action_leads_where_its_failure_does(harness: Harness) 
     assert await harness.read("notes") == [{"step": "other"}]
 
 
+@each_storage
 @run_in_mode
 async def test_an_approval_that_nobody_decides_expires(harness: Harness) -> None:
     run = await harness.run(approval("ok", expires_after=0.01, on_reject="late"), note("late"))
@@ -766,7 +780,7 @@ async def test_an_approval_that_is_open_or_was_given_does_not_expire(harness: Ha
 
 
 @run_in_mode
-async def test_nobody_approves_a_step_of_a_run_that_is_cancelled(harness: Harness) -> None:
+async def test_an_approval_of_a_cancelled_run_is_closed(harness: Harness) -> None:
     run = await harness.run(approval("ok"), note("after"))
 
     cancelled = expect(await harness.cancel(run, by=EVE))
@@ -780,7 +794,7 @@ async def test_nobody_approves_a_step_of_a_run_that_is_cancelled(harness: Harnes
 
 
 @run_in_mode
-async def test_a_further_approval_of_a_run_that_is_cancelled_meanwhile_comes_to_nothing(harness: Harness) -> None:
+async def test_a_further_approval_of_a_cancelled_run_is_cancelled(harness: Harness) -> None:
     asking = harness.another(services=[_asks_twice()])
     run = await asking.run(action("twice", "asking.outer", {"a": 1}))
     further = expect(await asking.approve(run)).further_approval_id
@@ -795,7 +809,7 @@ async def test_a_further_approval_of_a_run_that_is_cancelled_meanwhile_comes_to_
 
 
 @run_in_mode
-async def test_an_approval_that_a_killed_driver_has_asked_for_is_cancelled_with_the_run(harness: Harness) -> None:
+async def test_cancelling_a_run_cancels_a_dead_executors_approval(harness: Harness) -> None:
     key = await harness.define(approval("ok"), note("after"))
     id, other = await harness.start(key), await harness.start(key)
     for each in (id, other):
@@ -835,8 +849,9 @@ async def test_an_approved_step_that_fails_leaves_the_approval_open(harness: Har
     expect(await harness.reject(run))
 
 
+@each_storage
 @run_in_mode
-async def test_of_many_who_approve_and_reject_at_once_one_decides(harness: Harness) -> None:
+async def test_concurrent_decisions_have_one_winner(harness: Harness) -> None:
     run = await harness.run(approval("ok"), note("after"))
     others = [Actor.human(f"boss-{number}", permissions=["host.approve"]) for number in range(3)]
 
@@ -856,7 +871,7 @@ async def test_of_many_who_approve_and_reject_at_once_one_decides(harness: Harne
 
 
 @run_in_mode
-async def test_a_run_goes_round_as_often_as_it_may_and_then_takes_the_way_out_once(harness: Harness) -> None:
+async def test_a_loop_ends_at_max_visits_and_leaves_once(harness: Harness) -> None:
     run = await harness.run(
         note("round", max_visits=3, on_failure="out"),
         decision("again", (comparison("input.again", "eq", True), "round"), otherwise="end"),
@@ -886,7 +901,7 @@ async def test_trying_a_step_again_is_no_further_visit(harness: Harness) -> None
 
 
 @run_in_mode
-async def test_a_run_takes_no_more_steps_than_it_may(harness: Harness) -> None:
+async def test_a_run_ends_at_max_steps(harness: Harness) -> None:
     steps = [failing_step(name, on_failure=other, max_visits=50) for name, other in (("a", "b"), ("b", "a"))]
 
     run = await harness.run(*steps, max_steps=5)
@@ -913,8 +928,9 @@ async def test_a_run_goes_on_by_the_version_that_it_was_started_with(harness: Ha
     assert (new.workflow_version, statuses(new)) == (2, [("new", "succeeded")])
 
 
+@each_storage
 @run_in_mode
-async def test_two_storages_in_a_process_do_not_mix_up_what_has_the_same_name(harness: Harness) -> None:
+async def test_two_storages_in_a_process_share_no_definitions(harness: Harness) -> None:
     from actionengine import InMemoryStorage
     from actionengine.testing import SyncBackend
 
@@ -932,6 +948,7 @@ async def test_two_storages_in_a_process_do_not_mix_up_what_has_the_same_name(ha
     assert statuses(there) == [("there", "succeeded")]
 
 
+@each_storage
 @run_in_mode
 async def test_a_definition_that_was_undone_is_not_remembered(harness: Harness) -> None:
     def tried(name: str) -> Any:
@@ -971,8 +988,9 @@ async def test_a_cancelled_run_takes_no_further_step(harness: Harness) -> None:
     assert len(await harness.payloads("workflows.ended")) == 1
 
 
+@each_storage
 @run_in_mode
-async def test_of_many_who_drive_a_run_at_once_each_effect_is_there_once(harness: Harness) -> None:
+async def test_concurrent_executors_have_each_effect_once(harness: Harness) -> None:
     await harness.keep("jobs", {"n": 1}, id="job")
     key = await harness.define(
         note("a"),
@@ -993,8 +1011,9 @@ async def test_of_many_who_drive_a_run_at_once_each_effect_is_there_once(harness
     await harness.in_order()
 
 
+@each_storage
 @run_in_mode
-async def test_a_run_that_is_cancelled_while_it_is_driven_ends_cancelled(harness: Harness) -> None:
+async def test_a_run_may_be_cancelled_while_it_advances(harness: Harness) -> None:
     key = await harness.define(*(note(f"n{number}") for number in range(12)))
     id = await harness.start(key)
 
@@ -1011,6 +1030,7 @@ async def test_a_run_that_is_cancelled_while_it_is_driven_ends_cancelled(harness
     await harness.in_order()
 
 
+@each_storage
 def test_under_an_event_loop_steps_are_taken_in_the_same_way(shared_backend: Any) -> None:
     from actionengine.testing import AsyncBackend
 

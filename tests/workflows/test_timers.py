@@ -15,7 +15,7 @@ from actionengine.testing import run_in_mode
 from actionengine.workflows.runtime.scheduler import Scheduler
 from tests.clocks import host_clock
 from tests.harness import expect, refused
-from tests.workflows.harness import Enqueued, Harness, approval, lock, note, statuses
+from tests.workflows.harness import Enqueued, Harness, approval, each_storage, lock, note, statuses
 
 CONFLICT = ErrorCode.CONFLICT
 SKEWS = (-7200.0, 0.1, 90.0)
@@ -36,7 +36,7 @@ def has_become(harness: Harness, status: Status, *ids: str) -> None:
 
 
 @run_in_mode
-async def test_a_look_that_comes_early_is_repeated_until_it_does_not(harness: Harness) -> None:
+async def test_an_early_timer_is_set_again(harness: Harness) -> None:
     run = await harness.run(approval("ok", expires_after=60, on_reject="late"), note("late"))
     first = f"expire/{run.approval_id}"
     second = f"{first}/again"
@@ -56,7 +56,7 @@ async def test_a_look_that_comes_early_is_repeated_until_it_does_not(harness: Ha
 
 
 @run_in_mode
-async def test_two_that_look_early_at_once_do_not_rely_on_each_other(harness: Harness) -> None:
+async def test_two_early_timers_do_not_rely_on_each_other(harness: Harness) -> None:
     run = await harness.run(approval("ok", expires_after=60))
     both = (f"expire/{run.approval_id}", f"expire/{run.approval_id}/again")
     has_become(harness, "PENDING", *both)
@@ -67,17 +67,19 @@ async def test_two_that_look_early_at_once_do_not_rely_on_each_other(harness: Ha
     assert harness.client.statuses[third] == "DELAYED"
 
 
+@each_storage
 @pytest.mark.parametrize("skew", SKEWS)
 @run_in_mode
-async def test_an_expiry_is_as_far_off_as_the_storage_says(harness: Harness, skew: float) -> None:
+async def test_a_timer_follows_the_clock_of_the_storage(harness: Harness, skew: float) -> None:
     with host_clock(skew):
         run = await harness.run(approval("ok", expires_after=60))
     assert 50 < (timers(harness)[f"expire/{run.approval_id}"].delay or 0) <= 60.2
 
 
+@each_storage
 @pytest.mark.parametrize("skew", SKEWS)
 @run_in_mode
-async def test_a_run_goes_on_at_the_end_of_its_approval_whatever_the_host_says(harness: Harness, skew: float) -> None:
+async def test_an_approval_expires_by_the_clock_of_the_storage(harness: Harness, skew: float) -> None:
     with host_clock(skew):
         run = await harness.run(approval("ok", expires_after=0.05, on_reject="late"), note("late"))
         await harness.backend.sleep(0.06)
@@ -89,7 +91,7 @@ async def test_a_run_goes_on_at_the_end_of_its_approval_whatever_the_host_says(h
 
 
 @run_in_mode
-async def test_a_run_that_cannot_be_moved_on_yet_is_looked_at_later(
+async def test_a_run_that_cannot_advance_gets_its_timer_again(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = await harness.run(approval("ok", expires_after=0.01))
@@ -136,7 +138,7 @@ async def test_restore_sets_the_timers_of_all_runs_that_wait(harness: Harness, d
 
 
 @run_in_mode
-async def test_a_process_that_dies_once_its_step_has_asked_leaves_no_run_without_its_timer(harness: Harness) -> None:
+async def test_a_dead_process_leaves_no_run_without_its_timer(harness: Harness) -> None:
     id = await harness.start(await harness.define(approval("ok", expires_after=60)))
     run = await harness.get(id)
     point = (await harness.executor.actions.next(harness.tenant, run.workflow_key, id)).unwrap()
@@ -148,9 +150,10 @@ async def test_a_process_that_dies_once_its_step_has_asked_leaves_no_run_without
     assert set(timers(harness)) == {f"expire/{run.approval_id}"}
 
 
+@each_storage
 @pytest.mark.parametrize("skew", SKEWS)
 @run_in_mode
-async def test_a_lock_holds_until_its_end_whatever_the_host_says(harness: Harness, skew: float) -> None:
+async def test_a_lock_expires_by_the_clock_of_the_storage(harness: Harness, skew: float) -> None:
     for id in ("long", "short"):
         await harness.keep("jobs", {"n": 1}, id=id)
     with host_clock(skew):
@@ -162,6 +165,7 @@ async def test_a_lock_holds_until_its_end_whatever_the_host_says(harness: Harnes
         expect(await harness.keep("jobs", {"n": 2}, "short", 2))
 
 
+@each_storage
 @pytest.mark.parametrize("skew", SKEWS)
 @run_in_mode
 async def test_runs_are_purged_by_when_they_ended(harness: Harness, skew: float) -> None:
@@ -173,6 +177,7 @@ async def test_runs_are_purged_by_when_they_ended(harness: Harness, skew: float)
     assert abs(run.ended_at - datetime.now(UTC)) < timedelta(seconds=30)
 
 
+@each_storage
 @pytest.mark.parametrize("skew", SKEWS)
 @run_in_mode
 async def test_a_schedule_that_comes_early_comes_again(harness: Harness, skew: float) -> None:

@@ -15,23 +15,15 @@ from actionengine.testing import run_in_mode
 from actionengine.workflows.runtime import publisher
 from actionengine.workflows.services import steps
 from tests.harness import expect
-from tests.workflows.harness import Harness, note
-from tests.workflows.test_triggers import EVENT, Relay, emit, runs_of
+from tests.workflows.harness import EVENT, Harness, Relay, each_storage, emit, note, runs_of
 
-# The publisher is asynchronous.
-pytestmark = pytest.mark.parametrize(
-    "shared_backend", ["memory-async", "sqlite-async", "postgres-async"], indirect=True
-)
+MODE = "async"
+"""The publisher is asynchronous."""
 
 SCHEDULE = {"type": "schedule", "schedule": "0 9 * * *"}
 OTHER = {"type": "event", "event_type": "job.gone"}
 
 Change = Callable[[Harness, str], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-def relay(harness: Harness, tmp_path: Path) -> Relay:
-    return Relay(harness, tmp_path)
 
 
 async def own_trigger(harness: Harness, key: str) -> Any:
@@ -84,7 +76,7 @@ CHANGES: list[Change] = [
 
 @pytest.mark.parametrize("change", CHANGES)
 @run_in_mode
-async def test_an_event_that_has_started_a_run_starts_no_other_whatever_changes(
+async def test_a_repeated_event_starts_no_second_run(
     harness: Harness, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Neither an idempotency key nor the event's age keeps it from starting another.
@@ -109,7 +101,7 @@ async def test_an_event_that_has_started_a_run_starts_no_other_whatever_changes(
 
 @pytest.mark.parametrize("change", CHANGES[-2:])
 @run_in_mode
-async def test_a_time_that_has_started_a_run_starts_no_other_whatever_changes(harness: Harness, change: Change) -> None:
+async def test_a_repeated_time_starts_no_second_run(harness: Harness, change: Change) -> None:
     key = await harness.define(note("a"), trigger=SCHEDULE)
     at = datetime(2030, 1, 29, 9, tzinfo=UTC)
     first = (await own_trigger(harness, key)).id
@@ -129,9 +121,7 @@ async def test_a_time_that_has_started_a_run_starts_no_other_whatever_changes(ha
 
 @pytest.mark.parametrize("trigger", [OTHER, SCHEDULE], ids=str)
 @run_in_mode
-async def test_a_disabled_trigger_stays_disabled_in_every_later_version(
-    harness: Harness, trigger: dict[str, Any]
-) -> None:
+async def test_a_disabled_trigger_stays_disabled_in_later_versions(harness: Harness, trigger: dict[str, Any]) -> None:
     key = await harness.define(note("a"), trigger=EVENT)
     made = await own_trigger(harness, key)
     expect(await harness.ask("triggers.disable", {"trigger_id": made.id}))
@@ -151,7 +141,7 @@ async def test_a_disabled_trigger_stays_disabled_in_every_later_version(
 
 
 @run_in_mode
-async def test_a_trigger_that_an_operator_has_deleted_comes_back_disabled(harness: Harness, relay: Relay) -> None:
+async def test_a_deleted_trigger_of_a_definition_returns_disabled(harness: Harness, relay: Relay) -> None:
     key = await harness.define(note("a"), trigger=EVENT)
     made = await own_trigger(harness, key)
     expect(await harness.ask("triggers.delete", {"trigger_id": made.id}))
@@ -195,8 +185,9 @@ async def test_a_disabled_schedule_that_changes_is_not_scheduled(harness: Harnes
 # Which events a trigger sees: those behind it in the log
 
 
+@each_storage
 @run_in_mode
-async def test_a_trigger_sees_no_event_that_committed_before_it_was_made(harness: Harness, relay: Relay) -> None:
+async def test_a_trigger_ignores_events_from_before_its_creation(harness: Harness, relay: Relay) -> None:
     await emit(harness)
     key, created = await harness.define(note("a"), trigger=EVENT), await harness.define(note("a"))
     expect(await harness.ask("triggers.create", {"key": created, "trigger": EVENT}))
@@ -211,8 +202,9 @@ async def test_a_trigger_sees_no_event_that_committed_before_it_was_made(harness
     assert [len(await runs_of(harness, each)) for each in (key, created)] == [1, 1]
 
 
+@each_storage
 @run_in_mode
-async def test_a_trigger_sees_no_event_that_committed_while_it_was_disabled(harness: Harness, relay: Relay) -> None:
+async def test_a_trigger_ignores_events_from_while_it_was_disabled(harness: Harness, relay: Relay) -> None:
     key = await harness.define(note("a"), trigger=EVENT)
     id = (await own_trigger(harness, key)).id
     expect(await harness.ask("triggers.disable", {"trigger_id": id}))
@@ -227,9 +219,7 @@ async def test_a_trigger_sees_no_event_that_committed_while_it_was_disabled(harn
 
 
 @run_in_mode
-async def test_an_event_that_is_delivered_late_starts_its_run_in_the_version_that_is_active_by_then(
-    harness: Harness, relay: Relay
-) -> None:
+async def test_a_late_event_starts_a_run_of_the_active_version(harness: Harness, relay: Relay) -> None:
     key = await harness.define(note("a"), trigger=EVENT)
     await emit(harness)
     await harness.define(note("b"), key=key, trigger=EVENT | {"input": {"n": 2}})
@@ -240,10 +230,9 @@ async def test_an_event_that_is_delivered_late_starts_its_run_in_the_version_tha
     assert (run.workflow_version, run.input) == (2, {"n": 2})
 
 
+@each_storage
 @run_in_mode
-async def test_a_trigger_that_waits_for_another_type_by_now_sees_no_event_of_before(
-    harness: Harness, relay: Relay
-) -> None:
+async def test_a_trigger_with_a_new_type_ignores_earlier_events(harness: Harness, relay: Relay) -> None:
     key = await harness.define(note("a"), trigger=OTHER)
     await emit(harness)
     await harness.define(note("b"), key=key, trigger=EVENT)
@@ -252,8 +241,9 @@ async def test_a_trigger_that_waits_for_another_type_by_now_sees_no_event_of_bef
     assert await runs_of(harness, key) == []
 
 
+@each_storage
 @run_in_mode
-async def test_a_trigger_that_comes_back_sees_no_event_of_the_time_between(harness: Harness, relay: Relay) -> None:
+async def test_a_restored_trigger_ignores_events_of_the_gap(harness: Harness, relay: Relay) -> None:
     key = await harness.define(note("a"), trigger=EVENT)
     await harness.define(note("b"), key=key)
     await emit(harness)

@@ -25,9 +25,8 @@ from actionengine import (
 )
 from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.events.event import Event
-from actionengine.events.publishers.port import PublishError, PublisherUnavailable
+from actionengine.events.publishers.port import PublisherUnavailable
 from actionengine.testing import run_in_mode
-from actionengine.testing.harness import AUDITOR
 from actionengine.workflows import WorkflowPublisher
 from actionengine.workflows.runs import start
 from actionengine.workflows.runtime.scheduler import Scheduler
@@ -36,76 +35,26 @@ from tests.harness import expect, refused
 from tests.workflows.harness import (
     BOB,
     EVE,
+    EVENT,
     Harness,
     RecordingClient,
+    Relay,
     action,
     approval,
     comparison,
+    each_storage,
+    emit,
     fields,
     note,
+    runs_of,
     statuses,
 )
 
-# The publisher is asynchronous.
-pytestmark = pytest.mark.parametrize(
-    "shared_backend", ["memory-async", "sqlite-async", "postgres-async"], indirect=True
-)
-
-EVENT = {"type": "event", "event_type": "job.done"}
+MODE = "async"
+"""The publisher is asynchronous."""
 
 
-class Relay:
-    """Gives the events of a tenant to a publisher, one after the other."""
-
-    def __init__(self, harness: Harness, path: Path) -> None:
-        self.harness = harness
-        self.client = RecordingClient()
-        tenants = {tenant.id: tenant for tenant in (harness.backend.tenant, harness.backend.other_tenant)}
-        self.publisher = WorkflowPublisher(harness.engine, path / "durable.sqlite", tenant_of=tenants.__getitem__)
-        self.publisher._scheduler = Scheduler(cast("DurableClient", self.client))
-        self._after = 0
-
-    async def give(self, times: int = 1) -> dict[str, PublishError]:
-        """Deliver what is new, so many times; why something was not delivered, by type."""
-        failures: dict[str, PublishError] = {}
-        while stored := await self.harness.backend.read_events(self.harness.tenant, after=self._after):
-            for each in stored:
-                for _ in range(times):
-                    event = Event.of(each.position, each.event)
-                    for failure in (await self.publisher.publish([event])).values():
-                        failures[event.type] = failure
-            self._after = stored[-1].position
-        return failures
-
-    async def go_on(self) -> None:
-        """Deliver, and take the steps of what is set going, until nothing is any more."""
-        done = 0
-        while True:
-            assert await self.give() == {}
-            going = [each for each in self.client.enqueued if each.function == "actionengine.execute_run"]
-            if len(going) == done:
-                return
-            for each in going[done:]:
-                _, _, key, run_id = each.arguments
-                await self.harness.executor.execute_run(self.harness.tenant, key, run_id)
-            done = len(going)
-
-
-@pytest.fixture
-def relay(harness: Harness, tmp_path: Path) -> Relay:
-    return Relay(harness, tmp_path)
-
-
-async def emit(harness: Harness, payload: Any = None, type: str = "job.done", **who: Any) -> None:
-    expect(await harness.ask("host.emit", {"type": type, "payload": payload, "subject": "job/1"}, **who))
-
-
-async def runs_of(harness: Harness, key: str) -> list[Any]:
-    """The runs of a workflow as they were started: ids of one millisecond are in no order."""
-    found = expect(await harness.ask("workflows.list", {"key": key}, by=AUDITOR))
-    return sorted(found, key=lambda run: run.created_at)
-
-
+@each_storage
 @run_in_mode
 async def test_an_event_starts_one_run_however_often_it_is_delivered(harness: Harness, relay: Relay) -> None:
     given = {"n": "${input.payload.n}", "who": "${input.actor}", "what": "${input.subject} ${input.type}"}
@@ -127,9 +76,7 @@ async def test_an_event_starts_one_run_however_often_it_is_delivered(harness: Ha
 
 
 @run_in_mode
-async def test_an_event_that_is_delivered_again_after_its_key_has_expired_starts_nothing(
-    harness: Harness, tmp_path: Path
-) -> None:
+async def test_an_event_repeated_after_key_expiry_starts_nothing(harness: Harness, tmp_path: Path) -> None:
     forgetful = harness.another(limits=Limits(idempotency_ttl=0.001))
     relay = Relay(forgetful, tmp_path)
     key = await forgetful.define(note("a"), trigger=EVENT)
@@ -148,10 +95,9 @@ async def test_an_event_that_is_delivered_again_after_its_key_has_expired_starts
     assert run.id[:13] >= before[:13]
 
 
+@each_storage
 @run_in_mode
-async def test_an_event_starts_one_run_of_each_workflow_however_many_of_its_triggers_see_it(
-    harness: Harness, relay: Relay
-) -> None:
+async def test_an_event_starts_one_run_of_each_workflow(harness: Harness, relay: Relay) -> None:
     one, two = await harness.define(note("a"), trigger=EVENT), await harness.define(note("a"))
     for key in (one, two):
         expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT}))
@@ -165,9 +111,7 @@ async def test_an_event_starts_one_run_of_each_workflow_however_many_of_its_trig
 
 
 @run_in_mode
-async def test_of_several_triggers_that_see_an_event_the_first_whose_condition_holds_starts_the_run(
-    harness: Harness, relay: Relay
-) -> None:
+async def test_the_first_matching_trigger_starts_the_run(harness: Harness, relay: Relay) -> None:
     above = EVENT | {"when": comparison("input.payload.n", "gt", 5), "input": {"which": "above"}}
     key = await harness.define(note("a"), trigger=above)
     expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT | {"input": {"which": "any"}}}))
@@ -194,7 +138,7 @@ async def test_a_run_is_started_only_where_the_condition_holds(harness: Harness,
 
 @pytest.mark.parametrize("payload", [None, {}, [], {"n": "a lot"}, {"n": None}], ids=repr)
 @run_in_mode
-async def test_an_event_that_lacks_what_a_trigger_asks_for_holds_nothing_up(
+async def test_an_event_without_the_fields_of_a_trigger_is_passed_over(
     harness: Harness, relay: Relay, payload: Any
 ) -> None:
     when = EVENT | {"when": comparison("input.payload.n", "gt", 5), "input": {"n": 1}}
@@ -210,7 +154,7 @@ async def test_an_event_that_lacks_what_a_trigger_asks_for_holds_nothing_up(
 
 
 @run_in_mode
-async def test_a_trigger_that_cannot_be_fired_keeps_no_other_from_its_start(harness: Harness, relay: Relay) -> None:
+async def test_a_failing_trigger_does_not_block_others(harness: Harness, relay: Relay) -> None:
     bad, good = [await harness.define(note("a"), trigger=EVENT) for _ in range(2)]
     is_away = True
 
@@ -261,7 +205,7 @@ async def test_a_trigger_that_is_disabled_or_deleted_starts_nothing(harness: Har
 
 
 @run_in_mode
-async def test_what_workflows_cause_starts_nothing_unless_that_is_said(harness: Harness, relay: Relay) -> None:
+async def test_events_of_workflows_start_runs_only_with_from_workflows(harness: Harness, relay: Relay) -> None:
     cautious = await harness.define(note("a"), trigger=EVENT)
     eager = await harness.define(note("a"), trigger=EVENT | {"from_workflows": True})
     key = await harness.define(action("emit", "host.emit", {"type": "job.done"}))
@@ -328,6 +272,7 @@ async def test_a_scheduled_time_starts_one_run(harness: Harness, relay: Relay) -
     assert len(await runs_of(harness, key)) == 2
 
 
+@each_storage
 @run_in_mode
 async def test_a_rejected_approval_moves_its_run_on(harness: Harness, relay: Relay) -> None:
     run = await harness.run(approval("ok", on_reject="no", next="end"), note("no"))
@@ -343,8 +288,9 @@ async def test_a_rejected_approval_moves_its_run_on(harness: Harness, relay: Rel
     assert statuses(await harness.get(run.id)) == [("ok", "rejected"), ("no", "succeeded")]
 
 
+@each_storage
 @run_in_mode
-async def test_a_run_is_set_going_once_in_each_of_its_turns(harness: Harness, relay: Relay) -> None:
+async def test_each_dispatch_of_a_run_is_enqueued_once(harness: Harness, relay: Relay) -> None:
     flaky = {"name": "turns", "times": 1, "code": "unprocessable"}
     key = await harness.define(approval("ok"), action("a", "host.flaky", flaky))
     id = await harness.start(key)
@@ -373,6 +319,7 @@ async def test_while_the_durable_engine_is_away_events_wait(harness: Harness, re
     assert isinstance(failures["workflows.started"], PublisherUnavailable)
 
 
+@each_storage
 @run_in_mode
 async def test_the_events_of_another_tenant_start_nothing_here(harness: Harness, relay: Relay) -> None:
     key = await harness.define(note("a"), trigger=EVENT)
@@ -388,7 +335,7 @@ async def test_the_events_of_another_tenant_start_nothing_here(harness: Harness,
 
 
 @run_in_mode
-async def test_a_real_durable_engine_is_asked_for_each_turn_once(harness: Harness, tmp_path: Path) -> None:
+async def test_a_real_durable_engine_enqueues_each_dispatch_once(harness: Harness, tmp_path: Path) -> None:
     import asyncio
 
     from actionengine.durable.host import upgrade
@@ -427,7 +374,7 @@ async def test_an_approval_is_asked_for_with_what_is_to_be_approved(harness: Har
 
 
 @run_in_mode
-async def test_whoever_set_off_a_run_through_another_does_not_approve_in_it(harness: Harness, relay: Relay) -> None:
+async def test_the_starter_of_a_causing_run_does_not_approve(harness: Harness, relay: Relay) -> None:
     given = EVENT | {"from_workflows": True}
     second = await harness.define(approval("ok"), trigger=given)
     telling = action("tell", "host.emit", {"type": "job.done", "payload": None, "subject": "job/1"})
@@ -443,7 +390,7 @@ async def test_whoever_set_off_a_run_through_another_does_not_approve_in_it(harn
 
 
 @run_in_mode
-async def test_a_workflow_that_sets_itself_off_does_so_for_ever_no_more(
+async def test_a_workflow_that_triggers_itself_ends(
     harness: Harness, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(start, "MAX_RUN_DEPTH", 3)
@@ -491,10 +438,9 @@ async def test_a_further_approval_is_waited_for_and_expires(harness: Harness, tm
     assert [(step.step, step.status) for step in ended.steps] == [("twice", "rejected"), ("let_be", "succeeded")]
 
 
+@each_storage
 @run_in_mode
-async def test_an_event_starts_a_run_in_whichever_form_of_unicode_its_type_comes(
-    harness: Harness, relay: Relay
-) -> None:
+async def test_the_type_of_an_event_may_have_any_form_of_unicode(harness: Harness, relay: Relay) -> None:
     composed, decomposed = "caf\u00e9.open", "cafe\u0301.open"
     keys = [await harness.define(note("a"), trigger=EVENT | {"event_type": type}) for type in (composed, decomposed)]
 

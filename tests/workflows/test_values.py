@@ -69,7 +69,7 @@ def test_a_text_is_filled(text: str, value: Any) -> None:
     assert type(found) is type(value)
 
 
-def test_a_member_is_found_in_another_form_of_unicode_where_it_is_not_there_as_it_stands() -> None:
+def test_a_member_may_have_another_form_of_unicode() -> None:
     composed, decomposed = "\u00e9", "e\u0301"
     reference = f"${{input.{decomposed}.{decomposed}}}"
 
@@ -77,7 +77,7 @@ def test_a_member_is_found_in_another_form_of_unicode_where_it_is_not_there_as_i
     assert render(reference, {"input": {composed: 1, decomposed: {composed: 2, decomposed: 3}}}) == 3
 
 
-def test_members_of_lists_and_objects_are_filled_and_their_names_are_not() -> None:
+def test_references_are_filled_in_values_not_in_names() -> None:
     value = {"${input.n}": ["${input.n}", ("${input.yes}",), {"a": "<${input.n}>"}], "n": 1, "x": None}
 
     assert render(value, KNOWN) == {"${input.n}": [3, [True], {"a": "<3>"}], "n": 1, "x": None}

@@ -46,9 +46,7 @@ async def go_on(harness: Harness, told: Enqueued) -> str:
 
 
 @run_in_mode
-async def test_a_step_that_is_tried_again_after_long_is_left_until_then(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_step_with_a_long_retry_delay_is_postponed(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     perform = harness.executor.actions.perform
     positions: list[int] = []
 
@@ -73,7 +71,7 @@ async def test_a_step_that_is_tried_again_after_long_is_left_until_then(
 
 
 @run_in_mode
-async def test_who_takes_over_a_turn_that_waits_asks_for_no_second_one(harness: Harness) -> None:
+async def test_taking_over_a_postponed_run_sets_no_second_timer(harness: Harness) -> None:
     run = await harness.run(failing_step("a", "conflict", retry={"attempts": 2, "seconds": 3600}))
     assert len(harness.client.enqueued) == 1
 
@@ -87,7 +85,7 @@ async def test_who_takes_over_a_turn_that_waits_asks_for_no_second_one(harness: 
 
 @pytest.mark.parametrize("what", ["next", "perform"])
 @run_in_mode
-async def test_a_run_waits_for_what_is_away_and_goes_on_where_it_is(
+async def test_an_outage_postpones_a_run_at_its_step(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     id = await harness.start(await harness.define(note("a"), note("b")))
@@ -116,9 +114,7 @@ async def test_a_run_waits_for_what_is_away_and_goes_on_where_it_is(
 
 
 @run_in_mode
-async def test_an_expiry_and_a_scheduled_time_wait_for_what_is_away(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_outage_postpones_expiries_and_schedules(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     run = await harness.run(approval("ok", expires_after=0.01, on_reject="fail"))
     await harness.backend.sleep(0.02)
     harness.client.statuses = dict.fromkeys(harness.client.statuses, "SUCCESS")
@@ -147,6 +143,6 @@ async def test_an_expiry_and_a_scheduled_time_wait_for_what_is_away(
 
 
 @run_in_mode
-async def test_a_short_pause_is_waited_out(harness: Harness) -> None:
+async def test_a_short_pause_keeps_the_place(harness: Harness) -> None:
     run = await harness.run(action("a", "host.fail", {"code": "conflict"}, retry={"attempts": 2, "seconds": 1}))
     assert (run.status, harness.client.enqueued) == ("paused", [])

@@ -22,9 +22,7 @@ SOAK = pytest.mark.soak
     "point",
     ["in the handler", *(pytest.param(each, marks=SOAK) for each in ("after the commit", "before the turn is noted"))],
 )
-def test_a_worker_that_stands_still_past_its_lease_does_no_harm_when_it_goes_on(
-    new_campaign: NewCampaign, point: str
-) -> None:
+def test_a_worker_that_stalls_past_its_lease_does_no_harm(new_campaign: NewCampaign, point: str) -> None:
     """It stands still at several places at once: what it holds in open transactions waits for it, and is not lost."""
     campaign = new_campaign(point)
     campaign.start_runs(12)
@@ -73,7 +71,7 @@ def test_a_run_goes_on_elsewhere_while_its_worker_stands_still(new_campaign: New
 
 
 @ON_POSTGRES_SOAKED_ON_SQLITE
-def test_workers_that_are_asked_to_end_leave_their_runs_to_the_others_and_to_the_next(
+def test_stopped_workers_leave_their_runs_to_others(
     new_campaign: NewCampaign,
 ) -> None:
     campaign = new_campaign("in order")
@@ -113,9 +111,7 @@ def test_runs_that_wait_for_an_approval_outlive_every_worker(new_campaign: NewCa
 
 @ON_SQLITE_SOAKED_ON_POSTGRES
 @pytest.mark.parametrize("point", ["before it is queued", pytest.param("after it is queued", marks=SOAK)])
-def test_an_approval_expires_though_its_worker_died_before_it_was_waited_for(
-    new_campaign: NewCampaign, point: str
-) -> None:
+def test_an_approval_expires_though_its_worker_died(new_campaign: NewCampaign, point: str) -> None:
     """Of two runs, the relay has queued both: the third time it is an expiry."""
     campaign = new_campaign(point)
     campaign.start_runs(1, ["expiring"])
