@@ -32,6 +32,18 @@ OWN_TABLES = ("ae_projects", "ae_record_types", "ae_changes", "ae_change_targets
 LOG = {"ae_action_log", "ae_action_log_subjects"}
 
 
+WAYS: Mapping[str, Sequence[str]] = {
+    "Draft": (),
+    "Implementing": ("Implementing",),
+    "WorkspaceRunning": ("Implementing", "WorkspaceRunning"),
+    "Validating": ("Validating",),
+    "ValidationFailed": ("Validating", "ValidationFailed"),
+    "Ready": ("Validating", "Ready"),
+    "Merged": ("Validating", "Ready", "Merged"),
+}
+"""The transitions from a draft to each state."""
+
+
 # Ops
 
 

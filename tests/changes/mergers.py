@@ -1,6 +1,6 @@
-"""A program that starts processes which merge changes, perhaps to be killed, and what the tests see of them.
+"""A program that starts processes which merge changes and can be killed, and the tests' side of it.
 
-It reads orders, one a line, each a list of jobs; for each job it forks a process. It tells their ids, and then how they
+The program reads lines, each a list of jobs, and forks a process for each job. It prints their ids, and then how they
 ended.
 """
 
@@ -31,12 +31,12 @@ from tests.changes.sync_harness import SyncHarness
 from tests.programs import Program
 
 LIFETIME = 600.0
-"""Seconds after which a process that nobody has killed ends by itself."""
+"""Seconds after which a process that was not killed ends by itself."""
 
 
 class Job(NamedTuple):
-    """Changes that a process is to merge, each with its id for a key, in so many threads; where it notes what it has
-    asked for and what it got; and the statement of the first merge at which it is to die."""
+    """Changes that a process merges in some threads, each with its id as the idempotency key; the journal of its
+    requests and answers; and the number of the statement at which it dies."""
 
     url: str
     tenant_id: str
@@ -48,7 +48,7 @@ class Job(NamedTuple):
 
 
 class Fuse:
-    """Kills this process at its statement number so many, once it is armed."""
+    """Kills this process at the statement number `dies_at`, once it is set."""
 
     dies_at: int | None = None
     number: Iterator[int] = count(1)
@@ -68,7 +68,7 @@ def die() -> None:
 
 
 class FusedDriver(LibpqConnection):
-    """Statements that are sent together can be cut off at each of them."""
+    """A connection that can die before each of the statements that are sent together."""
 
     __slots__ = ()
 
@@ -149,18 +149,18 @@ class Mergers:
         self._program = Program("tests.changes.mergers", folder)
 
     def start(self, *jobs: Job) -> list[int]:
-        """The process ids."""
+        """Start a process for each job; return their ids."""
         pids: list[int] = self._program.ask(jobs)
         return pids
 
     def ends(self) -> list[int]:
-        """How those that were started last have ended: 0, or the signal as a negative number."""
+        """Return how the last started processes have ended: 0, or the signal as a negative number."""
         ends: list[int] = self._program.hear()
         assert set(ends) <= {0, -signal.SIGKILL}, self._program.errors()
         return ends
 
     def journal_path(self) -> Path:
-        """Where the next process can keep its journal. Its name is also the process's, for the database."""
+        """Return a path for the next process's journal; its name is also the application name for the database."""
         return self._folder / f"merger-{uuid4().hex}"
 
     def close(self) -> None:
@@ -168,7 +168,7 @@ class Mergers:
 
 
 def live(job: Job) -> None:
-    """The life of a process."""
+    """Run a job in this process."""
     timer = threading.Timer(LIFETIME, os._exit, (3,))
     timer.daemon = True
     timer.start()

@@ -1,4 +1,4 @@
-"""What change control should do, in plain dictionaries and lists: written from the contract, not from the library.
+"""A model of change control in plain dictionaries and lists, written from the contract and not from the library.
 
 Ids are numbers here. Each method does what an action does, or raises `Refused` with the code of its error.
 """
@@ -217,12 +217,12 @@ class Model:
         row["status"] = status
 
     def preview(self, change: int) -> int:
-        """How many ops it would apply."""
+        """Return the number of ops that an execution would apply."""
         self.change(change)
         return len(self.outcome(change)[1])
 
     def execute(self, change: int, is_ai: bool) -> int:
-        """How many ops it has applied."""
+        """Return the number of applied ops."""
         if is_ai:
             raise Refused("forbidden")
         row = self.change(change)
@@ -233,7 +233,7 @@ class Model:
         return self.apply(change)
 
     def merge(self, change: int, is_ai: bool) -> int:
-        """How many ops it has applied."""
+        """Return the number of applied ops."""
         if is_ai:
             raise Refused("forbidden")
         row = self.change(change)
@@ -251,7 +251,7 @@ class Model:
         return applied
 
     def can_surely_be_compensated(self, change: int) -> bool:
-        """Whether nothing at all has happened to the project since."""
+        """Return whether the project has not changed since."""
         row = self.change(change)
         executions = row["executions"]
         last = self.projects[row["project"]]["events"]

@@ -36,12 +36,12 @@ class Shop(Harness):
         return project
 
     def root(self, project: Any) -> Path:
-        """Where the module of a project lies."""
+        """Return the folder of a project's module."""
         root: Path = self.roots.context(self.backend.tenant, project.id).root
         return root
 
     def text(self, project: Any, path: str = "main.py") -> str | None:
-        """What is in a file of a project; None where it is not there."""
+        """Return the text of a project's file; None if it is missing."""
         file = self.root(project) / path
         return file.read_bytes().decode() if file.exists() else None
 
@@ -69,7 +69,7 @@ def edit(before: str | None, after: str | None, path: str = "main.py") -> Op:
 
 
 def outcomes(written: Any) -> dict[str, str]:
-    """What came of each file."""
+    """Return the outcome of each file, by path."""
     return {each.path: each.outcome for each in written.files}
 
 

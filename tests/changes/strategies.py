@@ -124,7 +124,7 @@ def applied(graph: TypeGraph, ops: Sequence[PatchOp]) -> TypeGraph:
 
 
 def touched_by(before: TypeGraph, after: TypeGraph, ops: Sequence[PatchOp]) -> dict[str, TouchedType]:
-    """What a change has done to each type."""
+    """Return the effect of a change on each type."""
     return {
         key: TouchedType(before.types[key].schema, after.types[key].schema, [op for op in ops if op.record_type == key])
         for key in sorted({op.record_type for op in ops if op.record_type is not None})

@@ -56,23 +56,23 @@ class SyncHarness:
     def ask(
         self, name: str, payload: Mapping[str, Any], actor: Actor = ANN, key: str | None = None
     ) -> Result[Any, ActionError]:
-        """What `service.action` answers."""
+        """Execute `service.action`."""
         service, _, action = name.partition(".")
         return self.engine.execute_action(service, action, payload, self.request(actor, key))
 
     async def ask_async(self, name: str, payload: Mapping[str, Any], actor: Actor = ANN) -> Result[Any, ActionError]:
-        """The same, in an event loop."""
+        """Execute `service.action` in an event loop."""
         service, _, action = name.partition(".")
         return await self.engine.execute_action_async(service, action, payload, self.request(actor))
 
     def do(self, name: str, /, **payload: Any) -> Any:
-        """The value of an action that has to succeed."""
+        """Return the value of an action, which must succeed."""
         answer = self.ask(name, payload)
         assert isinstance(answer, Success), f"{name}: {answer.failure().to_dict()}"
         return answer.unwrap()
 
     def refusal(self, name: str, /, **payload: Any) -> ActionError:
-        """The error of an action that has to fail."""
+        """Return the error of an action, which must fail."""
         answer = self.ask(name, payload)
         assert isinstance(answer, Failure), f"{name}: {answer}"
         error: ActionError = answer.failure()
@@ -81,14 +81,14 @@ class SyncHarness:
     # Drafting
 
     def project(self, require_review: bool = False) -> str:
-        """The id of a new project."""
+        """Create a project; return its id."""
         id: str = self.do("projects.create", name=uuid4().hex, require_review=require_review).id
         return id
 
     def record_type(
         self, project: str, key: str, fields: Sequence[Mapping[str, Any]] = (), base: str | None = None
     ) -> None:
-        """A new record type, of a name that no other project's has."""
+        """Create a record type with a unique name."""
         schema = {"fields": [dict(field) for field in fields]}
         self.do(
             "record_types.create",
@@ -100,7 +100,7 @@ class SyncHarness:
         )
 
     def draft(self, project: str, *ops: tuple[str, Mapping[str, Any]], title: str = "A change") -> str:
-        """The id of a new change with these ops (op type, payload), and a target for each thing that they are about."""
+        """Create a change with these ops (op type, payload) and their targets; return its id."""
         change: str = self.do("changes.create", project_id=project, title=title).id
         targets: dict[tuple[str, str], str] = {}
         for op_type, payload in ops:
@@ -129,7 +129,7 @@ class SyncHarness:
         return {key: each.schema["fields"] for key, each in self.types(project).items()}
 
     def check_history(self, project: str) -> None:
-        """That the history of each record type of a project is intact."""
+        """Assert that the history of each record type of a project is intact."""
         for key in self.types(project):
             history = self.do("record_types.verify_history", project_id=project, key=key)
             assert history.is_intact, history
@@ -193,7 +193,7 @@ def without_status(dump: Dump, change: str) -> Dump:
 
 
 def definition(field: Mapping[str, Any]) -> dict[str, Any]:
-    """What is said of a field beside its name."""
+    """Return the definition of a field without its name."""
     return {part: value for part, value in field.items() if part != "name"}
 
 

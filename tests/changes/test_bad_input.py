@@ -21,11 +21,11 @@ on_each_storage = pytest.mark.parametrize(
 
 INVALID, NOT_FOUND, CONFLICT = ErrorCode.INVALID_INPUT, ErrorCode.NOT_FOUND, ErrorCode.CONFLICT
 NO_ID = (str(uuid7()), "", "x" * 200, "größe", "'; DROP TABLE ae_changes; --")
-"""What no row has for an id."""
+"""Ids that no row has."""
 UNSTORABLE = ("a\0b", "\ud800")
-"""What no storage keeps in a text."""
+"""Texts that no storage can keep."""
 WRONG = (None, 7, True, ["job"], {"id": "job"})
-"""What is no text."""
+"""Values that are no texts."""
 DIFF = "--- a/main.py\n+++ b/main.py\n@@ -1 +1 @@\n-one\n+two\n"
 
 

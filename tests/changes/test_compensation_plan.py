@@ -46,7 +46,7 @@ def plan(graph: TypeGraph, touched: dict[str, TouchedType]) -> tuple[PatchOp, ..
 
 
 def is_relaxing(op: PatchOp) -> bool:
-    """Whether an op is one that a base type needs so that others can follow."""
+    """Return whether an op only prepares others at a base type."""
     return op.op_type == "set_field" and not op.payload["definition"].get("required")
 
 
@@ -287,7 +287,7 @@ def test_types_that_do_not_hang_together_are_not_compensated() -> None:
 
 
 def moved(document: dict[str, Any], diff: TypeDiff) -> dict[str, Any]:
-    """What a host makes of a document by a diff: all fields get their new names at once, removed ones go."""
+    """Return a document as a host moves it by a diff: all fields get their new names at once, removed ones go."""
     names = {each.old_name: each.new_name for each in diff.renamed}
     removed = {definition["name"] for definition in diff.removed}
     return {names.get(name, name): value for name, value in document.items() if name not in removed}

@@ -319,7 +319,7 @@ def shared_project(harness: SyncHarness, number: int) -> tuple[str, list[str]]:
 
 
 def is_one_of(answer: Answer, code: ErrorCode) -> bool:
-    """Whether something was done, or refused with this code."""
+    """Return whether an action succeeded, or failed with this code."""
     return isinstance(answer, Success) or answer.failure().code is code
 
 

@@ -24,15 +24,15 @@ TOUCHED = 3
 
 CHANGES = 20
 KILLS = 2
-STRIDE = 4
+STRIDE = 7
 """Statements between two kills of the daily run; a long run kills at each."""
 CAMPAIGN = 200
 PAGE = 1000
 
 
 class Effect(NamedTuple):
-    """What there is of a change: its status, its executed ops, its snapshots, its fields in today's schemas, its
-    events, and its row in the log."""
+    """The traces of a change: its status, and the numbers of its executed ops, snapshots, present fields, events, and
+    rows in the log."""
 
     status: str
     executed: int
@@ -152,7 +152,7 @@ def job_for(
 
 
 def effects(harness: SyncHarness, changes: Sequence[str]) -> Mapping[str, Effect]:
-    """What there is of each change."""
+    """Return the traces of each change."""
     tables = harness.tables()
     ops = [op for op in tables["ae_patch_ops"] if op["executed_at"] is not None]
     present = {
@@ -195,7 +195,7 @@ def log(harness: SyncHarness) -> list[LogRow]:
 
 
 def check_types(harness: SyncHarness, project: str, changes: Sequence[str]) -> None:
-    """That each type has a version for each change that has touched it, and the fields of these changes."""
+    """Assert that each type has a version and a field for each change that has touched it."""
     tables = harness.tables()
     done = Counter(row["record_type_key"] for row in tables["ae_snapshots"] if row["project_id"] == project)
     for type in tables["ae_record_types"]:

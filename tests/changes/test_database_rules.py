@@ -1,4 +1,4 @@
-"""What the database itself refuses, whoever asks: plain SQL of the app role, of the owner, and in SQLite."""
+"""The rules that the database enforces against plain SQL: of the app role, of the owner, and in SQLite."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from actionengine.storage.tables import (
     Table,
 )
 from actionengine.testing.tables import START, change, patch_op, project, record_type, snapshot, target
+from tests.changes.harness import WAYS
 
 STAMP = "previous_snapshot = '{}', executed_at = '2024-03-01T00:00:00+00:00', applied_version = 2"
 MERGED = "status = 'Merged', merged_at = '2024-03-01T00:00:00+00:00'"
@@ -350,17 +351,6 @@ def test_a_record_type_has_a_known_status(prompt: Prompt) -> None:
 def test_s1_a_change_begins_as_a_draft(prompt: Prompt, status: str) -> None:
     with prompt.refuses("S1: "):
         prompt.insert(CHANGES, change("c3", status=status, merged_at=START if status == "Merged" else None))
-
-
-WAYS = {
-    "Draft": (),
-    "Implementing": ("Implementing",),
-    "WorkspaceRunning": ("Implementing", "WorkspaceRunning"),
-    "Validating": ("Validating",),
-    "ValidationFailed": ("Validating", "ValidationFailed"),
-    "Ready": ("Validating", "Ready"),
-    "Merged": ("Validating", "Ready", "Merged"),
-}
 
 
 @pytest.mark.parametrize("status", [status for status in STATUSES if status != "Merged"])

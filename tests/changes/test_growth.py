@@ -1,4 +1,4 @@
-"""What the history of a record type costs: counts and bytes, with few and with many versions."""
+"""The cost of a record type's history, in counts and bytes, with few and with many versions."""
 
 from __future__ import annotations
 

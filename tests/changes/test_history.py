@@ -1,4 +1,4 @@
-"""What record types were like, whether that can be trusted, how it is taken back, and how two changes meet."""
+"""The history of record types, its verification, compensations, and conflicts of two changes."""
 
 from __future__ import annotations
 
@@ -165,10 +165,9 @@ async def test_the_schema_at_a_change_executed_twice_is_the_last(harness: Harnes
 # Whether it can be trusted
 
 
-@pytest.mark.parametrize("seed", range(3))
 @run_in_mode
-async def test_history_is_intact_after_many_changes(harness: Harness, seed: int) -> None:
-    chosen = random.Random(seed)
+async def test_history_is_intact_after_many_changes(harness: Harness) -> None:
+    chosen = random.Random(1)
     project = await harness.project()
     keys = ["asset", "machine", "crane"]
     for key, base in zip(keys, [None, "asset", "machine"], strict=True):

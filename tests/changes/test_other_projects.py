@@ -1,4 +1,4 @@
-"""What change control costs does not grow with other projects of the tenant: counted, on both databases."""
+"""The cost of change control does not grow with other projects of the tenant: counted, on both databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for any ops that record types accept, through the services, on every backend."""
+"""Properties of all ops that record types accept, through the services, on every backend."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.changes.strategies import applied as graph_after
 from tests.changes.strategies import changed_graphs, changes
 from tests.changes.sync_harness import LOG, SyncHarness, without_status
 
-EXAMPLES = 15
+EXAMPLES = 8
 CAMPAIGN = 400
 
 FAILING = (

@@ -16,6 +16,7 @@ from actionengine.storage.tables import PATCH_OPS, TARGETS, Row, Table
 from actionengine.testing import run_in_mode
 from tests.changes.harness import (
     LOG,
+    WAYS,
     Harness,
     Op,
     add,
@@ -36,16 +37,6 @@ pytestmark = pytest.mark.parametrize(
 
 NOBODY = str(uuid7())
 """An id that nothing has."""
-
-WAYS: Mapping[str, Sequence[str]] = {
-    "Draft": (),
-    "Implementing": ("Implementing",),
-    "WorkspaceRunning": ("Implementing", "WorkspaceRunning"),
-    "Validating": ("Validating",),
-    "ValidationFailed": ("Validating", "ValidationFailed"),
-    "Ready": ("Validating", "Ready"),
-    "Merged": ("Merged",),
-}
 
 # D: data
 

@@ -376,7 +376,7 @@ class LifeOfChanges(RuleBasedStateMachine):
         return self.learn_draft(change, {name: answer.unwrap().id for name, answer in answers.items()})
 
     def learn_draft(self, change: int, drafts: Mapping[str, str]) -> int:
-        """What was drafted is new to the model."""
+        """Add the drafted compensation to the model."""
         model = self.model
         draft = model.create_change(model.changes[change]["project"])
         model.changes[draft]["compensates"] = change

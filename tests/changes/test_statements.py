@@ -1,5 +1,4 @@
-"""What goes to the database when a change is previewed, executed or merged: no more of it for a thousand ops than for
-ten."""
+"""A preview, an execution and a merge send as many statements for a thousand ops as for ten."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ from tests.storage.test_statements import traced
 NOW = datetime.now(UTC)
 
 TOLD_EACH = ("ae_events", "ae_outbox", "ae_action_log_subjects")
-"""Where SQLite, which has no round trips to save, has a statement for each event: one event tells of each type."""
+"""Tables for which SQLite, which saves no round trips, has a statement for each event; each type has an event."""
 
 
 class CountingUnitOfWork(SQLiteUnitOfWork):
@@ -87,7 +86,7 @@ def test_a_thousand_ops_are_all_applied(storage: SQLStorage) -> None:
 
 
 def statements(harness: SyncHarness, action: str, types: int, ops: int, path: Path) -> Counter[str]:
-    """How many statements an action needs about each table, for a change of so many ops on each of so many types."""
+    """Return the number of an action's statements about each table, for a change with ops on several types."""
     first, change = bulk(harness, types, ops), bulk(harness, types, ops)
     harness.do(f"changes.{action}", change_id=first)
     counted = counted_on_sqlite if isinstance(harness.storage, SQLiteStorage) else counted_on_postgres

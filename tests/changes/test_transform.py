@@ -100,7 +100,7 @@ def test_an_op_is_accepted_exactly_where_the_rules_let_it(graph: TypeGraph, data
 
 
 def is_permitted(graph: TypeGraph, op: PatchOp, schemas: Mapping[str, Schema]) -> bool:
-    """Whether an op is about fields of its own type, and leaves alone what ancestors have or require."""
+    """Return whether an op edits fields of its own type, and respects the fields that ancestors have or require."""
     key = op.record_type or ""
     own = {field.name for field in schemas[key]}
     inherited = [field for base in graph.ancestors(key) for field in schemas[base]]
