@@ -23,8 +23,9 @@ class _Source(NamedTuple):
 def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` for a package, made from its `__init__.pyi`.
 
-    `__all__` has the names that need no extra, so that `import *` works without one. A name whose module needs a
-    package that is not installed raises `ImportError`, which names the extra.
+    `__all__` has the names that need no extra, so that `import *` works without one; of a package in which every name
+    needs one, it has all. A name whose module needs a package that is not installed raises `ImportError`, which names
+    the extra.
     """
     namespace = vars(sys.modules[package])
     table: dict[str, _Source] = {}
@@ -44,7 +45,7 @@ def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]
     def get(name: str) -> Any:
         names = read_table()
         if name == "__all__":
-            return sorted(each for each, source in names.items() if source.extra is None)
+            return sorted(each for each, source in names.items() if source.extra is None) or sorted(names)
         if name not in names:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module, extra = names[name]
