@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,16 +44,12 @@ def alive(marker: str) -> list[int]:
     return found
 
 
-def children() -> set[int]:
-    """The children of this process, zombies among them."""
-    found = set()
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            stat = Path(f"/proc/{name}/stat").read_bytes()
-        except OSError:
-            continue
-        if int(stat.rpartition(b")")[2].split()[1]) == os.getpid():
-            found.add(int(name))
+def children(process: int | None = None) -> set[int]:
+    """The children of a process, of this one by default, zombies among them."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{process or os.getpid()}/task").iterdir():
+        with suppress(OSError):
+            found |= {int(child) for child in (task / "children").read_text().split()}
     return found
 
 

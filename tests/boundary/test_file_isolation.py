@@ -180,28 +180,19 @@ def test_a_command_can_be_the_running_python(walled: Walled) -> None:
     assert (result.output["stderr"], result.output["stdout"]) == ("", "True\n")
 
 
-def test_a_host_can_give_more_to_read_and_no_more_than_that(hidden: Walled) -> None:
-    runner = InProcessRunner(CODE_MODULE_DEFAULT, readable=[hidden.outside])
-    script = f"cat {hidden.outside}/secret; {hidden.outside}/program && echo ran; echo > {hidden.outside}/new"
-
-    for each in (runner, SubprocessRunner(CODE_MODULE_DEFAULT, readable=[hidden.outside])):
-        result = ran(each, asking(hidden.root, "sh", "-c", script))
-
-        assert result.output["stdout"] == SECRET.decode() + "ran\n"
-        assert (hidden.outside / "new").exists() is not HERE
-
-
 @pytest.mark.parametrize("kind", [InProcessRunner, SubprocessRunner])
-def test_a_host_can_give_more_to_change(
+def test_a_host_can_give_more_to_read_and_to_change(
     kind: type[InProcessRunner] | type[SubprocessRunner], hidden: Walled, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    cache = tmp_path_factory.mktemp("cache")
-    script = f"echo kept > {cache}/new; echo > {hidden.outside}/new"
+    cache, outside = tmp_path_factory.mktemp("cache"), hidden.outside
+    runner = kind(CODE_MODULE_DEFAULT, readable=[outside], writable=[cache])
+    script = f"cat {outside}/secret; {outside}/program && echo ran; echo kept > {cache}/new; echo > {outside}/new"
 
-    result = ran(kind(CODE_MODULE_DEFAULT, writable=[cache]), asking(hidden.root, "sh", "-c", script))
+    result = ran(runner, asking(hidden.root, "sh", "-c", script))
 
+    assert result.output["stdout"] == SECRET.decode() + "ran\n"
     assert (cache / "new").read_text() == "kept\n"
-    assert (hidden.outside / "new").exists() is not HERE
+    assert (outside / "new").exists() is not HERE
     assert result.file_isolation == ISOLATED
 
 

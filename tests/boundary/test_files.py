@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
@@ -238,32 +239,32 @@ class TestWalking:
 
 
 class TestTraversals:
-    @pytest.mark.parametrize("text", REFUSED, ids=range(len(REFUSED)))
-    def test_a_refused_path_reaches_nothing(self, text: str, files: ModuleFiles, walled: Walled) -> None:
-        calls: list[Callable[[], object]] = [
-            lambda: files.read(text),
-            lambda: files.write(text, b"mine"),
-            lambda: files.delete(text),
-            lambda: files.stat(text),
-        ]
-        if text not in ("", "."):
-            calls += [lambda: files.open_folder(text), lambda: list(files.walk(text))]
+    def test_a_refused_path_reaches_nothing(self, files: ModuleFiles, walled: Walled) -> None:
+        def walk(text: str) -> object:
+            return list(files.walk(text))
 
-        for call in calls:
-            with pytest.raises(PathEscapeError):
-                call()
+        for text in REFUSED:
+            calls: list[Callable[[str], object]]
+            calls = [files.read, lambda text: files.write(text, b"mine"), files.delete, files.stat]
+            if text not in ("", "."):
+                calls += [files.open_folder, walk]
+            for call in calls:
+                with pytest.raises(PathEscapeError):
+                    call(text)
 
         walled.check_outside()
         assert paths(files.walk()) == ["folder/inside.txt", "inside.txt"]
 
-    @pytest.mark.parametrize("text", ODD_NAMES, ids=range(len(ODD_NAMES)))
-    def test_an_odd_name_is_one_inside(self, text: str, files: ModuleFiles, walled: Walled) -> None:
-        files.write(text, b"mine")
+    def test_an_odd_name_is_one_inside(self, files: ModuleFiles, walled: Walled) -> None:
+        for text in ODD_NAMES:
+            files.write(text, b"mine")
 
-        assert files.read(text) == b"mine"
-        assert text in paths(files.walk())
-        assert Path(os.path.realpath(walled.root / text)).is_relative_to(walled.root)
-        files.delete(text)
+            assert files.read(text) == b"mine"
+            assert text in paths(files.walk())
+            assert Path(os.path.realpath(walled.root / text)).is_relative_to(walled.root)
+            files.delete(text)
+            # A later name may be that of a folder.
+            rmtree(walled.root / text.split("/")[0], ignore_errors=True)
         walled.check_outside()
 
     @pytest.mark.parametrize("path", [".git", ".git/config", ".GIT/hooks/pre-commit", "a/.git/config", "way/x", "to"])

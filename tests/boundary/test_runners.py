@@ -402,7 +402,7 @@ def test_sinks_are_told_and_one_that_raises_is_no_trouble(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make_many", "count"), [(in_process, 32), (in_subprocess, 2)], ids=["in_process", "subprocess"]
+    ("make_many", "count"), [(in_process, 10), (in_subprocess, 2)], ids=["in_process", "subprocess"]
 )
 def test_many_threads_leave_nothing(make_many: MakeRunner, count: int, root: Path) -> None:
     runner = make_many()

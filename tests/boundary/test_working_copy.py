@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -266,17 +265,19 @@ def test_a_module_that_is_too_large_is_refused_without_traces(root: Path, tmp_pa
 def test_a_copy_is_there_wholly_or_not_at_all(root: Path, tmp_path: Path) -> None:
     for number in range(300):
         (root / f"{number}.txt").write_text("x" * number)
-    script = "from sys import argv; from actionengine.boundary.idempotency.working_copy import WorkingCopy; "
-    script += "print(1, flush=True); WorkingCopy.create(*argv[1:])"
-    for delay in range(6):
-        place = tmp_path / f"copy-{delay}"
-        command = [sys.executable, "-c", script, str(root), str(place)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
-            assert child.stdout is not None
-            child.stdout.readline()
-            try:
-                child.wait(delay * 0.008)
-            except subprocess.TimeoutExpired:
-                child.send_signal(signal.SIGKILL)
-        if place.exists():
-            assert tree(WorkingCopy.open(place).root) == tree(root)
+    script = f"""
+import os, signal, time
+from actionengine.boundary.idempotency.working_copy import WorkingCopy
+for delay in range(6):
+    child = os.fork()
+    if child == 0:
+        WorkingCopy.create({str(root)!r}, f"{tmp_path}/copy-{{delay}}")
+        os._exit(0)
+    time.sleep(delay * 0.008)
+    os.kill(child, signal.SIGKILL)
+    os.wait()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+    for place in tmp_path.glob("copy-*"):
+        assert tree(WorkingCopy.open(place).root) == tree(root)
