@@ -29,13 +29,13 @@ def without(blocked: list[str], body: str) -> str:
     return ran.stdout.strip()
 
 
-def test_worlds_and_most_parts_need_no_hypothesis() -> None:
+def test_backends_and_most_parts_need_no_hypothesis() -> None:
     found = without(
         ["hypothesis"],
         f"from actionengine.testing import Backend, SyncBackend, AsyncBackend, run_in_mode, {', '.join(PARTS)}\n"
         f"from actionengine import InMemoryStorage\n"
-        f"world = SyncBackend(InMemoryStorage())\n"
-        f"print(world.mode)",
+        f"backend = SyncBackend(InMemoryStorage())\n"
+        f"print(backend.mode)",
     )
     assert found == "sync"
 
@@ -52,7 +52,7 @@ def test_a_part_that_needs_more_says_what_to_install(blocked: str, name: str) ->
     assert found == f"{name} needs {blocked}: pip install 'actionengine[testing]'"
 
 
-def test_worlds_need_no_pytest() -> None:
+def test_backends_need_no_pytest() -> None:
     assert without(["pytest", "hypothesis"], "print(actionengine.testing.SyncBackend.mode)") == "sync"
 
 

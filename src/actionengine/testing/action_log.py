@@ -197,8 +197,7 @@ class ActionLogConformance(Conformance):
     # Actions
 
     @run_in_mode
-    async def test_each_execution_has_its_row(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_each_execution_has_its_row(self, harness: SampleHarness) -> None:
         value_of(await harness.execute("notes.put", {"id": "n1", "text": "grüße"}, actor=AGENT, key="key"))
         error_of(await harness.execute("notes.crash", {"id": "n2"}), ErrorCode.HANDLER_ERROR)
         error_of(await harness.execute("roles.define", {"name": "x"}), ErrorCode.FORBIDDEN)
@@ -215,8 +214,7 @@ class ActionLogConformance(Conformance):
         assert (denied.outcome, invalid.outcome) == ("denied", "invalid")
 
     @run_in_mode
-    async def test_the_log_says_who_changed_a_thing(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_the_log_says_who_changed_a_thing(self, harness: SampleHarness) -> None:
         value_of(await harness.execute("notes.put", {"id": "n1"}, actor=CLERK))
         value_of(await harness.execute("notes.put", {"id": "n2"}, actor=CLERK))
         value_of(await harness.execute("notes.change", {"id": "n1", "expected_version": 1}, actor=AGENT))
@@ -226,9 +224,7 @@ class ActionLogConformance(Conformance):
         assert [(row.actor_id, row.action) for row in rows] == [("clerk", "notes.put"), ("agent", "notes.change")]
 
     @run_in_mode
-    async def test_a_nested_execution_points_at_its_parent(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_a_nested_execution_points_at_its_parent(self, harness: SampleHarness) -> None:
         value_of(await harness.execute("notes.put_around_failures", {}))
 
         (parent,) = await harness.log(action="notes.put_around_failures")
@@ -241,8 +237,7 @@ class ActionLogConformance(Conformance):
         ]
 
     @run_in_mode
-    async def test_the_log_is_paged_by_its_action(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_the_log_is_paged_by_its_action(self, harness: SampleHarness) -> None:
         for number in range(5):
             value_of(await harness.execute("notes.put", {"id": f"n{number}"}))
 
@@ -259,10 +254,8 @@ class ActionLogConformance(Conformance):
         assert seen == ["n4", "n3", "n2", "n1", "n0"]
 
     @run_in_mode
-    async def test_concurrent_executions_have_a_row_each(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
-        await backend.gather(*(harness.execute("notes.put", {"id": f"n{number}"}) for number in range(30)))
+    async def test_concurrent_executions_have_a_row_each(self, harness: SampleHarness) -> None:
+        await harness.backend.gather(*(harness.execute("notes.put", {"id": f"n{number}"}) for number in range(30)))
 
         rows = await harness.log(action="notes.put")
         assert sorted(row.subjects for row in rows) == sorted((f"notes/n{number}",) for number in range(30))

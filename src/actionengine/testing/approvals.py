@@ -43,27 +43,24 @@ class ApprovalConformance(Conformance):
     """Actions that wait for a second person."""
 
     @run_in_mode
-    async def test_a_held_action_leaves_only_its_approval_and_a_row(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_a_held_action_leaves_only_its_approval_and_a_row(self, harness: SampleHarness) -> None:
         approval_id = await requested(harness)
 
         assert harness.runs == []
-        assert await backend.ids("payments") == []
+        assert await harness.backend.ids("payments") == []
         assert await harness.event_types() == []
         assert await harness.outcomes("payments.pay") == ["approval_required"]
         assert await status_of(harness, approval_id) == "pending"
         value_of(await harness.execute("payments.pay", {"amount": 1000}))
 
     @run_in_mode
-    async def test_approving_runs_the_original_once_as_its_requester(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_approving_runs_the_original_once_as_its_requester(self, harness: SampleHarness) -> None:
         approval_id = await requested(harness, actor=AGENT)
 
         approved = value_of(await decided(harness, "approve", approval_id))
 
         assert harness.runs == [LARGE]
-        assert await backend.ids("payments") == [approved.result["id"]]
+        assert await harness.backend.ids("payments") == [approved.result["id"]]
         assert approved.further_approval_id is None
         ran = next(row for row in await harness.log(action="payments.pay") if row.outcome == "succeeded")
         assert (ran.actor_type, ran.actor_id) == ("ai", "agent")
@@ -72,47 +69,44 @@ class ApprovalConformance(Conformance):
         assert await status_of(harness, approval_id) == "approved"
 
     @run_in_mode
-    async def test_however_many_approve_at_once_it_runs_once(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_however_many_approve_at_once_it_runs_once(self, harness: SampleHarness) -> None:
         approval_id = await requested(harness, key="key")
         approvers = [Actor.human(f"manager {number}", permissions=["payments.approve"]) for number in range(32)]
 
-        answers = await backend.gather(*(decided(harness, "approve", approval_id, actor) for actor in approvers))
+        answers = await harness.backend.gather(
+            *(decided(harness, "approve", approval_id, actor) for actor in approvers)
+        )
 
         assert sum(isinstance(answer, Success) for answer in answers) == 1
         for answer in answers:
             if not isinstance(answer, Success):
                 error_of(answer, ErrorCode.CONFLICT)
-        assert len(await backend.ids("payments")) == 1
+        assert len(await harness.backend.ids("payments")) == 1
         assert sorted(await harness.outcomes("payments.pay"))[-1] == "succeeded"
         assert (await harness.outcomes("payments.pay")).count("succeeded") == 1
         assert await harness.event_types() == ["payments.pay", "approvals.approve"]
 
     @run_in_mode
-    async def test_of_those_who_approve_and_reject_at_once_one_decides(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_of_those_who_approve_and_reject_at_once_one_decides(self, harness: SampleHarness) -> None:
         approval_id = await requested(harness)
         decisions = ["approve", "reject"] * 6
 
-        answers = await backend.gather(*(decided(harness, decision, approval_id) for decision in decisions))
+        answers = await harness.backend.gather(*(decided(harness, decision, approval_id) for decision in decisions))
 
         (winner,) = [number for number, answer in enumerate(answers) if isinstance(answer, Success)]
         approved = decisions[winner] == "approve"
         assert await status_of(harness, approval_id) == ("approved" if approved else "rejected")
-        assert len(await backend.ids("payments")) == approved
+        assert len(await harness.backend.ids("payments")) == approved
 
     @run_in_mode
-    async def test_callers_with_one_key_wait_for_one_approval(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
-        ids = await backend.gather(*(requested(harness, key="key") for _ in range(16)))
+    async def test_callers_with_one_key_wait_for_one_approval(self, harness: SampleHarness) -> None:
+        ids = await harness.backend.gather(*(requested(harness, key="key") for _ in range(16)))
 
         assert len(set(ids)) == 1
         assert len(value_of(await harness.execute("approvals.list", {}, actor=MANAGER)).items) == 1
 
     @run_in_mode
-    async def test_a_retry_gets_the_same_approval_and_after_it_the_result(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_a_retry_gets_the_same_approval_and_after_it_the_result(self, harness: SampleHarness) -> None:
         approval_id = await requested(harness, key="key")
         assert await requested(harness, key="key") == approval_id
         error_of(await harness.execute("payments.pay", {"amount": 6000}, key="key"), ErrorCode.IDEMPOTENCY_MISMATCH)
@@ -120,15 +114,14 @@ class ApprovalConformance(Conformance):
         approved = value_of(await decided(harness, "approve", approval_id))
 
         assert value_of(await harness.execute("payments.pay", LARGE, key="key")) == approved.result
-        assert len(await backend.ids("payments")) == 1
+        assert len(await harness.backend.ids("payments")) == 1
         assert (await harness.outcomes("payments.pay"))[-1] == "replayed"
 
     @pytest.mark.parametrize(("decision", "actor"), [("reject", MANAGER), ("cancel", CLERK)])
     @run_in_mode
     async def test_a_rejected_or_cancelled_approval_frees_the_key(
-        self, backend: Backend, decision: str, actor: Actor
+        self, harness: SampleHarness, decision: str, actor: Actor
     ) -> None:
-        harness = SampleHarness(backend)
         approval_id = await requested(harness, key="key")
 
         value_of(await decided(harness, decision, approval_id, actor))
@@ -137,8 +130,7 @@ class ApprovalConformance(Conformance):
         assert harness.runs == []
 
     @run_in_mode
-    async def test_an_approval_is_decided_once(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_an_approval_is_decided_once(self, harness: SampleHarness) -> None:
         decisions = {"approve": MANAGER, "reject": MANAGER, "cancel": CLERK}
         for first, actor in decisions.items():
             approval_id = await requested(harness)
@@ -149,11 +141,10 @@ class ApprovalConformance(Conformance):
                 error_of(await decided(harness, second, approval_id, other), ErrorCode.CONFLICT)
 
             assert await status_of(harness, approval_id) == before
-        assert len(await backend.ids("payments")) == 1
+        assert len(await harness.backend.ids("payments")) == 1
 
     @run_in_mode
-    async def test_nobody_approves_what_they_asked_for(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_nobody_approves_what_they_asked_for(self, harness: SampleHarness) -> None:
         approval_id = await requested(harness, actor=MANAGER)
 
         for decision in ("approve", "reject"):
@@ -163,8 +154,7 @@ class ApprovalConformance(Conformance):
         value_of(await decided(harness, "approve", approval_id, other))
 
     @run_in_mode
-    async def test_an_ai_never_approves(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_an_ai_never_approves(self, harness: SampleHarness) -> None:
         approval_id = await requested(harness)
 
         for decision in ("approve", "reject"):
@@ -174,8 +164,7 @@ class ApprovalConformance(Conformance):
         assert harness.runs == []
 
     @run_in_mode
-    async def test_without_the_permission_there_is_no_such_approval(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_without_the_permission_there_is_no_such_approval(self, harness: SampleHarness) -> None:
         approval_id = await requested(harness)
         stranger = Actor.human("stranger", permissions=["payments.pay"])
 
@@ -201,8 +190,7 @@ class ApprovalConformance(Conformance):
         assert await requested(harness, key="key") != approval_id
 
     @run_in_mode
-    async def test_an_original_that_fails_leaves_its_approval_pending(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_an_original_that_fails_leaves_its_approval_pending(self, harness: SampleHarness) -> None:
         approval_id = await requested(harness, key="key")
         harness.is_open = False
 
@@ -212,29 +200,27 @@ class ApprovalConformance(Conformance):
         harness.is_open = True
         approved = value_of(await decided(harness, "approve", approval_id))
 
-        assert await backend.ids("payments") == [approved.result["id"]]
+        assert await harness.backend.ids("payments") == [approved.result["id"]]
         assert value_of(await harness.execute("payments.pay", LARGE, key="key")) == approved.result
 
     @run_in_mode
-    async def test_a_nested_approval_stores_the_outermost_action(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_a_nested_approval_stores_the_outermost_action(self, harness: SampleHarness) -> None:
         payload = {"amounts": [1, 2000, 3]}
 
         approval_id = await requested(harness, payload, action="payments.pay_all", key="key")
-        assert await backend.ids("payments") == await backend.ids("batches") == []
+        assert await harness.backend.ids("payments") == await harness.backend.ids("batches") == []
         pending = value_of(await harness.execute("approvals.get", {"approval_id": approval_id}, actor=MANAGER))
         approved = value_of(await decided(harness, "approve", approval_id))
 
         assert (pending.action, pending.input) == ("payments.pay_all", payload)
         assert approved.result == 3
-        assert len(await backend.ids("payments")) == 3
-        assert len(await backend.ids("batches")) == 1
+        assert len(await harness.backend.ids("payments")) == 3
+        assert len(await harness.backend.ids("batches")) == 1
         assert value_of(await harness.execute("payments.pay_all", payload, key="key")) == 3
-        assert len(await backend.ids("payments")) == 3
+        assert len(await harness.backend.ids("payments")) == 3
 
     @run_in_mode
-    async def test_a_second_policy_needs_a_second_approval(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_a_second_policy_needs_a_second_approval(self, harness: SampleHarness) -> None:
         payload = {"amounts": [1, 2000, 3]}
         first = await requested(harness, payload, action="payments.pay_all_carefully", key="key")
 
@@ -242,17 +228,16 @@ class ApprovalConformance(Conformance):
         second = halfway.further_approval_id
         assert second is not None
         assert halfway.result is None
-        assert await backend.ids("payments") == await backend.ids("batches") == []
+        assert await harness.backend.ids("payments") == await harness.backend.ids("batches") == []
         assert await requested(harness, payload, action="payments.pay_all_carefully", key="key") == second
         approved = value_of(await decided(harness, "approve", second))
 
         assert approved.result == 3
-        assert len(await backend.ids("payments")) == 3
+        assert len(await harness.backend.ids("payments")) == 3
         assert value_of(await harness.execute("payments.pay_all_carefully", payload, key="key")) == 3
 
     @run_in_mode
-    async def test_approvals_are_listed_newest_first_by_status(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_approvals_are_listed_newest_first_by_status(self, harness: SampleHarness) -> None:
         ids = [await requested(harness) for _ in range(4)]
         value_of(await decided(harness, "approve", ids[1]))
         value_of(await decided(harness, "reject", ids[2]))

@@ -13,11 +13,12 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.errors import SerializationFailure
 from actionengine.storage.port import Storage
 from actionengine.testing.backend import AsyncBackend, Backend, SyncBackend
+from actionengine.testing.sample import SampleHarness
 
 
 class Conformance:
-    """The base of each part: a subclass defines the fixture `storage`; tests use `backend`, or `async_backend` where
-    only an event loop makes sense."""
+    """The base of each part: a subclass defines the fixture `storage`. Tests use `backend`, or `harness`, or
+    `async_backend` where only an event loop makes sense."""
 
     @pytest.fixture
     def storage(self) -> Storage:
@@ -30,6 +31,11 @@ class Conformance:
         backend: Backend = request.param(storage)
         yield backend
         backend.close()
+
+    @pytest.fixture
+    def harness(self, backend: Backend) -> SampleHarness:
+        """The sample application on the storage."""
+        return SampleHarness(backend)
 
     @pytest.fixture
     def async_backend(self, storage: Storage) -> Iterator[AsyncBackend]:

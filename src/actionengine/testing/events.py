@@ -133,12 +133,10 @@ class EventConformance(Conformance):
     # Actions
 
     @run_in_mode
-    async def test_an_action_that_emits_nothing_yields_a_default_event(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_an_action_that_emits_nothing_yields_a_default_event(self, harness: SampleHarness) -> None:
         value_of(await harness.execute("notes.put", {"id": "n1", "text": "grüße"}))
 
-        (stored,) = await backend.read_events(backend.tenant)
+        (stored,) = await harness.backend.read_events(harness.backend.tenant)
         (row,) = await harness.log(action="notes.put")
         event = stored.event
         assert (event.type, event.action, event.action_id) == ("notes.put", "notes.put", row.id)
@@ -149,20 +147,16 @@ class EventConformance(Conformance):
         }
 
     @run_in_mode
-    async def test_an_action_that_emits_yields_just_that_in_its_order(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_an_action_that_emits_yields_just_that_in_its_order(self, harness: SampleHarness) -> None:
         value_of(await harness.execute("notes.tell", {"types": ["b", "a", "b"], "text": "hi", "subject": "notes/1"}))
 
-        stored = await backend.read_events(backend.tenant)
+        stored = await harness.backend.read_events(harness.backend.tenant)
         assert [item.event.type for item in stored] == ["b", "a", "b"]
         assert all(json.loads(item.event.payload) == {"said": "hi"} for item in stored)
         assert all(item.event.subject == "notes/1" for item in stored)
 
     @run_in_mode
-    async def test_failed_and_read_only_actions_yield_none(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_failed_and_read_only_actions_yield_none(self, harness: SampleHarness) -> None:
         error_of(await harness.execute("notes.fail", {}), ErrorCode.UNPROCESSABLE)
         error_of(await harness.execute("notes.crash", {}), ErrorCode.HANDLER_ERROR)
         value_of(await harness.execute("notes.read", {"id": "n1"}))
@@ -170,9 +164,7 @@ class EventConformance(Conformance):
         assert await harness.event_types() == []
 
     @run_in_mode
-    async def test_a_failed_nested_action_keeps_only_its_row(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_a_failed_nested_action_keeps_only_its_row(self, harness: SampleHarness) -> None:
         value_of(await harness.execute("notes.put_around_failures", {}))
 
         assert await harness.event_types() == ["notes.put", "notes.put", "notes.put_around_failures"]
@@ -180,27 +172,24 @@ class EventConformance(Conformance):
         assert await harness.outcomes("notes.crash") == ["failed"]
 
     @run_in_mode
-    async def test_a_replay_yields_no_second_event(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_a_replay_yields_no_second_event(self, harness: SampleHarness) -> None:
         for _ in range(3):
             value_of(await harness.execute("notes.put", {}, key="key"))
 
         assert await harness.event_types() == ["notes.put"]
 
     @run_in_mode
-    async def test_concurrent_actions_lose_no_event_and_keep_order(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_concurrent_actions_lose_no_event_and_keep_order(self, harness: SampleHarness) -> None:
         for id in ("a", "b"):
-            await backend.put("notes", id, {"number": 0})
+            await harness.backend.put("notes", id, {"number": 0})
 
         async def increment(id: str) -> int:
             answers = [await harness.execute("notes.increment", {"id": id}) for _ in range(20)]
             return sum(isinstance(answer, Success) for answer in answers)
 
-        succeeded = sum(await backend.gather(*(increment(id) for id in "aabb")))
+        succeeded = sum(await harness.backend.gather(*(increment(id) for id in "aabb")))
 
-        stored = await backend.read_events(backend.tenant)
+        stored = await harness.backend.read_events(harness.backend.tenant)
         assert len(stored) == succeeded
         assert all(first.position < second.position for first, second in pairwise(stored))
         for id in ("a", "b"):

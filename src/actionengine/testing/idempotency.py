@@ -69,8 +69,7 @@ class IdempotencyConformance(Conformance):
         assert await answered(backend, CLAIM) == ClaimAnswer("replay", b'{"id":1}', None, asked)
 
     @run_in_mode
-    async def test_a_replay_asks_what_the_handler_asked(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_a_replay_asks_what_the_handler_asked(self, harness: SampleHarness) -> None:
         rights = ("notes.copy", "notes.edit")
         first = await harness.execute("notes.put_twice", {"id": "1"}, actor=Actor.human("ann", (), rights), key="key")
         value_of(first)
@@ -82,7 +81,7 @@ class IdempotencyConformance(Conformance):
 
         assert value_of(await harness.execute("notes.put_twice", {"id": "1"}, actor=bob, key="key")) == value_of(first)
         assert await harness.outcomes("notes.put_twice") == ["succeeded", "denied", "denied", "replayed"]
-        assert len(await backend.ids("notes")) == 2
+        assert len(await harness.backend.ids("notes")) == 2
 
     @run_in_mode
     async def test_a_used_key_with_another_fingerprint_is_a_mismatch(self, backend: Backend) -> None:
@@ -263,49 +262,40 @@ class IdempotencyConformance(Conformance):
     # Actions
 
     @run_in_mode
-    async def test_a_retry_replays_and_says_so_in_the_log(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_a_retry_replays_and_says_so_in_the_log(self, harness: SampleHarness) -> None:
         first = await harness.execute("notes.put", {"text": "grüße"}, key="key")
         second = await harness.execute("notes.put", {"text": "grüße"}, key="key")
 
         assert value_of(first) == value_of(second)
-        assert len(harness.runs) == len(await backend.ids("notes")) == 1
+        assert len(harness.runs) == len(await harness.backend.ids("notes")) == 1
         assert await harness.outcomes("notes.put") == ["succeeded", "replayed"]
         assert await harness.event_types() == ["notes.put"]
 
     @run_in_mode
-    async def test_a_key_with_another_payload_is_refused(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_a_key_with_another_payload_is_refused(self, harness: SampleHarness) -> None:
         value_of(await harness.execute("notes.put", {"text": "one"}, key="key"))
 
         error_of(await harness.execute("notes.put", {"text": "two"}, key="key"), ErrorCode.IDEMPOTENCY_MISMATCH)
 
-        assert len(await backend.ids("notes")) == 1
+        assert len(await harness.backend.ids("notes")) == 1
 
     @run_in_mode
-    async def test_the_order_of_a_payloads_fields_does_not_matter(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_the_order_of_a_payloads_fields_does_not_matter(self, harness: SampleHarness) -> None:
         first = await harness.execute("notes.put", {"text": "one", "by": "me"}, key="key")
 
         assert await harness.execute("notes.put", {"by": "me", "text": "one"}, key="key") == first
 
     @pytest.mark.parametrize("action", ["fail", "crash"])
     @run_in_mode
-    async def test_a_failure_leaves_the_key_free(self, backend: Backend, action: str) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_a_failure_leaves_the_key_free(self, harness: SampleHarness, action: str) -> None:
         for _ in range(2):
             assert isinstance(await harness.execute(f"notes.{action}", {}, key="key"), Failure)
 
         assert await harness.outcomes(f"notes.{action}") == ["failed", "failed"]
-        assert await answered(backend, Claim(f"notes.{action}", "key", "any")) == CLAIMED
+        assert await answered(harness.backend, Claim(f"notes.{action}", "key", "any")) == CLAIMED
 
     @run_in_mode
-    async def test_an_action_that_requires_a_key_refuses_without(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_an_action_that_requires_a_key_refuses_without(self, harness: SampleHarness) -> None:
         error_of(await harness.execute("notes.put_with_key", {}), ErrorCode.INVALID_INPUT)
         value_of(await harness.execute("notes.put_with_key", {}, key="key"))
 
@@ -313,18 +303,14 @@ class IdempotencyConformance(Conformance):
 
     @pytest.mark.parametrize("key", ["", "k" * 10_000])
     @run_in_mode
-    async def test_a_key_of_impossible_length_is_refused(self, backend: Backend, key: str) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_a_key_of_impossible_length_is_refused(self, harness: SampleHarness, key: str) -> None:
         error_of(await harness.execute("notes.put", {}, key=key), ErrorCode.INVALID_INPUT)
 
         assert harness.runs == []
         assert await harness.outcomes("notes.put") == ["invalid"]
 
     @run_in_mode
-    async def test_a_key_can_have_any_character_and_255_of_them(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_a_key_can_have_any_character_and_255_of_them(self, harness: SampleHarness) -> None:
         for key in ("a b", "'; --", "grüße", "😀" * 255, "中" * 255, "\\", "%"):
             first = value_of(await harness.execute("notes.put", {"text": key}, key=key))
             assert value_of(await harness.execute("notes.put", {"text": key}, key=key)) == first
@@ -341,34 +327,30 @@ class IdempotencyConformance(Conformance):
         assert len(await backend.ids("notes")) == 2
 
     @run_in_mode
-    async def test_64_callers_with_one_key_are_one_execution(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
-        answers = await backend.gather(*(harness.execute("notes.put", {"text": "once"}, key="key") for _ in range(64)))
+    async def test_64_callers_with_one_key_are_one_execution(self, harness: SampleHarness) -> None:
+        answers = await harness.backend.gather(
+            *(harness.execute("notes.put", {"text": "once"}, key="key") for _ in range(64))
+        )
 
         values = [value_of(answer) for answer in answers]
         assert values == [values[0]] * 64
         assert len(harness.runs) == 1
-        assert await backend.ids("notes") == [values[0]["id"]]
+        assert await harness.backend.ids("notes") == [values[0]["id"]]
         assert await harness.event_types() == ["notes.put"]
         assert sorted(await harness.outcomes("notes.put")) == ["replayed"] * 63 + ["succeeded"]
 
     @run_in_mode
-    async def test_64_callers_with_keys_of_their_own_are_64_executions(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
-        answers = await backend.gather(
+    async def test_64_callers_with_keys_of_their_own_are_64_executions(self, harness: SampleHarness) -> None:
+        answers = await harness.backend.gather(
             *(harness.execute("notes.put", {"text": str(number)}, key=f"key {number}") for number in range(64))
         )
 
         assert [value_of(answer)["text"] for answer in answers] == [str(number) for number in range(64)]
-        assert len(await backend.ids("notes")) == 64
+        assert len(await harness.backend.ids("notes")) == 64
 
     @run_in_mode
-    async def test_callers_with_one_key_and_two_payloads_are_one_execution(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
-        answers = await backend.gather(
+    async def test_callers_with_one_key_and_two_payloads_are_one_execution(self, harness: SampleHarness) -> None:
+        answers = await harness.backend.gather(
             *(harness.execute("notes.put", {"text": str(number % 2)}, key="key") for number in range(16))
         )
 
@@ -378,14 +360,12 @@ class IdempotencyConformance(Conformance):
                 assert value_of(answer)["text"] == ran["text"]
             else:
                 error_of(answer, ErrorCode.IDEMPOTENCY_MISMATCH)
-        assert len(await backend.ids("notes")) == 1
+        assert len(await harness.backend.ids("notes")) == 1
 
     @run_in_mode
-    async def test_an_actions_key_counts_for_one_tenant_and_one_action(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_an_actions_key_counts_for_one_tenant_and_one_action(self, harness: SampleHarness) -> None:
         first = value_of(await harness.execute("notes.put", {}, key="key"))
         second = value_of(await harness.execute("notes.put_with_key", {}, key="key"))
-        third = value_of(await harness.execute("notes.put", {}, key="key", tenant=backend.other_tenant))
+        third = value_of(await harness.execute("notes.put", {}, key="key", tenant=harness.backend.other_tenant))
 
         assert len({first["id"], second["id"], third["id"]}) == 3

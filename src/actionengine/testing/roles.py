@@ -37,8 +37,7 @@ class RolesConformance(Conformance):
     """Authorization by stored roles."""
 
     @run_in_mode
-    async def test_a_role_is_in_force_from_assignment_to_removal(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_a_role_is_in_force_from_assignment_to_removal(self, harness: SampleHarness) -> None:
         error_of(await harness.execute("notes.edit", {"id": "n1"}), ErrorCode.FORBIDDEN)
 
         await define(harness, "editor", allow=(rule("notes.*"),))
@@ -50,8 +49,7 @@ class RolesConformance(Conformance):
         error_of(await harness.execute("notes.edit", {"id": "n2"}), ErrorCode.FORBIDDEN)
 
     @run_in_mode
-    async def test_other_rules_of_a_role_are_in_force_at_once(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_other_rules_of_a_role_are_in_force_at_once(self, harness: SampleHarness) -> None:
         await define(harness, "editor", allow=(rule("notes.edit"),))
         value_of(await change(harness, "assign", "editor"))
         value_of(await harness.execute("notes.edit", {"id": "n1"}))
@@ -63,8 +61,7 @@ class RolesConformance(Conformance):
         value_of(await harness.execute("notes.edit", {"id": "n2"}))
 
     @run_in_mode
-    async def test_a_deleted_role_allows_nothing(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_a_deleted_role_allows_nothing(self, harness: SampleHarness) -> None:
         await define(harness, "editor", allow=(rule("notes.edit"),))
         value_of(await change(harness, "assign", "editor"))
         value_of(await harness.execute("notes.edit", {"id": "n1"}))
@@ -74,8 +71,7 @@ class RolesConformance(Conformance):
         error_of(await harness.execute("notes.edit", {"id": "n2"}), ErrorCode.FORBIDDEN)
 
     @run_in_mode
-    async def test_deny_beats_allow(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_deny_beats_allow(self, harness: SampleHarness) -> None:
         insider = Actor.human("insider", permissions=["notes.edit"])
         await define(harness, "editor", allow=(rule("notes.*"),))
         await define(harness, "barred", deny=(rule("notes.edit"),))
@@ -90,30 +86,27 @@ class RolesConformance(Conformance):
         value_of(await harness.execute("notes.edit", {"id": "n1"}))
 
     @run_in_mode
-    async def test_a_rule_can_name_one_resource(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_a_rule_can_name_one_resource(self, harness: SampleHarness) -> None:
         await define(harness, "owner", allow=(rule("notes.edit", "note/mine"),))
         value_of(await change(harness, "assign", "owner"))
 
         value_of(await harness.execute("notes.edit", {"id": "mine"}))
         error_of(await harness.execute("notes.edit", {"id": "yours"}), ErrorCode.FORBIDDEN)
 
-        assert await backend.ids("notes") == ["mine"]
+        assert await harness.backend.ids("notes") == ["mine"]
 
     @run_in_mode
-    async def test_a_denied_resource_leaves_the_others(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_a_denied_resource_leaves_the_others(self, harness: SampleHarness) -> None:
         await define(harness, "editor", allow=(rule("notes.edit"),), deny=(rule("notes.edit", "note/sealed"),))
         value_of(await change(harness, "assign", "editor"))
 
         error_of(await harness.execute("notes.edit", {"id": "sealed"}), ErrorCode.FORBIDDEN)
         value_of(await harness.execute("notes.edit", {"id": "open"}))
 
-        assert await backend.ids("notes") == ["open"]
+        assert await harness.backend.ids("notes") == ["open"]
 
     @run_in_mode
-    async def test_an_assigned_role_opens_what_asks_for_that_role(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_an_assigned_role_opens_what_asks_for_that_role(self, harness: SampleHarness) -> None:
         error_of(await harness.execute("notes.audit", {}), ErrorCode.FORBIDDEN)
         await define(harness, "auditor")
 
@@ -122,8 +115,7 @@ class RolesConformance(Conformance):
         value_of(await harness.execute("notes.audit", {}))
 
     @run_in_mode
-    async def test_a_role_belongs_to_an_actor_of_one_type(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_a_role_belongs_to_an_actor_of_one_type(self, harness: SampleHarness) -> None:
         await define(harness, "editor", allow=(rule("notes.edit"),))
         value_of(await change(harness, "assign", "editor", Actor.ai("clerk")))
 
@@ -131,8 +123,7 @@ class RolesConformance(Conformance):
         value_of(await harness.execute("notes.edit", {"id": "n1"}, actor=Actor.ai("clerk")))
 
     @run_in_mode
-    async def test_a_role_that_is_not_defined_or_not_held_is_not_found(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_a_role_that_is_not_defined_or_not_held_is_not_found(self, harness: SampleHarness) -> None:
         await define(harness, "editor")
 
         error_of(await change(harness, "assign", "ghost"), ErrorCode.NOT_FOUND)
@@ -140,8 +131,7 @@ class RolesConformance(Conformance):
         error_of(await harness.execute("roles.delete", {"name": "ghost"}, actor=SYSTEM), ErrorCode.NOT_FOUND)
 
     @run_in_mode
-    async def test_assigning_twice_is_assigning_once(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_assigning_twice_is_assigning_once(self, harness: SampleHarness) -> None:
         await define(harness, "editor")
         await define(harness, "auditor")
         for role in ("editor", "auditor", "editor"):
@@ -155,21 +145,19 @@ class RolesConformance(Conformance):
         assert [role.name for role in defined] == ["auditor", "editor"]
 
     @run_in_mode
-    async def test_roles_are_managed_by_those_who_may(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_roles_are_managed_by_those_who_may(self, harness: SampleHarness) -> None:
         role = {"name": "editor", "allow": [rule("*")]}
         agent = Actor.ai("agent", permissions=["*"])
         admin = Actor.human("admin", permissions=["roles.manage"])
 
         error_of(await harness.execute("roles.define", role, actor=CLERK), ErrorCode.FORBIDDEN)
         error_of(await harness.execute("roles.define", role, actor=agent), ErrorCode.FORBIDDEN)
-        assert await backend.ids(ROLES) == []
+        assert await harness.backend.ids(ROLES) == []
 
         value_of(await harness.execute("roles.define", role, actor=admin))
 
     @run_in_mode
-    async def test_nobody_gives_a_right_that_they_do_not_hold(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_nobody_gives_a_right_that_they_do_not_hold(self, harness: SampleHarness) -> None:
         limited = (rule("roles.manage", "role/owner"),)
         await define(harness, "owner", allow=(rule("*"),))
         await define(harness, "reader", allow=(rule("notes.read"),))
@@ -222,8 +210,7 @@ class RolesConformance(Conformance):
         assert len(set(stamps)) == 4
 
     @run_in_mode
-    async def test_concurrent_readers_never_act_on_a_role_that_was_taken(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
+    async def test_concurrent_readers_never_act_on_a_role_that_was_taken(self, harness: SampleHarness) -> None:
         await define(harness, "editor", allow=(rule("notes.edit"),))
         value_of(await change(harness, "assign", "editor"))
         readers = [Actor.human(f"reader {number}") for number in range(8)]
@@ -236,6 +223,6 @@ class RolesConformance(Conformance):
             value_of(await change(harness, "unassign", "editor"))
             error_of(await harness.execute("notes.edit", {"id": "taken"}), ErrorCode.FORBIDDEN)
 
-        await backend.gather(take(), *(read(actor) for actor in readers), read(CLERK))
+        await harness.backend.gather(take(), *(read(actor) for actor in readers), read(CLERK))
 
         error_of(await harness.execute("notes.edit", {"id": "taken"}), ErrorCode.FORBIDDEN)

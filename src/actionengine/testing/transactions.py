@@ -360,9 +360,8 @@ class TransactionConformance(Conformance):
         await backend.gather(write(), read(), read())
 
     @run_in_mode
-    async def test_no_update_is_lost(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-        await backend.put("notes", "counter", {"number": 0})
+    async def test_no_update_is_lost(self, harness: SampleHarness) -> None:
+        await harness.backend.put("notes", "counter", {"number": 0})
 
         async def count_up() -> int:
             counted = 0
@@ -372,12 +371,12 @@ class TransactionConformance(Conformance):
                     counted += 1
                 else:
                     error_of(answer, ErrorCode.CONFLICT)
-                    await backend.sleep(0)
+                    await harness.backend.sleep(0)
             return counted
 
-        counted = sum(await backend.gather(*(count_up() for _ in range(6))))
+        counted = sum(await harness.backend.gather(*(count_up() for _ in range(6))))
 
-        found = await backend.get("notes", "counter")
+        found = await harness.backend.get("notes", "counter")
         assert found is not None
         assert found.data == {"number": counted}
         assert found.version == counted + 1
@@ -390,22 +389,19 @@ class TransactionConformance(Conformance):
     )
     @run_in_mode
     async def test_a_failed_action_leaves_only_its_log_row(
-        self, backend: Backend, action: str, code: ErrorCode
+        self, harness: SampleHarness, action: str, code: ErrorCode
     ) -> None:
-        harness = SampleHarness(backend)
-
         error_of(await harness.execute(f"notes.{action}", {"id": "n1"}), code)
 
-        assert await backend.ids("notes") == []
+        assert await harness.backend.ids("notes") == []
         assert await harness.event_types() == []
         assert await harness.outcomes(f"notes.{action}") == ["failed"]
 
     @run_in_mode
-    async def test_of_actions_on_one_version_one_succeeds(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-        await backend.put("notes", "n1")
+    async def test_of_actions_on_one_version_one_succeeds(self, harness: SampleHarness) -> None:
+        await harness.backend.put("notes", "n1")
 
-        answers = await backend.gather(
+        answers = await harness.backend.gather(
             *(harness.execute("notes.change", {"id": "n1", "expected_version": 1, "by": n}) for n in range(6))
         )
 
@@ -413,41 +409,33 @@ class TransactionConformance(Conformance):
         for number, answer in enumerate(answers):
             if number != winner:
                 error_of(answer, ErrorCode.CONFLICT)
-        found = await backend.get("notes", "n1")
+        found = await harness.backend.get("notes", "n1")
         assert found is not None
         assert found.data["by"] == winner
 
     @run_in_mode
-    async def test_a_read_only_action_cannot_write(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_a_read_only_action_cannot_write(self, harness: SampleHarness) -> None:
         error_of(await harness.execute("notes.write_after_all", {}), ErrorCode.INTERNAL)
 
-        assert await backend.ids("notes") == []
+        assert await harness.backend.ids("notes") == []
         assert await harness.outcomes("notes.write_after_all") == ["failed"]
 
     @run_in_mode
-    async def test_a_nested_action_that_fails_undoes_only_itself(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_a_nested_action_that_fails_undoes_only_itself(self, harness: SampleHarness) -> None:
         assert value_of(await harness.execute("notes.put_around_failures", {})) == [True, False, True, False]
 
-        assert await backend.ids("notes") == ["after", "before", "own"]
+        assert await harness.backend.ids("notes") == ["after", "before", "own"]
 
     @run_in_mode
-    async def test_an_action_that_fails_undoes_its_nested_ones(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_an_action_that_fails_undoes_its_nested_ones(self, harness: SampleHarness) -> None:
         error_of(await harness.execute("notes.put_and_fail", {"id": "n1"}), ErrorCode.UNPROCESSABLE)
 
-        assert await backend.ids("notes") == []
+        assert await harness.backend.ids("notes") == []
         assert await harness.event_types() == []
         assert await harness.outcomes("notes.put") == ["failed"]
 
     @run_in_mode
-    async def test_an_interrupted_action_leaves_nothing(self, backend: Backend) -> None:
-        harness = SampleHarness(backend)
-
+    async def test_an_interrupted_action_leaves_nothing(self, harness: SampleHarness) -> None:
         interrupted = False
         try:
             await harness.execute("notes.interrupt", {"id": "n1"}, key="key")
@@ -455,7 +443,7 @@ class TransactionConformance(Conformance):
             interrupted = True
 
         assert interrupted
-        assert await backend.ids("notes") == []
+        assert await harness.backend.ids("notes") == []
         value_of(await harness.execute("notes.put", {"id": "n1"}))
 
     @run_in_mode
