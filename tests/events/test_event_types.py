@@ -213,7 +213,7 @@ def test_a_type_that_two_actions_declare_differently_is_refused() -> None:
 
     service = create_service(name="stock", description="Stock", actions=[action("a", MOVED), action("b", other)])
 
-    with pytest.raises(ConfigurationError, match=r"'stock\.moved' is declared in two ways"):
+    with pytest.raises(ConfigurationError, match=r"'stock\.moved' has two different declarations"):
         create_engine(services=[service])
     with pytest.raises(ConfigurationError, match="made by create_event_type"):
         by_type(["stock.moved"])  # type: ignore[list-item]

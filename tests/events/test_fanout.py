@@ -244,7 +244,7 @@ def test_all_are_stopped_though_one_fails_to() -> None:
 
 
 def test_what_is_no_publisher_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="needs a publisher"):
+    with pytest.raises(ConfigurationError, match="needs one publisher or more"):
         Fanout()
     with pytest.raises(ConfigurationError, match=r"has no publish\(events\)"):
         Fanout(print)  # type: ignore[arg-type]

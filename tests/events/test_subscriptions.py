@@ -284,7 +284,7 @@ def test_a_function_that_gives_somebody_else_as_the_actor_makes_a_dead_letter(ac
 
     failure = small_shop.failure(small_shop.happens())
 
-    assert (failure.retry, "has to be one of the type workflow or integration" in str(failure)) == (False, True)
+    assert (failure.retry, "must be of the type workflow or integration" in str(failure)) == (False, True)
     assert small_shop.runs == []
 
 
@@ -347,9 +347,9 @@ def test_a_type_triggers_an_action_once(small_shop: Shop) -> None:
 def test_other_mistakes_are_found_at_once(small_shop: Shop) -> None:
     subscribe = small_shop.subscriptions.subscribe
 
-    with pytest.raises(ConfigurationError, match="a type of events"):
+    with pytest.raises(ConfigurationError, match="must be an event type"):
         subscribe("", "orders.buy", actor=BUYER)
-    with pytest.raises(ConfigurationError, match="payload is a function"):
+    with pytest.raises(ConfigurationError, match="payload must be a function"):
         subscribe("stock.moved", "orders.buy", actor=BUYER, payload={"item": "nail"})  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="concurrency"):
         Subscriptions(small_shop.engine, concurrency=0)

@@ -1,4 +1,4 @@
-"""`Event`: a fact as its consumers get it."""
+"""`Event`: a fact, in the form that consumers get."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from actionengine.text.json_bounds import check_readable
 
 
 class Event(NamedTuple):
-    """A fact: what happened (`type`, `payload`), to what (`subject`), for whom (`tenant_id`), by whom (`actor_type`,
-    `actor_id`), in which action (`action`, `action_id`), and when (`occurred_at`, UTC).
+    """A fact: what happened (`type`, `payload`), to what (`subject`), for which tenant (`tenant_id`), by which actor
+    (`actor_type`, `actor_id`), in which action (`action`, `action_id`), and when (`occurred_at`, UTC).
 
-    `id` is a UUIDv7, the same in each delivery; `position` grows in commit order within a tenant. `data` is the payload
-    as JSON, masked, in the schema `version` of its type.
+    `id` is a UUIDv7, the same in each delivery; `position` grows in commit order within a tenant. `data` is the masked
+    payload as JSON, in the schema `version` of its type.
     """
 
     id: str
@@ -37,12 +37,12 @@ class Event(NamedTuple):
 
     @property
     def payload(self) -> Any:
-        """The payload as JSON values: fresh ones each time."""
+        """The payload as JSON values, parsed for each call."""
         return from_json(self.data)
 
     @classmethod
     def of(cls, position: int, row: EventRow, event_types: Mapping[str, EventType] | None = None) -> Event:
-        """A stored event; upcast, where its type is declared. Raises `EventVersionError`."""
+        """Return a stored event, upcast if its type is declared. Raise `EventVersionError`."""
         event = cls(
             row.id,
             position,
@@ -61,15 +61,15 @@ class Event(NamedTuple):
         return event if declared is None or declared.version == row.version else event.upcast(declared)
 
     def upcast(self, declared: EventType) -> Event:
-        """The event with its payload in the newest version. Raises `EventVersionError`."""
+        """Return the event with its payload in the newest version. Raise `EventVersionError`."""
         try:
             newest = to_json(declared.upcast(self.payload, self.version), inf_nan_mode="null")
             check_readable(newest)
         except (PydanticSerializationError, ValueError, TypeError) as error:
-            message = f"{self.type}, version {self.version}, cannot be brought to version {declared.version}: {error}"
+            message = f"{self.type}, version {self.version}, cannot be upcast to version {declared.version}: {error}"
             raise EventVersionError(message) from error
         return self._replace(data=newest, version=declared.version)
 
     def read(self, declared: EventType) -> Any:
-        """The payload as an instance of the declared model. Raises `EventVersionError`."""
+        """Return the payload as an instance of the declared model. Raise `EventVersionError`."""
         return declared.read(self.payload, self.version)

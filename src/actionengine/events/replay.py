@@ -1,4 +1,4 @@
-"""A tenant's events from the event log: once through (`replay`), or from then on (`follow`)."""
+"""Readers of a tenant's event log: `replay` ends with the newest event, `follow` waits for new ones."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def replay(
     event_types: EventTypes | None = None,
     batch_size: int = 500,
 ) -> Iterator[Event]:
-    """A tenant's events in commit order, up to the newest.
+    """Yield a tenant's events in commit order, up to the newest.
 
     Args:
-        storage: where they are: `engine.storage`.
-        tenant: whose they are.
-        types: the types to give; None gives all.
-        after: the `position` of the event to go on after; None begins with the first.
+        storage: the storage of the events: `engine.storage`.
+        tenant: the tenant of the events.
+        types: the types to yield; None means all.
+        after: the `position` of the last event to leave out; None begins with the first event.
         event_types: declarations, such as `engine.event_types`: payloads of these types come in their newest version.
-        batch_size: events that are read at once, 1000 at most.
+        batch_size: the number of events that are read at once, 1000 at most.
 
     Raises:
-        ConfigurationError: for arguments that are none, at once.
+        ConfigurationError: immediately, for an argument that cannot be used.
         EventVersionError: at an event that cannot be upcast.
-        StorageUnavailable: while reading. Go on after the last event's `position`.
+        StorageUnavailable: while reading. Continue with `after`, the last event's `position`.
     """
     return _replay(storage, tenant, _Reading(types, after, event_types, batch_size))
 
@@ -53,7 +53,7 @@ def replay_async(
     event_types: EventTypes | None = None,
     batch_size: int = 500,
 ) -> AsyncIterator[Event]:
-    """The same under an event loop."""
+    """Do the same under an event loop."""
     return _replay_async(storage, tenant, _Reading(types, after, event_types, batch_size))
 
 
@@ -68,10 +68,11 @@ def follow(
     poll_interval: float = 0.5,
     stop: threading.Event | None = None,
 ) -> Iterator[Event]:
-    """A tenant's events in commit order, and then new ones as they come: what server-sent events are made of.
+    """Yield a tenant's events in commit order, and then new ones as they are committed, for example for server-sent
+    events.
 
-    Arguments and errors are those of `replay`. The storage is asked for new events each `poll_interval` seconds. It
-    ends when `stop` is set, or when nobody goes on with it.
+    Arguments and errors are those of `replay`. The storage is asked for new events every `poll_interval` seconds. The
+    iterator ends when `stop` is set, or when it is closed.
     """
     reading = _Reading(types, after, event_types, batch_size)
     return _follow(storage, tenant, reading, _validate_interval(poll_interval), stop or threading.Event())
@@ -87,30 +88,30 @@ def follow_async(
     batch_size: int = 500,
     poll_interval: float = 0.5,
 ) -> AsyncIterator[Event]:
-    """The same under an event loop. It ends with the task, or when nobody goes on with it."""
+    """Do the same under an event loop. The iterator ends with the task, or when it is closed."""
     reading = _Reading(types, after, event_types, batch_size)
     return _follow_async(storage, tenant, reading, _validate_interval(poll_interval))
 
 
 class _Reading:
-    """Where a reader is, and what it asks for."""
+    """The position of a reader, and the arguments of its queries."""
 
     def __init__(
         self, types: Iterable[str] | None, after: int | None, event_types: EventTypes | None, batch_size: int
     ) -> None:
         if after is not None and (not isinstance(after, int) or isinstance(after, bool) or after < 0):
-            raise ConfigurationError(f"`after` is the position of an event, not {after!r}")
+            raise ConfigurationError(f"`after` must be the position of an event, a number from 0 on, not {after!r}")
         self.position = after or 0
         self._types = type_names(types)
         self._declared = event_types if isinstance(event_types, Mapping) else by_type(event_types or ())
         self._batch_size = validate_batch_size(batch_size)
 
     def options(self) -> dict[str, Any]:
-        """What to ask the storage for."""
+        """Return the arguments of the next query."""
         return {"after": self.position, "limit": self._batch_size, "types": self._types}
 
     def events(self, page: Iterable[Any]) -> Iterator[Event]:
-        """The events of a page; the reader has passed each that was given."""
+        """Yield the events of a page, and move the position after each."""
         for position, row in page:
             event = Event.of(position, row, self._declared)
             self.position = position
@@ -151,26 +152,26 @@ async def _follow_async(
 
 
 def type_names(types: Iterable[str] | None) -> Sequence[str] | None:
-    """Names of event types, each once; None for all. Raises `ConfigurationError` for what is none."""
+    """Return the names of event types, each once; None for all. Raise `ConfigurationError` for an unusable name."""
     if types is None:
         return None
     if isinstance(types, str):
-        raise ConfigurationError(f"`types` is a collection of names, not the text {types!r}")
+        raise ConfigurationError(f"`types` must be a collection of names, not the text {types!r}: write [{types!r}]")
     names = tuple(dict.fromkeys(types))
     for name in names:
         if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"`types` has names of event types in it, and {name!r} is none")
+            raise ConfigurationError(f"`types` must contain names of event types, not {name!r}")
     return names
 
 
 def validate_batch_size(size: int) -> int:
-    """A number of events that a storage gives at once. Raises `ConfigurationError`."""
+    """Return the number of events in a batch. Raise `ConfigurationError` for one that is not from 1 to 1000."""
     if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 1000:
-        raise ConfigurationError(f"batch_size is a number from 1 to 1000, not {size!r}")
+        raise ConfigurationError(f"batch_size must be a number from 1 to 1000, not {size!r}")
     return size
 
 
 def _validate_interval(seconds: float) -> float:
     if not seconds > 0:
-        raise ConfigurationError(f"poll_interval is a number of seconds above 0, not {seconds!r}")
+        raise ConfigurationError(f"poll_interval must be a number of seconds above 0, not {seconds!r}")
     return seconds

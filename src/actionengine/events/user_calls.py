@@ -1,4 +1,4 @@
-"""Calls into publishers and callbacks, under an event loop: an `async def` in it, a `def` in a thread beside it."""
+"""Calls of publishers and callbacks under an event loop: an `async def` runs in the loop, a `def` in a thread."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from actionengine.pipeline.plan import is_async
 
 
 async def call(function: Callable[..., Any], *arguments: Any, timeout: float | None = None) -> Any:  # noqa: ASYNC109
-    """What a function returns, `def` or `async def`, within `timeout` seconds (None: however long it takes).
+    """Return what a `def` or an `async def` returns, within `timeout` seconds (None: without a limit).
 
-    A `def` runs in a daemon thread, with the caller's context variables; where it is not done in time, or the caller is
-    cancelled, it is left behind there. An `async def` is cancelled.
+    A `def` runs in a daemon thread, with the caller's context variables; after the timeout, or if the caller is
+    cancelled, it is abandoned there. An `async def` is cancelled.
 
-    Raises what the function raises, and `TimeoutError` when the time is up.
+    Raises what the function raises, and `TimeoutError` after the timeout.
     """
     if is_async(function):
         return await _await(function(*arguments), timeout)
@@ -32,8 +32,8 @@ async def call(function: Callable[..., Any], *arguments: Any, timeout: float | N
 
 
 async def call_out(function: Callable[..., Any], *arguments: Any, timeout: float | None = None) -> Any:  # noqa: ASYNC109
-    """Call a host's publisher, as `call` does. What it raises that is no `Exception` would end a thread or an event
-    loop of ours: it comes out as a `PublishError`. A task that is cancelled is, and Ctrl-C ends the program."""
+    """Call a host's publisher, as `call` does. A `BaseException` that would end a thread or an event loop of the
+    library becomes a `PublishError`. The cancellation of the task and Ctrl-C pass through."""
 
     async def in_loop() -> Any:
         return await _contained(function(*arguments))
@@ -68,7 +68,7 @@ def _is_running(task: asyncio.Task[Any] | None) -> bool:
     try:
         return asyncio.current_task() is task
     except RuntimeError:
-        # No event loop runs here: what is left of one is cleared away.
+        # No event loop runs here: the coroutine of an ended loop is being closed.
         return False
 
 
@@ -83,15 +83,15 @@ async def _await(awaitable: Any, seconds: float | None) -> Any:
     try:
         await asyncio.wait((task,), timeout=seconds)
     except BaseException:
-        _leave(task)
+        _abandon(task)
         raise
     if task.done():
         return task.result()
-    # What swallows its cancellation is left behind.
-    _leave(task)
+    # A task that ignores its cancellation is abandoned.
+    _abandon(task)
     raise timeout_error(seconds)
 
 
-def _leave(task: asyncio.Future[Any]) -> None:
+def _abandon(task: asyncio.Future[Any]) -> None:
     task.cancel()
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())

@@ -30,7 +30,7 @@ _ACTORS = ("workflow", "integration")
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """That events of a type trigger an action, as whom, and with what."""
+    """An action that events of a type trigger, with its actor and its payload."""
 
     type: str
     service: str
@@ -41,32 +41,32 @@ class Subscription:
 
 
 class Subscriptions:
-    """Executes actions for events. It is a publisher: give it to a relay.
+    """Executes actions for events. It is a publisher: pass it to a relay.
 
-    Each action is executed as an ordinary one, with the event's id as its idempotency key, so that an event which is
-    delivered again takes effect once. Keys expire after `Limits.idempotency_ttl` (24 hours by default): a dead letter
-    that is older executes again. An action that takes no keys (`idempotency="none"`) executes with each delivery.
+    Each action is executed like any other, with the event's id as its idempotency key, so that an event that is
+    delivered again takes effect once. Keys expire after `Limits.idempotency_ttl` (24 hours by default): an older dead
+    letter executes again. An action without keys (`idempotency="none"`) executes with each delivery.
 
-    What an action fails with decides on the event: `unavailable` makes the relay wait, without an attempt being
-    counted; what a later attempt may mend (`conflict`, `timeout`, `handler_error`, …) is tried again; what it cannot
-    mend (`invalid_input`, `forbidden`, `not_found`, `unprocessable`, …) makes a dead letter at once. An action that
-    waits for an approval counts as delivered: the approval holds it. Where one of several actions of an event fails, an
-    attempt to deliver the event executes them all, and those that succeeded answer from their keys.
+    The error of a failed action decides on the event. After `unavailable` the relay waits, and counts no attempt. After
+    an error that may pass (`conflict`, `timeout`, `handler_error`, …) the event is tried again. Any other error
+    (`invalid_input`, `forbidden`, `not_found`, `unprocessable`, …) makes a dead letter immediately. An action that
+    waits for an approval counts as delivered, since the approval holds it. If one of several actions of an event fails,
+    the next attempt executes all of them, and those that succeeded answer from their keys.
 
-    Actions run under the event loop of the relay, `def` handlers too: give one that may block a `timeout`, with which
-    it runs in a thread of its own.
+    Actions run in the event loop of the relay, also those with `def` handlers. Give an action that may block a
+    `timeout`: it then runs in a thread of its own.
 
     Args:
-        engine: what executes; its event types bring old payloads to their newest versions.
-        concurrency: events whose actions execute at once.
-        tenant_of: the tenant of an id, for a host with a directory of its own.
+        engine: executes the actions; its event types upcast old payloads to their newest versions.
+        concurrency: the number of events whose actions execute at once.
+        tenant_of: the tenant of an id, for a host with a tenant directory of its own.
     """
 
     batch_size = 1
 
     def __init__(self, engine: Engine, *, concurrency: int = 1, tenant_of: TenantOf | None = None) -> None:
         if not isinstance(concurrency, int) or concurrency < 1:
-            raise ConfigurationError(f"concurrency is a number of 1 or more, not {concurrency!r}")
+            raise ConfigurationError(f"concurrency must be 1 or more, not {concurrency!r}")
         self.concurrency = concurrency
         self._engine = engine
         self._tenants = Tenants(engine.storage, tenant_of)
@@ -86,18 +86,18 @@ class Subscriptions:
         Args:
             type: the event type.
             action: `service.action`.
-            actor: who acts: an `Actor.workflow` or `Actor.integration`, or a function of the event that gives one.
-            payload: a function of the event that gives the action's payload, the same each time; by default the event's
-                payload as it is.
+            actor: an `Actor.workflow` or `Actor.integration`, or a function of the event that returns one.
+            payload: a function of the event that returns the action's payload, the same for each delivery; by default
+                the event's payload.
             source: the source of the request.
 
         Raises:
-            ConfigurationError: for an action that is not there, naming the nearest one; for an actor of another type,
-                or of one that the action does not allow; and where the type triggers the action already.
+            ConfigurationError: for an unknown action, with the name of the nearest one; for an actor of another type,
+                or of one that the action does not allow; and if the type triggers the action already.
         """
         name = type.type if isinstance(type, EventType) else type
         if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"a subscription is to a type of events, not to {type!r}")
+            raise ConfigurationError(f"type must be an event type, not {type!r}")
         service, _, short = action.partition(".") if isinstance(action, str) else ("", "", "")
         found = self._engine.get_action(service, short)
         if isinstance(found, Failure):
@@ -107,13 +107,13 @@ class Subscriptions:
         if isinstance(actor, Actor) and allowed is not None and actor.type not in allowed:
             raise ConfigurationError(f"{action} is only for {', '.join(sorted(allowed))} actors, not for {actor}")
         if payload is not None and not callable(payload):
-            raise ConfigurationError(f"{action}: payload is a function of the event, not {payload!r}")
+            raise ConfigurationError(f"{action}: payload must be a function of the event, not {payload!r}")
         if any((known.service, known.action) == (service, short) for known in self._subscriptions[name]):
             raise ConfigurationError(f"events of the type {name!r} trigger {action} already")
         self._subscriptions[name].append(Subscription(name, service, short, actor, payload, source))
 
     async def publish(self, events: Sequence[Event]) -> Failures:
-        """Execute what these events trigger."""
+        """Execute the actions that these events trigger, and return the failures."""
         failures: dict[str, PublishError] = {}
         for event in events:
             failure = await self._deliver(event)
@@ -165,8 +165,8 @@ def _actor_for(subscription: Subscription, event: Event) -> Actor:
     given = actor(event)
     if not isinstance(given, Actor) or given.type not in _ACTORS:
         raise PublishError(
-            f"{subscription.service}.{subscription.action}: the subscription's actor is {given!r}, "
-            f"and has to be one of the type {' or '.join(_ACTORS)}",
+            f"{subscription.service}.{subscription.action}: the subscription's actor must be of the type "
+            f"{' or '.join(_ACTORS)}, not {given!r}",
             retry=False,
         )
     return given
@@ -177,6 +177,6 @@ def _check_actor(action: str, actor: Any) -> None:
         return
     if isinstance(actor, Actor) or not callable(actor):
         raise ConfigurationError(
-            f"{action}: what an event triggers is done by an Actor.workflow(…) or an Actor.integration(…), "
-            f"or by what a function of the event gives, not by {actor!r}"
+            f"{action}: actor must be an Actor.workflow(…), an Actor.integration(…), or a function of the event that "
+            f"returns one, not {actor!r}"
         )

@@ -1,4 +1,4 @@
-"""Publishers by address, for a command line."""
+"""Publishers by address, for the command line."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _is_attribute = re.compile(r"[\w.]+:[\w.]+").fullmatch
 
 
 def publisher_from_address(address: str) -> Publisher:
-    """The publisher of an address. It connects when it is started.
+    """Return the publisher of an address. It connects when it is started.
 
-    - `nats://host:4222?stream=EVENTS`: JetStream, or NATS without storage where no stream is named.
+    - `nats://host:4222?stream=EVENTS`: JetStream, or NATS without storage if no stream is named.
     - `kafka://host:9092,other:9092`, with the acknowledgement of all replicas.
     - `amqp://user:password@host/vhost?exchange=events`, `amqps://…`: RabbitMQ; without an exchange, to queues.
-    - `redis://host:6379/0?to=stream`, `rediss://…`: to streams, or lists (`to=list`), or channels (`to=channel`).
+    - `redis://host:6379/0?to=stream`, `rediss://…`: to streams, to lists (`to=list`), or to channels (`to=channel`).
     - `eventbridge://bus?region=eu-central-1&endpoint_url=…`: EventBridge; without a bus, the default one.
     - `stdout:`: a line of JSON for each event.
-    - `module:attribute`: a publisher, or a function without arguments that makes one.
+    - `module:attribute`: a publisher, or a function without arguments that returns one.
 
-    Those with `://`, and `stdout:`, take `source` too; the brokers `destination`, `mode` (`structured` or `binary`),
-    `publish_timeout` and `connect_timeout` (seconds).
+    Addresses with `://`, and `stdout:`, also take `source`; those of brokers take `destination`, `mode` (`structured`
+    or `binary`), `publish_timeout` and `connect_timeout` (seconds).
 
     Raises:
-        ConfigurationError: for an address that names no publisher, or what it needs is not installed. No password is
-            ever in its message.
+        ConfigurationError: for an address that names no publisher, or whose extra is not installed. Its message never
+            contains a password.
     """
     scheme, separator, _ = address.partition(":")
     maker = _MAKERS.get(scheme.lower())
@@ -47,14 +47,14 @@ def publisher_from_address(address: str) -> Publisher:
         except ImportError as error:
             extra = "eventbridge" if scheme == "eventbridge" else "brokers"
             raise ConfigurationError(
-                f"{_redact_address(address)} needs something that is not installed ({error}): "
+                f"{_redact_address(address)} needs a package that is not installed ({error}): "
                 f"pip install 'actionengine[{extra}]'{_CLIENTS.get(scheme.lower(), '')}"
             ) from error
         except ValueError:
-            # What stands for the port may be a password.
+            # The text in place of the port may be a password.
             raise ConfigurationError(
-                f"{redact_address(address)} is no address: a port is a number, and @ : / ? # % in a password are "
-                f"written as %40 %3A %2F %3F %23 %25"
+                f"{redact_address(address)} is no address: the port must be a number, and @ : / ? # % in a password "
+                f"must be written as %40 %3A %2F %3F %23 %25"
             ) from None
     if _is_attribute(address):
         return _imported(address)
@@ -62,12 +62,12 @@ def publisher_from_address(address: str) -> Publisher:
 
 
 def _redact_address(address: str) -> str:
-    """An address without its user, its password, and the secrets in its query."""
+    """Return an address without its user, its password, and the secrets in its query."""
     return redact(_user_info(r"\1***@", address))
 
 
 class _Address:
-    """An address in its parts; what is asked for is taken out of the query."""
+    """An address in its parts."""
 
     def __init__(self, address: str) -> None:
         self.shown = _redact_address(address)
@@ -82,17 +82,17 @@ class _Address:
 
     @property
     def url(self) -> str:
-        """The address without its query. Raises `ConfigurationError` where it names no host."""
+        """The address without its query. Raises `ConfigurationError` if it names no host."""
         self.check_host()
         return self._parts._replace(query="", fragment="").geturl()
 
     def check_host(self) -> None:
-        """Raises `ConfigurationError` where it names no host."""
+        """Raise `ConfigurationError` if it names no host."""
         if not all(self.hosts.split(",")):
             raise ConfigurationError(f"{self.shown} names no host: write {self.scheme}://host:port")
 
     def options(self, *names: str) -> dict[str, str]:
-        """What the query says; raises `ConfigurationError` where it says something else than these."""
+        """Return the parameters of the query. Raise `ConfigurationError` for another one than these."""
         unknown = sorted(set(self._query) - set(names))
         if unknown:
             raise ConfigurationError(
@@ -116,7 +116,7 @@ def _seconds(address: _Address, name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ConfigurationError(f"{address.shown}: {name} is a number of seconds, not {text!r}") from None
+        raise ConfigurationError(f"{address.shown}: {name} must be a number of seconds, not {text!r}") from None
 
 
 def _nats(address: _Address) -> Publisher:
@@ -126,7 +126,7 @@ def _nats(address: _Address) -> Publisher:
     address.check_host()
     user = f"{address.user_info}@" if address.user_info else ""
     servers = [f"nats://{user}{host}" for host in address.hosts.split(",")]
-    # The publisher makes the connection again; the client's own attempts would only delay that.
+    # The publisher reconnects itself; the client's own attempts would only delay that.
     broker = NatsBroker(servers, connect_timeout=2, max_reconnect_attempts=1, reconnect_time_wait=0, logger=_log)
     return _broker_publisher(broker, address, given, ["stream"])
 
@@ -138,7 +138,7 @@ def _kafka(address: _Address) -> Publisher:
     address.check_host()
     if address.user_info:
         raise ConfigurationError(
-            f"{address.shown}: an address takes no user for Kafka; make a BrokerPublisher and give module:attribute"
+            f"{address.shown}: a Kafka address takes no user: make a BrokerPublisher, and name it as module:attribute"
         )
     return _broker_publisher(KafkaBroker(address.hosts.split(","), acks="all", logger=_log), address, given)
 
@@ -155,7 +155,7 @@ def _redis(address: _Address) -> Publisher:
 
     given = address.options(*_BROKER_OPTIONS, "to")
     if given.get("to", "stream") not in ("stream", "list", "channel"):
-        raise ConfigurationError(f"{address.shown}: `to` is stream, list or channel")
+        raise ConfigurationError(f"{address.shown}: `to` must be stream, list or channel")
     return _broker_publisher(RedisBroker(address.url, logger=_log), address, given)
 
 
@@ -176,7 +176,7 @@ def _imported(address: str) -> Publisher:
     try:
         found: Any = import_module(name)
     except ModuleNotFoundError as error:
-        raise ConfigurationError(f"{address}: there is no module {error.name!r} here") from error
+        raise ConfigurationError(f"{address}: there is no module {error.name!r} on the import path") from error
     except Exception as error:
         raise ConfigurationError(f"{address}: importing {name} raised {type(error).__name__}: {error}") from error
     for attribute in path.split("."):

@@ -15,43 +15,43 @@ from actionengine.events.publishers.port import Failures, PublishError, Publishe
 
 _log = logging.getLogger("actionengine")
 _STOP_TIMEOUT = 2.0
-"""Seconds that a broken connection has to end."""
+"""Seconds that a broken connection has to close."""
 
 
 class BrokerPublisher:
     """Publishes each event as one CloudEvent, all of a call at once, and waits for each acknowledgement.
 
-    The publisher starts and stops the broker, and after an outage starts it again: give it a broker of its own, without
+    The publisher starts and stops the broker, and restarts it after an outage: give it a broker of its own, without
     subscribers.
 
-    What an acknowledgement is, depends:
+    The meaning of an acknowledgement depends on the broker:
 
-    - NATS with the option `stream`: JetStream has stored the event. It drops one that it has already got within the
-      stream's duplicate window, as the header `Nats-Msg-Id` is the event's id. Without `stream`: the server has read
-      the event, and those who listen at that moment get it.
-    - Kafka: the partition's leader, or all replicas, as `acks` of the broker says. The key is tenant and subject, so
-      that events of a subject stay in their order.
-    - RabbitMQ: the queues have it, on disk where they are durable. A message that no queue takes is not delivered:
+    - NATS with the option `stream`: JetStream has stored the event. It drops an event that it has already stored within
+      the stream's duplicate window, since the header `Nats-Msg-Id` is the event's id. Without `stream`: the server has
+      read the event, and its current subscribers get it.
+    - Kafka: the partition's leader, or all replicas, have it, depending on `acks` of the broker. The key is tenant and
+      subject, so that events of a subject stay in their order.
+    - RabbitMQ: the queues have it, on disk if they are durable. A message that no queue takes is not delivered:
       `PublisherUnavailable`, unless `mandatory=False` is among the options.
-    - Redis: it is in the stream (`XADD`). With `to="list"` in the list, and with `to="channel"` nobody keeps it: those
-      who listen at that moment get it. FastStream packs body and headers in an envelope of its own.
+    - Redis: it is in the stream (`XADD`), or with `to="list"` in the list. With `to="channel"` its current subscribers
+      get it, and it is not stored. FastStream wraps body and headers in an envelope of its own.
 
-    An event that was not acknowledged in time may be delivered nevertheless, and again with the next attempt.
+    An event without a timely acknowledgement may have arrived nevertheless, and arrives again with the next attempt.
 
     Args:
         broker: a broker of FastStream 0.7.
-        destination: the subject, topic, routing key or stream, or a function of the event that names it; by default
-            `actionengine.` and the event's type, with underscores for what no broker takes in a name.
+        destination: the subject, topic, routing key or stream, or a function of the event that returns it; by default
+            `actionengine.` and the event's type, with underscores for characters that a broker refuses in a name.
         mode: `"structured"`, all in the body, or `"binary"`, attributes as headers and the payload as the body.
         source: the `source` of the CloudEvents, a URI reference.
-        publish_timeout: how long an event may take, in seconds.
-        connect_timeout: how long a start may take, in seconds.
+        publish_timeout: seconds that an event may take.
+        connect_timeout: seconds that a start may take.
         options: further arguments for `broker.publish` (`stream="EVENTS"` of NATS, `exchange=…` of RabbitMQ), or a
-            function of the event that gives them.
-        to: the argument of `broker.publish` that takes the destination, where it is not the usual one.
+            function of the event that returns them.
+        to: the argument of `broker.publish` that takes the destination, if it is not the usual one.
 
     Raises:
-        ConfigurationError: for a broker that is none of FastStream's, and for other values that cannot be used.
+        ConfigurationError: for a broker that is not one of FastStream's, and for other values that cannot be used.
     """
 
     def __init__(
@@ -68,11 +68,13 @@ class BrokerPublisher:
     ) -> None:
         self._dialect = dialect_of(broker)
         if mode not in ("structured", "binary"):
-            raise ConfigurationError(f"a mode is 'structured' or 'binary', not {mode!r}")
+            raise ConfigurationError(f"mode must be 'structured' or 'binary', not {mode!r}")
         if destination == "" or not isinstance(destination, str | Callable | None):
-            raise ConfigurationError(f"a destination is a text or a function of an event, not {destination!r}")
+            raise ConfigurationError(f"destination must be a text or a function of an event, not {destination!r}")
         if publish_timeout <= 0 or connect_timeout <= 0:
-            raise ConfigurationError(f"timeouts are above 0 seconds, not {publish_timeout!r} and {connect_timeout!r}")
+            raise ConfigurationError(
+                f"timeouts must be above 0 seconds, not {publish_timeout!r} and {connect_timeout!r}"
+            )
         self._broker = broker
         self._destination = destination
         self._mode = mode
@@ -88,7 +90,7 @@ class BrokerPublisher:
         return f"BrokerPublisher({self._dialect.name})"
 
     async def start(self) -> None:
-        """Connect. Raises `PublisherUnavailable` where that cannot be done within `connect_timeout`."""
+        """Connect. Raise `PublisherUnavailable` if that fails, or takes longer than `connect_timeout`."""
         async with self._starting:
             if not self._is_usable():
                 await self._connect()
@@ -99,8 +101,8 @@ class BrokerPublisher:
             await self._disconnect()
 
     async def publish(self, events: Sequence[Event]) -> Failures:
-        """Publish events, in any order. Raises `PublisherUnavailable` where there is no connection to be had, and where
-        the broker has taken none of them."""
+        """Publish events, in any order. Raise `PublisherUnavailable` if the broker is out of reach, or has taken
+        none."""
         if not self._is_usable():
             await self.start()
         outcomes = await asyncio.gather(*(self._outcome(event) for event in events))
@@ -117,7 +119,7 @@ class BrokerPublisher:
         return self._is_started and not (self._dialect.lost is not None and self._dialect.lost(self._broker))
 
     async def _outcome(self, event: Event) -> object:
-        """What the broker answered; a `PublishError` where the event was not delivered."""
+        """Return the broker's answer, or a `PublishError` if the event was not delivered."""
         size = 0
         try:
             body, arguments = self._message(event)
@@ -153,7 +155,7 @@ class BrokerPublisher:
         return self._destination if isinstance(self._destination, str) else self._destination(event)
 
     async def _unsettled(self, settle: Callable[[Any, float], Awaitable[None]]) -> PublishError | None:
-        """Why it is not certain that what had no answer has arrived; None where it is."""
+        """Return the reason why events without an answer may not have arrived; None if they have."""
         try:
             await settle(self._broker, self._publish_timeout)
         except TimeoutError:
@@ -164,7 +166,7 @@ class BrokerPublisher:
 
     def _timed_out(self) -> PublisherUnavailable:
         if self._dialect.lost is not None:
-            # A server that went without a farewell would be waited for, for minutes.
+            # The client would wait for minutes for a server that has vanished.
             self._is_started = False
         return PublisherUnavailable(
             f"{self._dialect.name} has not acknowledged the event within {self._publish_timeout:g} seconds"
@@ -183,24 +185,24 @@ class BrokerPublisher:
         self._is_started = True
 
     async def _disconnect(self) -> None:
-        """End the connection, whatever state it is in, so that another can be made."""
+        """Close the connection in any state, so that another one can be made."""
         was_usable, self._is_started = self._is_usable(), False
         connection = self._broker._connection
         if connection is None:
             return
         try:
             if self._dialect.lost is not None and not was_usable:
-                # Otherwise it would be waited for what is still on its way.
+                # Otherwise stopping waits for the messages that are still being sent.
                 await _within(_STOP_TIMEOUT, connection.close())
             await _within(_STOP_TIMEOUT, self._broker.stop())
         except Exception as error:
             _log.debug("%s: stopping the broker: %s: %s", self._dialect.name, type(error).__name__, error)
-        # FastStream keeps a connection that it could not stop, and would take it for a good one.
+        # FastStream keeps a connection that it could not stop, and would use it again.
         self._broker._connection = None
 
 
 async def _within(seconds: float, coroutine: Coroutine[Any, Any, object]) -> None:
-    """Wait so long for a coroutine, and no longer: clients swallow a cancellation, now and then. Raises `TimeoutError`,
+    """Wait for a coroutine, but not longer than this, even if a client ignores its cancellation. Raise `TimeoutError`,
     and what the coroutine raises."""
     task = asyncio.ensure_future(coroutine)
     try:

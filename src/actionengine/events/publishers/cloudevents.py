@@ -1,14 +1,14 @@
-"""CloudEvents 1.0: events as other systems read them, and back.
+"""CloudEvents 1.0: the form of events in other systems, both ways.
 
-Beside the attributes of the specification an event carries these extensions, all of them texts: `tenant` (UUID),
-`actortype`, `actor` (an id), `action`, `actionid`, `sequence` (the position, with leading zeros: texts in order are
-events in order, as the specification's own extension of this name wants it) and `dataversion` (of the payload's
-schema).
+Besides the attributes of the specification an event has these extensions, all of them texts: `tenant` (UUID),
+`actortype`, `actor` (an id), `action`, `actionid`, `sequence` (the position with leading zeros, so that the order of
+the texts is that of the events, as the specification's own extension `sequence` requires) and `dataversion` (of the
+payload's schema).
 
-The specification forbids control characters, half surrogates and non-characters in attributes, and empty texts. Where
-a subject or a name has some, it is percent-encoded (UTF-8) and one more extension, `percentencoded`, names the
-attributes this was done to, with commas between; one that it names and that is not there is the empty text. So nothing
-is lost, and ordinary events look ordinary.
+The specification forbids empty texts in attributes, and control characters, half surrogates and non-characters. A value
+with any of these is percent-encoded (UTF-8), and one more extension, `percentencoded`, lists the names of these
+attributes, with commas; a listed attribute that is missing is the empty text. So nothing is lost, and ordinary events
+look ordinary.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _skip_space = re.compile("[ \t\n\r]*").match
 
 
 def to_structured(event: Event, source: str = "actionengine") -> tuple[dict[str, str], bytes]:
-    """An event as one JSON document, payload and all: headers and body.
+    """Return the headers and the body of an event as one JSON document, with its payload.
 
     `source` is a URI reference. Raises `ValueError` for an event without an id or a type.
     """
@@ -55,11 +55,11 @@ def to_structured(event: Event, source: str = "actionengine") -> tuple[dict[str,
 
 
 def to_binary(event: Event, source: str = "actionengine", prefix: str = HTTP_PREFIX) -> tuple[dict[str, str], bytes]:
-    """An event as headers, each attribute one of them, and a body, which is the payload.
+    """Return the headers of an event, one for each attribute, and its body, the payload.
 
-    `prefix` begins the headers' names: `ce-` (HTTP, NATS), `ce_` (Kafka) or `cloudEvents_` (AMQP). Values are percent-
-    encoded with `ce-`, as that binding has it; with the others they are plain texts. Raises `ValueError` for an event
-    without an id or a type.
+    `prefix` begins the headers' names: `ce-` (HTTP, NATS), `ce_` (Kafka) or `cloudEvents_` (AMQP). With `ce-`, values
+    are percent-encoded, as the HTTP binding requires; with the others they are plain texts. Raises `ValueError` for an
+    event without an id or a type.
     """
     attributes = _attributes(event, source)
     headers = {"content-type": attributes.pop("datacontenttype")}
@@ -72,10 +72,11 @@ def to_binary(event: Event, source: str = "actionengine", prefix: str = HTTP_PRE
 
 
 def from_cloudevent(headers: Mapping[str, str | bytes], body: str | bytes) -> Event:
-    """The event of a message in either mode; the case of the headers' names does not matter.
+    """Return the event of a message in either mode; the case of the headers' names does not matter.
 
-    Without a content type, and without attributes among the headers, the body is taken for a structured event (so the
-    `detail` of EventBridge can be read too). Raises `ValueError`, saying why, for what is no event of this library.
+    Without a content type and without attributes in the headers, the body is read as a structured event, so that the
+    `detail` of EventBridge can be read too. Raises `ValueError` with the reason for a message that is no event of this
+    library.
     """
     lowered = {name.lower(): _text(value) for name, value in headers.items()}
     content = body.encode() if isinstance(body, str) else bytes(body)
@@ -84,22 +85,22 @@ def from_cloudevent(headers: Mapping[str, str | bytes], body: str | bytes) -> Ev
     if media_type == STRUCTURED or (prefix is None and not media_type):
         return _event(*_read_structured(content))
     if prefix is None or media_type.startswith("application/cloudevents"):
-        _refuse(f"the content type is {media_type!r} and no header begins with ce-, ce_ or cloudEvents_")
+        _refuse(f"its content type is {media_type!r}, and no header begins with ce-, ce_ or cloudEvents_")
     if media_type not in ("", JSON) and not media_type.endswith("+json"):
-        _refuse(f"its payload is {media_type!r}, and an event has JSON")
+        _refuse(f"its payload must be JSON, not {media_type!r}")
     return _event(_read_headers(lowered, prefix), _validate_json(content))
 
 
 def validate_source(source: str) -> str:
-    """The source that an operator has given. Raises `ConfigurationError` for one that no CloudEvent may have."""
+    """Return the source of a configuration. Raise `ConfigurationError` for one that is no URI reference."""
     if not isinstance(source, str) or not _is_source(source):
-        raise ConfigurationError(f"a source is a URI reference such as 'https://example.com/orders', not {source!r}")
+        raise ConfigurationError(f"source must be a URI reference such as 'https://example.com/orders', not {source!r}")
     return source
 
 
 def _attributes(event: Event, source: str) -> dict[str, str]:
     if not event.id or not event.type:
-        _refuse(f"the event {event.id!r} of the type {event.type!r} lacks one of them")
+        _refuse(f"an event needs an id and a type, not {event.id!r} and {event.type!r}")
     found = {
         "specversion": "1.0",
         "id": event.id,
@@ -190,7 +191,7 @@ def _read_structured(body: bytes) -> tuple[dict[str, str], bytes]:
 
 
 def _members(body: bytes) -> dict[str, tuple[Any, str]]:
-    """The members of a JSON object, each as its value and as the text it was: the payload is not encoded again."""
+    """Return the members of a JSON object, each as its value and as its text, so that the payload stays as it was."""
     try:
         text = body.decode()
         at = _expect(text, 0, "{")
@@ -246,7 +247,7 @@ def _text(value: str | bytes) -> str:
 
 def _number(attributes: Mapping[str, str], name: str) -> int:
     if not _is_number(attributes[name]):
-        _refuse(f"its {name} is {attributes[name]!r}, and not a number")
+        _refuse(f"its {name} must be a number, not {attributes[name]!r}")
     return int(attributes[name])
 
 
@@ -254,14 +255,14 @@ def _tenant(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        _refuse(f"its tenant is {text!r}, and not a UUID")
+        _refuse(f"its tenant must be a UUID, not {text!r}")
 
 
 def _time(text: str) -> datetime:
     try:
         time = datetime.fromisoformat(text.upper())
         if time.tzinfo is None:
-            _refuse(f"its time is {text!r}, without an offset from UTC")
+            _refuse(f"its time must have an offset from UTC, not {text!r}")
         return time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         _refuse(f"its time is {text!r}: {error}")

@@ -1,4 +1,4 @@
-"""What each kind of broker wants of a message, and what its errors mean."""
+"""The dialects of brokers: the arguments of a message, and the meaning of errors."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _MAX_NAME_LENGTH = 249
 _unfit = re.compile(r"[^A-Za-z0-9._-]").sub
 
 Arguments = dict[str, Any]
-"""What `broker.publish` is called with, besides the message and its destination."""
+"""The arguments of `broker.publish`, besides the message and its destination."""
 
 
 class NoDestination(PublisherUnavailable):
-    """The broker works, and has no place for this event: what has to be set right is there, or in the destination."""
+    """The broker works, but has no destination for this event: correct the broker's setup, or the destination."""
 
 
 class ErrorKind(Protocol):
-    """What an exception of a broker's client means for an event of `size` bytes."""
+    """The meaning of an exception of a broker's client, for an event of `size` bytes."""
 
     def __call__(self, error: Exception, size: int) -> PublishError:
-        """The reason why the event was not delivered."""
+        """Return the reason why the event was not delivered."""
 
 
 def _nothing(*_: Any) -> None:
@@ -38,12 +38,12 @@ def _nothing(*_: Any) -> None:
 class Dialect:
     """One kind of broker.
 
-    `destination` is the argument of `broker.publish` for where a message goes; `prefix` begins the headers of a
-    CloudEvent. `complete` gives the broker's own arguments for an event, out of its headers and the timeout (seconds).
-    `refusal` says why a message (body, arguments) must not even be sent, or None; `unconfirmed_reason` why what
-    `broker.publish` gave back is no acknowledgement, or None. Where it may give back nothing at all, `settle` waits
-    (seconds) until what was sent has arrived. `lost` tells whether the connection is gone and has to be made again;
-    None where the client does that by itself.
+    `destination` is the argument of `broker.publish` for the destination; `prefix` begins the headers of a CloudEvent.
+    `complete` returns the broker's own arguments for an event, from its headers and the timeout (seconds). `refusal`
+    returns the reason why a message (body, arguments) must not be sent, or None; `unconfirmed_reason` the reason why
+    the answer of `broker.publish` is no acknowledgement, or None. If the broker may give no answer, `settle` waits
+    (seconds) until the sent messages have arrived. `lost` returns whether the publisher has to reconnect; it is None if
+    the client reconnects by itself.
     """
 
     name: str
@@ -58,19 +58,19 @@ class Dialect:
 
 
 def dialect_of(broker: Any) -> Dialect:
-    """The dialect of a FastStream broker. Raises `ConfigurationError` for anything else."""
+    """Return the dialect of a FastStream broker. Raise `ConfigurationError` for anything else."""
     for kind in type(broker).__mro__:
         package = ".".join(kind.__module__.split(".")[:2])
         if package in _DIALECTS:
             return _DIALECTS[package]
     given = f"{type(broker).__module__}.{type(broker).__name__}"
     raise ConfigurationError(
-        f"a BrokerPublisher takes a broker of faststream.nats, .kafka, .rabbit or .redis, not {given}"
+        f"a BrokerPublisher needs a broker of faststream.nats, .kafka, .rabbit or .redis, not {given}"
     )
 
 
 def name_for(type: str) -> str:
-    """A destination for a type of events that is valid everywhere: dots, hyphens, ASCII letters and digits."""
+    """Return a destination for an event type that every broker accepts: dots, hyphens, ASCII letters and digits."""
     parts = _unfit("_", f"actionengine.{type}").split(".")
     return ".".join(part or "_" for part in parts)[:_MAX_NAME_LENGTH]
 
@@ -92,7 +92,7 @@ def _for_nats(event: Event, headers: dict[str, str], timeout: float) -> Argument
 
 
 async def _flush_nats(broker: Any, seconds: float) -> None:
-    """What was published without a stream has no answer: but the server reads in order, and answers this."""
+    """Wait for all messages: one without a stream has no answer, but the server reads in order, and answers this."""
     await broker.connection.flush(seconds)
 
 
@@ -101,8 +101,8 @@ def _nats_lost(broker: Any) -> bool:
 
 
 def _over_max_payload(broker: Any, body: bytes, arguments: Arguments) -> str | None:
-    """The server closes the connection on a message that is too large with its headers: the client counts the body
-    only."""
+    """Return the reason to refuse a message that is too large with its headers, on which the server would close the
+    connection: the client counts the body only."""
     sent: Mapping[str, str] = {
         "content-type": "",
         "correlation_id": arguments.get("correlation_id", ""),
@@ -117,7 +117,7 @@ def _over_max_payload(broker: Any, body: bytes, arguments: Arguments) -> str | N
 
 
 _NATS_TOO_LARGE = 10054
-"""JetStream's code of a message over the stream's `max_msg_size`."""
+"""JetStream's code for a message over the stream's `max_msg_size`."""
 _NATS_OTHER_STREAM = 10060
 
 
@@ -181,7 +181,7 @@ def _rabbit(error: Exception, size: int) -> PublishError:
     from aiormq import exceptions
 
     if isinstance(error, exceptions.ChannelPreconditionFailed) and f"size {size} " in str(error):
-        # Its channel is closed on it, and other messages on their way end with the same exception: their size differs.
+        # It closes the channel: other messages fail with the same exception, and their size differs.
         return _too_large("RabbitMQ", size, error)
     if isinstance(error, exceptions.ChannelNotFoundEntity | exceptions.PublishError):
         return NoDestination(f"RabbitMQ: {error}")

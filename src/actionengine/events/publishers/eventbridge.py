@@ -24,9 +24,9 @@ from actionengine.events.publishers.cloudevents import to_structured, validate_s
 from actionengine.events.publishers.port import Failures, PublishError, PublisherUnavailable
 
 MAX_ENTRIES = 10
-"""Entries in one `PutEvents`."""
+"""Entries of one `PutEvents`."""
 MAX_BYTES = 262_144
-"""Bytes of one `PutEvents`, counted as AWS documents it."""
+"""Bytes of one `PutEvents`, counted as AWS documents."""
 MAX_DETAIL_TYPE_LENGTH = 128
 _TIME_BYTES = 14
 
@@ -43,7 +43,7 @@ _TRANSIENT = frozenset(
         "TooManyRequestsException",
     }
 )
-"""Codes of an entry that another try may help."""
+"""Codes of an entry after which another attempt may succeed."""
 _OUT_OF_ORDER = frozenset(
     {
         "AccessDenied",
@@ -57,10 +57,10 @@ _OUT_OF_ORDER = frozenset(
         "UnrecognizedClientException",
     }
 )
-"""Codes of an entry that tell of the bus or of us, not of the event."""
+"""Codes of an entry that are about the bus or the credentials, not about the event."""
 _HOPELESS = frozenset({"InvalidArgument", "MalformedDetail", "ValidationException"})
 _REFUSED = frozenset({"ValidationException", "PayloadTooLargeException", "RequestEntityTooLarge", "413"})
-"""Codes of a whole call that one of its entries has brought about."""
+"""Codes of a whole call that one of its entries has caused."""
 
 _log = logging.getLogger("actionengine")
 
@@ -72,30 +72,30 @@ class _Entry(NamedTuple):
 
 
 class _Refused(Exception):
-    """A call that was not taken because of what is in it."""
+    """A call that was refused because of one of its entries."""
 
 
 class EventBridgePublisher:
     """Publishes events to an event bus: the detail is the structured CloudEvent, the detail type the event's type.
 
-    Events go out ten at a time, as many as fit into a call. Those of a call that are throttled are tried again, they
-    alone, up to `tries` times with a pause that grows; what is throttled still counts as `PublisherUnavailable`. An
-    event that is too large, or whose type has more than 128 characters, is refused for good, without the others.
+    A call takes at most ten events. Only those that are throttled are tried again, up to `tries` times with a growing
+    pause; after that they count as `PublisherUnavailable`. An event that is too large, or whose type has more than 128
+    characters, becomes a dead letter, without the others.
 
     EventBridge acknowledges an event when it has stored it; it keeps no order.
 
     Args:
         bus: the name or the ARN of the event bus.
-        source: the source of the entries and of the CloudEvents; not one of AWS (`aws.…`).
-        client: a boto3 client of `events`; then the next two are left out. By default one is made with short timeouts,
-            and with the credentials that boto3 finds.
-        region: such as `"eu-central-1"`; by default what boto3 finds.
-        endpoint_url: of another EventBridge than AWS's.
-        tries: how often an entry is sent in one call of `publish`; 1 or more.
-        pause: the longest wait before the second try, in seconds; it doubles with each, and chance shortens it.
+        source: the source of the entries and of the CloudEvents; `aws.…` is reserved.
+        client: a boto3 client of `events`; leave out the next two arguments then. The default has short timeouts, and
+            the credentials that boto3 finds.
+        region: for example `"eu-central-1"`; by default the region that boto3 finds.
+        endpoint_url: the URL of another EventBridge than AWS's.
+        tries: attempts for each entry in one call of `publish`; 1 or more.
+        pause: the longest wait before the second attempt, in seconds; it doubles with each attempt, with jitter.
 
     Raises:
-        ConfigurationError: where no region is found, and for values that cannot be used.
+        ConfigurationError: without a region, and for values that cannot be used.
     """
 
     def __init__(
@@ -110,13 +110,15 @@ class EventBridgePublisher:
         pause: float = 0.2,
     ) -> None:
         if not bus:
-            raise ConfigurationError("an event bus has a name or an ARN, not ''")
+            raise ConfigurationError("bus must be the name or the ARN of an event bus, not ''")
         if validate_source(source).startswith("aws."):
             raise ConfigurationError(f"a source that begins with 'aws.' is reserved for AWS: {source!r}")
         if tries < 1 or pause < 0:
-            raise ConfigurationError(f"tries are 1 or more, and a pause 0 seconds or more: not {tries!r} and {pause!r}")
+            raise ConfigurationError(
+                f"tries must be 1 or more, and pause 0 seconds or more, not {tries!r} and {pause!r}"
+            )
         if client is not None and (region is not None or endpoint_url is not None):
-            raise ConfigurationError("a client has its region and its endpoint already: leave out those, or the client")
+            raise ConfigurationError("pass a client, or region and endpoint_url: a client has its own")
         self._bus = bus
         self._source = source
         self._tries = tries
@@ -127,21 +129,18 @@ class EventBridgePublisher:
         return f"EventBridgePublisher({self._bus!r})"
 
     def start(self) -> None:
-        """Check that there are credentials, and that the bus is there, where they allow to ask.
-
-        Raises `PublisherUnavailable`.
-        """
+        """Check the credentials, and the bus if they allow it. Raise `PublisherUnavailable`."""
         try:
             self._client.describe_event_bus(Name=self._bus)
         except ClientError as error:
             if _code(error) not in ("AccessDenied", "AccessDeniedException"):
                 raise self._unavailable(error) from error
-            _log.debug("%r: not allowed to ask for the bus: %s", self, error)
+            _log.debug("%r: the credentials do not allow describing the bus: %s", self, error)
         except BotoCoreError as error:
             raise self._unavailable(error) from error
 
     def publish(self, events: Sequence[Event]) -> Failures:
-        """Publish events, and tell which were not taken. Raises `PublisherUnavailable` where that is why none was."""
+        """Publish events, and return the failures. Raise `PublisherUnavailable` if each event has that failure."""
         failures: dict[str, PublishError] = {}
         entries: list[_Entry] = []
         for event in events:
@@ -187,7 +186,7 @@ class EventBridgePublisher:
         return _Entry(event.id, size, fields)
 
     def _send(self, entries: Sequence[_Entry]) -> dict[str, PublishError]:
-        """Send what fits into one call. Raises `PublisherUnavailable` where the call as a whole had no success."""
+        """Send the entries of one call, and return the failures. Raise `PublisherUnavailable` if it fails."""
         failures: dict[str, PublishError] = {}
         waiting: dict[str, _Entry] = {entry.id: entry for entry in entries}
         throttled: dict[str, PublishError] = {}
@@ -215,7 +214,7 @@ class EventBridgePublisher:
         return failures | throttled
 
     def _send_each(self, entries: Sequence[_Entry], refusal: _Refused) -> dict[str, PublishError]:
-        """What a refused call held, one by one, so that only the culprit fails."""
+        """Send the entries of a refused call one by one, so that only the one at fault fails."""
         if len(entries) == 1:
             return {entries[0].id: PublishError(f"EventBridge refuses the event: {refusal}", retry=False)}
         failures: dict[str, PublishError] = {}
@@ -227,7 +226,7 @@ class EventBridgePublisher:
         return failures
 
     def _put(self, entries: Sequence[_Entry]) -> list[dict[str, Any]]:
-        """AWS's answer for each entry."""
+        """Return AWS's answer for each entry."""
         try:
             answer = self._client.put_events(Entries=[entry.fields for entry in entries])
         except ParamValidationError as error:
@@ -268,9 +267,9 @@ def _client(region: str | None, endpoint_url: str | None) -> Any:
         session = boto3.session.Session(region_name=region)
         return session.client("events", endpoint_url=endpoint_url, config=config)
     except NoRegionError:
-        raise ConfigurationError("EventBridge is in a region: give one, or set AWS_DEFAULT_REGION") from None
+        raise ConfigurationError("EventBridge needs a region: pass region, or set AWS_DEFAULT_REGION") from None
     except (BotoCoreError, ValueError) as error:
-        raise ConfigurationError(f"no client for EventBridge can be made: {error}") from error
+        raise ConfigurationError(f"boto3 cannot make a client for EventBridge: {error}") from error
 
 
 def _code(error: ClientError) -> str:

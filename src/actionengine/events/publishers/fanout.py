@@ -21,30 +21,29 @@ from actionengine.events.user_calls import call_out
 from actionengine.storage.outbox import EVENTS
 
 _BATCH_SIZE = 100
-"""Events that a publisher without a `batch_size` gets at once."""
+"""Events in one call of a publisher without a `batch_size`."""
 
 
 class Fanout:
-    """Gives each event to all of several publishers.
+    """Delivers each event to all of several publishers, its members.
 
-    An event is delivered once each of them has it. Where a call has delivered none, for a member was unavailable, the
-    relay waits. Which one has had it already is remembered while another one has
-    not, so that a further attempt repeats nothing; in this process's memory, so that a restart may.
+    An event is delivered when each member has it. If a call has delivered none because a member was unavailable, the
+    relay waits. The fanout remembers the members that have an event already, so that a further attempt repeats nothing.
+    It remembers them in memory, so that events may be repeated after a restart.
 
-    Each member gets batches of its own `batch_size`, and so many at once as its `concurrency` says; a `def publish`
-    runs in a thread.
+    Each member gets batches of its own `batch_size`, with its own `concurrency`; a `def publish` runs in a thread.
 
     Args:
-        publishers: one or more.
-        remember: events that are remembered, at most; of the oldest ones it is forgotten who has had them.
+        publishers: one or more publishers.
+        remember: the number of remembered events; the oldest are forgotten first.
 
     Raises:
-        ConfigurationError: for none, or for what has no `publish`.
+        ConfigurationError: without a publisher, or for an object without `publish`.
     """
 
     def __init__(self, *publishers: Publisher, remember: int = 10_000) -> None:
         if not publishers:
-            raise ConfigurationError("Fanout needs a publisher to give events to")
+            raise ConfigurationError("a Fanout needs one publisher or more")
         self._members = [_Member(publisher) for publisher in publishers]
         self.publishers = publishers
         self.remember = remember
@@ -53,15 +52,15 @@ class Fanout:
         self.concurrency = max(member.concurrency for member in self._members)
 
     async def start(self) -> None:
-        """Start the members that are not started yet. Raises what the first one raises that fails."""
+        """Start the members that are not started yet. Raise the error of the first one that fails."""
         await _all([member.start() for member in self._members])
 
     async def stop(self) -> None:
-        """Stop all members. Raises what the first one raises that fails."""
+        """Stop all members. Raise the error of the first one that fails."""
         await _all([member.stop() for member in self._members])
 
     async def publish(self, events: Sequence[Event]) -> Failures:
-        """Give events to all members that have not had them."""
+        """Publish events to all members that do not have them yet."""
         failures: dict[str, dict[_Member, PublishError]] = {}
         await _all([self._publish_to(member, events, failures) for member in self._members])
         for event in events:
@@ -74,7 +73,7 @@ class Fanout:
         if len(reported) == len(events) and all(
             isinstance(failure, PublisherUnavailable) for failure in reported.values()
         ):
-            # Nothing goes through: the relay had better wait than try one event after the other.
+            # Every event failed: the relay waits instead of trying one event after the other.
             raise PublisherUnavailable(next(iter(reported.values())).args[0])
         return reported
 
@@ -102,7 +101,7 @@ class Fanout:
 
 
 class _Nobody:
-    """A publisher of events that nobody wants."""
+    """A publisher for events that no other publisher takes."""
 
     name = "nobody"
 
@@ -114,10 +113,10 @@ nobody = _Nobody()
 
 
 def by_queue(publisher: Publisher) -> dict[str, Publisher]:
-    """Return who takes events from which queue of the outbox.
+    """Return the publisher of each queue of the outbox that a publisher takes from.
 
-    A publisher with `queues` takes none from the host's: each of these queues has a publisher of its own. Of a `Fanout`
-    each queue gets the members that take from it.
+    A publisher with `queues` takes none from the host's queue: each of these queues has a publisher of its own. A
+    `Fanout` is split into the members of each queue.
     """
     if not isinstance(publisher, Fanout):
         queues: Mapping[str, Publisher] | None = getattr(publisher, "queues", None)
@@ -135,11 +134,11 @@ def by_queue(publisher: Publisher) -> dict[str, Publisher]:
 
 
 class _Member:
-    """One of the publishers."""
+    """A publisher of a fanout."""
 
     def __init__(self, publisher: Any) -> None:
         if not callable(getattr(publisher, "publish", None)):
-            raise ConfigurationError(f"Fanout gives events to publishers, and {publisher!r} has no publish(events)")
+            raise ConfigurationError(f"a Fanout needs publishers, and {publisher!r} has no publish(events)")
         self.batch_size: int = getattr(publisher, "batch_size", _BATCH_SIZE)
         self.concurrency: int = getattr(publisher, "concurrency", 1)
         self._publisher = publisher
@@ -159,10 +158,10 @@ class _Member:
             await call_out(stop)
 
     async def publish(self, batch: Sequence[Event]) -> Failures:
-        """Why which of these events were not delivered."""
+        """Return the failures of these events."""
         failures = await self._publish(batch)
         if isinstance(failures, PublishError) and not isinstance(failures, PublisherUnavailable) and len(batch) > 1:
-            # Nobody knows for which of them.
+            # The error does not tell which event is at fault.
             return {id: failure for event in batch for id, failure in (await self.publish([event])).items()}
         if isinstance(failures, PublishError):
             failures = {event.id: failures for event in batch}
@@ -190,7 +189,7 @@ class _Member:
 
 
 def combined(failures: Sequence[PublishError]) -> PublishError:
-    """Several failures to deliver one event as one: it is unavailable if one is, and tried again if one may succeed."""
+    """Return several failures of one event as one: unavailable if one is, tried again if one may succeed."""
     if len(failures) == 1:
         return failures[0]
     reasons = "; ".join(map(str, failures))
@@ -200,7 +199,7 @@ def combined(failures: Sequence[PublishError]) -> PublishError:
 
 
 async def _all(coroutines: Sequence[Any]) -> None:
-    """Run all of them at once, to their ends; then raise what the first one raised that failed."""
+    """Run all of them at once, to their ends; then raise the error of the first one that failed."""
     if len(coroutines) == 1:
         await coroutines[0]
         return

@@ -1,4 +1,4 @@
-"""The port of publishers, what their failures are, and the publisher that calls a function."""
+"""The port of publishers, their failures, and the publisher that calls a function."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from actionengine.pipeline.plan import is_async
 
 
 class PublishError(Exception):
-    """An event could not be delivered, for a reason of its own.
+    """A failed attempt to deliver an event, for a reason of the event's own.
 
     It counts as one of the event's attempts. With `retry=False` no other attempt can succeed: the event becomes a dead
-    letter at once.
+    letter immediately.
     """
 
     def __init__(self, reason: str, *, retry: bool = True) -> None:
@@ -26,31 +26,29 @@ class PublishError(Exception):
 
 
 class PublisherUnavailable(PublishError):
-    """Nothing can be delivered at the moment: the broker is out of reach, throttles, or refuses our credentials.
+    """A failure of the broker, which cannot be reached, throttles, or refuses the credentials.
 
-    It counts against no event. The relay waits and tries again, until the broker is back.
+    It counts against no event. The relay waits and tries again, until the broker is available.
     """
 
 
 Failures = Mapping[str, PublishError]
-"""Why events were not delivered, by event id; whatever is not in it was."""
+"""The reasons why events were not delivered, by event id; all other events were delivered."""
 
 
 class Publisher(Protocol):
-    """Where events go.
+    """A destination of events.
 
-    `publish` may be a `def` (the relay runs it in a thread) or an `async def`. It gets events of which no two are about
-    the same subject of the same tenant, so that they may go out in any order and at once. It returns None, or the
-    failures; what it raises holds for all the events it was given. It is bounded by the relay's `publish_timeout`.
+    `publish` may be a `def` (the relay runs it in a thread) or an `async def`. No two of its events are about the same
+    subject of the same tenant, so that it may send them in any order and at once. It returns None, or the failures; an
+    error that it raises counts for all its events. The relay's `publish_timeout` bounds each call.
 
-    Where a publisher has a `batch_size`, it gets no more events than that in a call (100 without); where it has a
-    `concurrency`, so many calls are made at once (one without).
+    These attributes are optional: `batch_size`, the most events of one call (100 by default); `concurrency`, the number
+    of calls at once (1 by default); and `queues`, for a publisher that takes events from other queues of the outbox
+    than the host's: a publisher for each of them, by name.
 
-    A publisher that takes events from other queues of the outbox than the host's has `queues`: a publisher for each of
-    them, by name.
-
-    Two more methods are called where a publisher has them, `def` or `async def`: `start()` before the first event, and
-    again after it has failed; and `stop()` at the end.
+    These methods are optional, `def` or `async def`: `start()`, which is called before the first event, and again after
+    a failure; and `stop()`, which is called at the end.
     """
 
     def publish(self, events: Sequence[Event]) -> Failures | Awaitable[Failures | None] | None:
@@ -58,19 +56,19 @@ class Publisher(Protocol):
 
 
 class CallbackPublisher:
-    """Calls a function, `def` or `async def`, for one event at a time; for `concurrency` events at once, where it may.
+    """Calls a function, `def` or `async def`, with each event, for `concurrency` events at once.
 
-    What it raises is a failed attempt of that event; it may raise `PublishError` and `PublisherUnavailable` itself. A
-    `Failure` that it returns, such as an inbox's or an engine's, is one too: what no other attempt can mend
-    (`invalid_input`, `forbidden`, …) makes a dead letter at once, and `unavailable` counts against no event. The
-    relay's `publish_timeout` bounds each call.
+    An error that it raises is a failed attempt of that event; it may raise `PublishError` and `PublisherUnavailable`. A
+    `Failure` that it returns, for example an inbox's or an engine's, is one too: an error that no other attempt can
+    avoid (`invalid_input`, `forbidden`, …) makes a dead letter immediately, and `unavailable` counts against no event.
+    The relay's `publish_timeout` bounds each call.
     """
 
     batch_size = 1
 
     def __init__(self, function: Callable[[Event], Any], *, concurrency: int = 1) -> None:
         if not callable(function):
-            raise ConfigurationError(f"a callback is a function of an event, not {function!r}")
+            raise ConfigurationError(f"a callback must be a function of an event, not {function!r}")
         self.concurrency = concurrency
         self._function = function
         self.publish = self._publish_async if is_async(function) else self._publish
@@ -79,7 +77,7 @@ class CallbackPublisher:
         for number, event in enumerate(events, 1):
             returned = self._function(event)
             if inspect.isawaitable(returned):
-                return self._go_on(returned, events[number:])
+                return self._await_and_continue(returned, events[number:])
             _check_returned(returned)
         return None
 
@@ -88,7 +86,7 @@ class CallbackPublisher:
             returned = self._function(event)
             _check_returned(await returned if inspect.isawaitable(returned) else returned)
 
-    async def _go_on(self, returned: Awaitable[Any], rest: Sequence[Event]) -> None:
+    async def _await_and_continue(self, returned: Awaitable[Any], rest: Sequence[Event]) -> None:
         _check_returned(await returned)
         await self._publish_async(rest)
 
@@ -104,16 +102,16 @@ _FINAL = frozenset(
         ErrorCode.IDEMPOTENCY_MISMATCH,
     }
 )
-"""What no other attempt can mend."""
+"""Codes of errors that every other attempt would have too."""
 
 
 class ConnectionLost(PublisherUnavailable):
-    """A connection was lost or refused: for want of a broker, or because of what was sent."""
+    """A connection that was lost or refused, because the broker is down or because of a message."""
 
 
 def failed_action(error: ActionError, name: str = "") -> PublishError | None:
-    """What the failure of an action means for the event that it was for; None where it counts as delivered: an approval
-    that is waited for holds it."""
+    """Return the failure of an event whose action has failed; None for an action that waits for an approval, since the
+    approval holds the event."""
     if error.code is ErrorCode.APPROVAL_REQUIRED:
         return None
     reason = f"{name}{': ' if name else ''}{error.code}: {error}"
@@ -131,7 +129,7 @@ def _check_returned(returned: Any) -> None:
 
 
 def validate_answer(answer: Any, events: Sequence[Event]) -> Failures | PublishError:
-    """What `publish` has answered, where it may answer so; otherwise what is wrong with it."""
+    """Return the failures in the answer of `publish`, or the error of an unusable answer."""
     if answer is None:
         return {}
     if not isinstance(answer, Mapping):
@@ -146,8 +144,8 @@ def validate_answer(answer: Any, events: Sequence[Event]) -> Failures | PublishE
 
 
 def as_publish_error(error: Exception) -> Exception:
-    """What a publisher or a callback has raised, as a `PublishError`: one of its own as it is, a lost or refused
-    connection as `PublisherUnavailable`. A `TimeoutError` stays one: whose fault it is depends."""
+    """Return an error of a publisher or a callback as a `PublishError`; a lost or refused connection as
+    `ConnectionLost`. A `TimeoutError` stays one, since it does not tell which event is at fault."""
     if isinstance(error, PublishError | TimeoutError):
         return error
     reason = f"{type(error).__name__}: {error_text(error)}"
@@ -155,7 +153,7 @@ def as_publish_error(error: Exception) -> Exception:
 
 
 def error_text(error: BaseException) -> str:
-    """The text of an exception, also of one that cannot say it."""
+    """Return the text of an exception, even if its `__str__` raises."""
     try:
         return str(error)
     except Exception as worse:
