@@ -28,10 +28,6 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypeAliasType, TypedDict
 
 from actionengine.masking.masking import (
-    MASK,
-    NOTHING,
-    Everything,
-    Sensitive,
     check_finite,
     forms_of,
     mask,
@@ -43,11 +39,20 @@ from actionengine.masking.masking import (
     scrub,
     scrub_json,
     scrub_text,
-    searchable_json,
     secrets_in,
-    sensitive_names,
 )
-from actionengine.masking.secret_types import is_plain, leaves, revealed, typed_secrets
+from actionengine.masking.secret_types import (
+    MASK,
+    NOTHING,
+    Everything,
+    Sensitive,
+    is_plain,
+    leaves,
+    revealed,
+    searchable_json,
+    sensitive_names,
+    typed_secrets,
+)
 
 T = TypeVar("T")
 Marked = Annotated[str, Sensitive()]

@@ -34,7 +34,8 @@ from actionengine import (
     create_action,
     create_event_type,
 )
-from actionengine.masking.masking import MASK, scrub_text
+from actionengine.masking.masking import scrub_text
+from actionengine.masking.secret_types import MASK
 from tests.conftest import Execute, log_of
 
 EngineOf = Callable[..., Engine]

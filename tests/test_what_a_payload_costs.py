@@ -26,7 +26,8 @@ from actionengine import (
     create_service,
 )
 from actionengine.errors import ActionError
-from actionengine.masking.masking import MASK, scrub, scrub_text
+from actionengine.masking.masking import scrub, scrub_text
+from actionengine.masking.secret_types import MASK
 from actionengine.pipeline.payload import read_payload
 from actionengine.text.json_bounds import has_more_values
 

@@ -62,7 +62,7 @@ from actionengine.hooks import HookContext as HookContext
 from actionengine.hooks import HookLog as HookLog
 from actionengine.hooks import HookLogEntry as HookLogEntry
 from actionengine.hooks import PipelineResult as PipelineResult
-from actionengine.masking.masking import Sensitive as Sensitive
+from actionengine.masking.secret_types import Sensitive as Sensitive
 from actionengine.pipeline.payload import Limits as Limits
 from actionengine.storage.errors import SerializationFailure as SerializationFailure
 from actionengine.storage.errors import StorageError as StorageError

@@ -107,7 +107,7 @@ def decide_without_roles(request: AccessRequest) -> Decision:
 def decide(request: AccessRequest, names: Iterable[str], roles: Mapping[str, Role]) -> Decision:
     """Return the decision for an actor with the roles of these `names`, which `roles` defines."""
     held = dict.fromkeys((*request.actor.roles, *names))
-    reason = "open to every actor of the tenant"
+    reason = OPEN.reason
     if request.access_control and PUBLIC not in request.access_control:
         matching = next((name for name in request.access_control if name in held), None)
         if matching is None:
@@ -118,28 +118,17 @@ def decide(request: AccessRequest, names: Iterable[str], roles: Mapping[str, Rol
         return Decision(True, reason)
     for name in held:
         for rule in roles[name].deny if name in roles else ():
-            if rule.covers(permission) and _denies(rule, request):
+            if rule.covers(permission) and rule.resource in (None, request.resource):
                 return Decision(False, f"role {name} denies {rule}")
     for granted in request.actor.permissions:
         if pattern_covers(granted, permission):
             return Decision(True, f"the actor's own permission {granted}")
     for name in held:
         for rule in roles[name].allow if name in roles else ():
-            if rule.covers(permission) and _allows(rule, request):
+            if rule.covers(permission) and (request.resource_is_pending or rule.resource in (None, request.resource)):
                 return Decision(True, f"role {name} allows {rule}")
-    return Decision(False, f"needs the permission {permission}" + _on(request.resource))
-
-
-def _denies(rule: Rule, request: AccessRequest) -> bool:
-    return rule.resource is None or rule.resource == request.resource
-
-
-def _allows(rule: Rule, request: AccessRequest) -> bool:
-    return rule.resource is None or rule.resource == request.resource or request.resource_is_pending
-
-
-def _on(resource: str | None) -> str:
-    return "" if resource is None else f" on {resource}"
+    on_resource = "" if request.resource is None else f" on {request.resource}"
+    return Decision(False, f"needs the permission {permission}{on_resource}")
 
 
 def _rules(rules: Iterable[Rule | str]) -> tuple[Rule, ...]:

@@ -14,7 +14,7 @@ from actionengine.boundary.files.paths import ModuleFolder, ModulePath
 from actionengine.boundary.files.unified_diff import changed_lines, check_diff
 from actionengine.boundary.module_handle import ModuleHandle
 from actionengine.errors import ActionError, ErrorCode, storable_text
-from actionengine.masking.masking import Sensitive
+from actionengine.masking.secret_types import Sensitive
 
 ABSENT = "absent"
 """The `expected_sha256` of a file that must not exist."""

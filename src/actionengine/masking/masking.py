@@ -20,41 +20,13 @@ from actionengine.masking.secret_types import (
     CONTAINERS,
     MASK,
     MASKING,
-    NOTHING,
     Everything,
-    Sensitive,
     is_plain,
     leaves,
     revealed,
-    searchable_json,
-    sensitive_names,
     typed_secrets,
 )
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, check_readable
-
-__all__ = [
-    "MASK",
-    "NOTHING",
-    "Everything",
-    "Learn",
-    "Sensitive",
-    "check_finite",
-    "encode",
-    "forms_of",
-    "mask",
-    "mask_by_type",
-    "masked_by_name",
-    "masked_finite_json",
-    "masked_json",
-    "masked_json_of",
-    "revealed_json",
-    "scrub",
-    "scrub_json",
-    "scrub_text",
-    "searchable_json",
-    "secrets_in",
-    "sensitive_names",
-]
 
 _MIN_LENGTH_IN_TEXT = 4
 _MIN_LINE_LENGTH = 8

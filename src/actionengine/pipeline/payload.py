@@ -15,8 +15,8 @@ from pydantic.plugin._schema_validator import PluggableSchemaValidator
 from pydantic_core import SchemaValidator, from_json, to_json
 
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.masking.masking import NOTHING, masked_json, revealed_json
-from actionengine.masking.secret_types import is_scalar
+from actionengine.masking.masking import masked_json, revealed_json
+from actionengine.masking.secret_types import NOTHING, is_scalar
 from actionengine.pipeline.stored_form import NotStorable, check_instance
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, check_readable, has_more_values, is_deeper
 

@@ -19,7 +19,7 @@ from actionengine.actions import Action, ApprovalPolicy, HookDefinition, Service
 from actionengine.context import ACTOR_TYPES, PUBLIC
 from actionengine.errors import ConfigurationError, storable_text
 from actionengine.event_types import by_type
-from actionengine.masking.masking import NOTHING, Everything, sensitive_names
+from actionengine.masking.secret_types import NOTHING, Everything, sensitive_names
 from actionengine.pipeline.signatures import read_signature
 from actionengine.pipeline.stored_form import ResultForm
 from actionengine.text.names import check_pattern, check_permission

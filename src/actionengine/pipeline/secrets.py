@@ -9,18 +9,15 @@ from pydantic_core import from_json
 
 from actionengine.errors import ActionError
 from actionengine.masking.masking import (
-    NOTHING,
-    Everything,
     forms_of,
     masked_by_name,
     masked_json,
     scrub,
     scrub_json,
     scrub_text,
-    searchable_json,
     secrets_in,
 )
-from actionengine.masking.secret_types import typed_secrets
+from actionengine.masking.secret_types import NOTHING, Everything, searchable_json, typed_secrets
 from actionengine.pipeline.payload import Payload
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.storage.rows import EventRow, LogRow

@@ -18,8 +18,8 @@ from pydantic_core import from_json, to_json
 from typing_extensions import is_typeddict
 
 from actionengine.hooks import HookLog, HookLogEntry, PipelineResult
-from actionengine.masking.masking import MASK, check_finite, masked_json, revealed_json
-from actionengine.masking.secret_types import is_plain
+from actionengine.masking.masking import check_finite, masked_json, revealed_json
+from actionengine.masking.secret_types import MASK, is_plain
 
 Form = Literal["json", "typed", "named"]
 """The way to read a stored result: as plain JSON values, or as the annotated type by aliases or field names."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from pydantic import ValidationError
 
-from actionengine.masking.masking import Everything
+from actionengine.masking.secret_types import Everything
 
 
 def field_errors(error: ValidationError, sensitive: Collection[str] = ()) -> list[dict[str, str]]:

@@ -16,7 +16,6 @@ MAX_SHOWN_LENGTH: Final = 100
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 """Invisible characters, besides control and format characters and variation selectors."""
 
-
 MAX_PERMISSION_LENGTH = 255
 """Characters of the name of a permission."""
 

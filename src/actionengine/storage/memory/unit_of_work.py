@@ -80,8 +80,9 @@ class MemoryUnitOfWork(MemoryTransaction):
             self._check_open()
             end = len(data.log) if query.before is None else bisect_left(data.log, query.before, key=attrgetter("id"))
             rows = (data.log[number] for number in range(end - 1, -1, -1))
-            json = ((row, (row.input, row.output, row.error)) for row in rows if _matches_query(row, query))
-            sized = ((row, sum(len(each or b"") for each in values)) for row, values in json)
+            about = (row for row in rows if query.subject is None or query.subject in row.subjects)
+            found = filter(query.matches, about)
+            sized = ((row, sum(len(each or b"") for each in (row.input, row.output, row.error))) for row in found)
             return page_of(sized, query.limit, attrgetter("id"))
 
     async def last_position(self) -> int:
@@ -204,7 +205,3 @@ class MemoryUnitOfWork(MemoryTransaction):
         if isinstance(held, ClaimHolder):
             for wake in held.waiters:
                 wake()
-
-
-def _matches_query(row: LogRow, query: LogQuery) -> bool:
-    return (query.subject is None or query.subject in row.subjects) and query.matches(row)
