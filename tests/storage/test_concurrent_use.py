@@ -153,9 +153,7 @@ def test_threads_open_one_transaction(fresh: Callable[[], Any], acme: Tenant) ->
     assert entry.input_tokens == len(NUMBERS)
 
 
-def test_threads_of_a_def_handler_under_an_event_loop_work_or_are_refused(
-    fresh: Callable[[], Any], acme: Tenant
-) -> None:
+def test_threads_under_an_event_loop_work_or_are_refused(fresh: Callable[[], Any], acme: Tenant) -> None:
     refusals: set[bool] = set()
 
     def put(data: Any, ctx: ActionContext) -> Result[Any, Any]:
@@ -237,7 +235,7 @@ async def put_and_fail(data: Any, ctx: ActionContext) -> Result[Any, Any]:
     return Failure("no")
 
 
-def test_what_a_task_writes_beside_a_nested_action_is_kept_or_refused(fresh: Callable[[], Any], acme: Tenant) -> None:
+def test_writes_beside_a_nested_action_are_kept_or_refused(fresh: Callable[[], Any], acme: Tenant) -> None:
     refusals: list[str] = []
 
     async def beside(data: Any, ctx: ActionContext) -> Result[Any, Any]:
@@ -312,9 +310,7 @@ def test_of_nested_actions_in_threads_each_works_or_is_refused(fresh: Callable[[
 
 @pytest.mark.parametrize("fresh", ["sqlite", "postgresql"], indirect=True)
 @pytest.mark.parametrize("of", ["session", "connection"])
-def test_what_a_task_writes_beside_a_savepoint_is_kept_or_refused(
-    fresh: Callable[[], Any], acme: Tenant, of: str
-) -> None:
+def test_writes_beside_a_savepoint_are_kept_or_refused(fresh: Callable[[], Any], acme: Tenant, of: str) -> None:
     refusals: list[str] = []
 
     async def beside(data: Any, ctx: ActionContext) -> Result[Any, Any]:
@@ -363,7 +359,7 @@ def test_tasks_inside_a_savepoint_work_in_it(fresh: Callable[[], Any], acme: Ten
 # What a handler leaves running
 
 
-def test_a_task_that_is_left_running_writes_in_time_or_is_refused(fresh: Callable[[], Any], acme: Tenant) -> None:
+def test_a_task_left_running_writes_in_time_or_is_refused(fresh: Callable[[], Any], acme: Tenant) -> None:
     told: list[str] = []
     tasks: list[asyncio.Task[None]] = []
 

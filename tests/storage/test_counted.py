@@ -151,7 +151,7 @@ def test_rows_in_memory_are_found_as_a_transaction_sees_them() -> None:
     assert ids(unit_of(storage, tenant), limit=10) == ["c00000", "c00000a", "c00001", "c00003"]
 
 
-def test_the_status_in_memory_follows_what_is_delivered_killed_redriven_and_skipped(
+def test_the_status_in_memory_follows_each_delivery(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     storage = InMemoryStorage()
@@ -263,7 +263,7 @@ def check_counts(storage: Any, tenant: Tenant, types: list[str] | None) -> None:
         assert storage.count_events(tenant, types=types, after=stored.position) == len(read) - number - 1
 
 
-def test_a_purge_passes_none_of_the_keys_that_were_forgotten_while_a_snapshot_is_held(
+def test_a_purge_beside_a_held_snapshot_skips_no_keys(
     postgres: PostgresBackend,
 ) -> None:
     numbers = iter(range(10**6))

@@ -124,7 +124,7 @@ def go(request: pytest.FixtureRequest, engine: Engine, sql_storage: SQLStorage, 
     return sync if request.param == "sync" else asynchronous
 
 
-def test_a_def_handler_with_a_deadline_uses_the_database_as_any_other(go: Go) -> None:
+def test_a_def_handler_with_a_deadline_uses_the_database(go: Go) -> None:
     assert go("quick", "nesting") == [Success(1), Success(2)]
 
 
@@ -160,7 +160,7 @@ def test_a_handler_that_is_left_behind_writes_nothing_more(
 
 
 @pytest.mark.parametrize("sql_database", ["sqlite"], indirect=True)
-def test_a_handler_that_is_left_behind_while_it_waits_for_its_turn_takes_none(
+def test_an_abandoned_handler_never_takes_the_writer_lock(
     go: Go, engine: Engine, request_context: RequestContext, late: list[str], release: threading.Event
 ) -> None:
     holder = threading.Thread(target=engine.execute_action, args=("notes", "holding", {}, request_context))

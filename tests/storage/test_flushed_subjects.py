@@ -296,7 +296,7 @@ def test_rows_are_the_subjects_of_the_action_that_changed_them(subjects: Any) ->
     ]
 
 
-def test_rows_are_the_subjects_of_nested_actions_that_use_the_session_first(subjects: Any) -> None:
+def test_rows_are_subjects_of_the_nested_action_that_wrote_them(subjects: Any) -> None:
     assert subjects("nested_first") == [("nested_first", ["orders/33"]), ("add", []), ("add", ["orders/32"])]
 
 

@@ -106,7 +106,7 @@ def check_no_update_is_lost(rounds: int) -> None:
 
 @pytest.mark.usefixtures("hasty_threads")
 def test_no_increment_is_lost_and_none_counts_twice() -> None:
-    check_no_update_is_lost(rounds=100)
+    check_no_update_is_lost(rounds=30)
 
 
 @pytest.mark.soak

@@ -318,7 +318,7 @@ def attempts() -> list[tuple[str, Callable[[Any], Any], bool]]:
     ("name", "attempt", "is_kept"), attempts(), ids=lambda value: value if isinstance(value, str) else ""
 )
 @pytest.mark.parametrize("backend", ["sync", "async"])
-def test_whatever_a_handler_does_with_its_session_loses_no_write_in_silence(
+def test_no_use_of_a_session_loses_a_write_silently(
     sql_database: SQLDatabase,
     sql_storage: SQLStorage,
     tenant: Tenant,

@@ -123,7 +123,7 @@ def test_a_document_whose_generated_id_is_taken_is_a_conflict(
     assert engine.execute_action("notes", "count", None, context) == Success(1)
 
 
-def test_who_catches_the_conflict_of_a_generated_id_commits_nothing_that_is_lost(
+def test_a_caught_conflict_of_a_generated_id_loses_no_write(
     notes: tuple[Engine, RequestContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, context = notes
@@ -179,7 +179,7 @@ def _assert_gone(backend: Backend) -> None:
         backend.run(rows.update([{"id": "missing", "updated_at": datetime.now(UTC)}]))
 
     assert refused.value.code is ErrorCode.CONFLICT
-    assert "is gone" in refused.value.message
+    assert "does not exist any more" in refused.value.message
     backend.run(unit.rollback())
 
 

@@ -29,7 +29,7 @@ def engine_on(storage: SQLStorage, max_age: float) -> Engine:
 
 
 @pytest.mark.parametrize("change", ["granted", "revoked"])
-def test_roles_changed_in_another_process_are_in_force_within_the_bound(sql_database: SQLDatabase, change: str) -> None:
+def test_roles_changed_by_another_process_apply_in_time(sql_database: SQLDatabase, change: str) -> None:
     bound = 0.5
     with sql_database.open() as here, sql_database.open() as there:
         tenant = here.create_tenant(slug="acme", name="Acme")

@@ -172,7 +172,7 @@ def test_the_first_writer_wins(
         run_sync(here(unit))
 
 
-def test_a_document_that_another_unit_changes_is_a_conflict_at_once(storage: InMemoryStorage, tenant: Tenant) -> None:
+def test_a_document_changed_by_another_unit_conflicts_at_once(storage: InMemoryStorage, tenant: Tenant) -> None:
     write(storage, tenant, insert("n1"))
     first, second = unit_of(storage, tenant), unit_of(storage, tenant)
     run_sync(update("n1", 1)(first))

@@ -90,9 +90,7 @@ def test_waiting_in_vain_leaves_nothing_held(backend: Backend, storage: InMemory
     value_of(backend.run(harness.execute("notes.put", {}, key="key")))
 
 
-def test_a_handler_that_outlasts_its_time_leaves_nothing_and_can_write_nothing(
-    backend: Backend, storage: InMemoryStorage
-) -> None:
+def test_a_handler_past_its_deadline_writes_nothing(backend: Backend, storage: InMemoryStorage) -> None:
     late, ended = threading.Event(), threading.Event()
     refusals: list[type[BaseException]] = []
 

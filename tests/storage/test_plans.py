@@ -196,7 +196,7 @@ def database(postgres_server: str) -> Iterator[tuple[PostgresBackend, Captured]]
         yield backend, statements
 
 
-def test_each_statement_on_sqlite_uses_the_index_that_is_named(file: tuple[SQLiteBackend, Captured]) -> None:
+def test_each_statement_on_sqlite_uses_the_named_index(file: tuple[SQLiteBackend, Captured]) -> None:
     backend, statements = file
     with closing(sqlite3.connect(backend.path)) as connection:
         connection.create_function("ae_writing_tenant", 0, lambda: None)
@@ -208,7 +208,7 @@ def test_each_statement_on_sqlite_uses_the_index_that_is_named(file: tuple[SQLit
 
 
 @pytest.mark.parametrize("plans", ["custom", "generic"])
-def test_each_statement_on_postgresql_uses_the_index_that_is_named(
+def test_each_statement_on_postgresql_uses_the_named_index(
     database: tuple[PostgresBackend, Captured], plans: str
 ) -> None:
     backend, statements = database
@@ -233,7 +233,7 @@ def test_each_statement_on_postgresql_uses_the_index_that_is_named(
     }
 
 
-def test_each_index_is_used_by_a_statement_or_named_with_what_needs_it(
+def test_each_index_has_a_statement_or_a_named_need(
     file: tuple[SQLiteBackend, Captured], database: tuple[PostgresBackend, Captured]
 ) -> None:
     named = {index for indexes in (*INDEXES.values(), *ON_POSTGRESQL.values()) for index in indexes} | OTHERS.keys()

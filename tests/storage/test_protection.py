@@ -496,7 +496,7 @@ UNPROTECTED = {
 }
 
 
-def test_a_storage_refuses_a_database_without_the_declared_protection(sql_database: SQLDatabase) -> None:
+def test_a_database_without_declared_protection_is_refused(sql_database: SQLDatabase) -> None:
     table = protect_table(table_of("expenses"))
     other = protect_table(table_of("elsewhere"))
     with sql_database.owning() as connection:
@@ -520,7 +520,7 @@ def test_a_storage_refuses_a_database_without_the_declared_protection(sql_databa
         assert storage.database.protection.is_complete
 
 
-def test_an_action_does_not_read_a_table_that_lost_its_protection(sql_database: SQLDatabase) -> None:
+def test_an_action_reads_no_table_that_lost_its_protection(sql_database: SQLDatabase) -> None:
     table = protect_table(table_of("expenses"))
     with sql_database.owning() as connection:
         connection.execute(text(UNPROTECTED[sql_database.name]))
@@ -535,9 +535,7 @@ def test_an_action_does_not_read_a_table_that_lost_its_protection(sql_database: 
 
 @pytest.mark.parametrize("is_text", [True, False])
 @pytest.mark.parametrize("declared_when", ["before", "after"])
-def test_a_table_that_appears_later_is_compared_before_it_is_used(
-    sql_database: SQLDatabase, is_text: bool, declared_when: str
-) -> None:
+def test_a_later_table_is_compared_before_its_use(sql_database: SQLDatabase, is_text: bool, declared_when: str) -> None:
     table = table_of("Expenses")
     if declared_when == "before":
         protect_table(table)
@@ -559,7 +557,7 @@ def test_a_table_that_appears_later_is_compared_before_it_is_used(
         assert read == Success(0)
 
 
-def test_a_table_that_appears_later_is_compared_under_an_event_loop(sql_database: SQLDatabase) -> None:
+def test_a_later_table_is_compared_under_an_event_loop(sql_database: SQLDatabase) -> None:
     table = protect_table(table_of("expenses"))
 
     async def read(data: None, ctx: ActionContext) -> Any:
@@ -623,7 +621,7 @@ def test_a_table_of_any_name_is_protected_on_sqlite(file: Engine, name: str) -> 
         assert compare_sqlite(query_of(connection), []).carrying == []
 
 
-def test_a_renamed_table_keeps_its_triggers_and_a_new_one_gets_its_own(file: Engine) -> None:
+def test_renamed_and_new_tables_have_their_triggers(file: Engine) -> None:
     old, new = protect_table(table_of("jobs")), protect_table(table_of("archive"))
 
     with file.begin() as connection:
@@ -733,7 +731,7 @@ def test_a_table_that_appears_later_may_have_any_name(sql_database: SQLDatabase,
         assert isinstance(engine.execute_action("test", "read", None, context), Failure)
 
 
-def test_a_statement_that_only_looks_as_if_it_named_a_table_is_compared_once(
+def test_a_false_mention_of_a_table_is_compared_once(
     sql_database: SQLDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = protect_table(table_of("e"))

@@ -294,7 +294,7 @@ def test_what_is_pending_in_a_nested_action_follows_it(
     assert go("names") == Success(["pending"] if is_done else [])
 
 
-def test_a_nested_flush_that_fails_takes_back_the_nested_action_only(go: Callable[..., Any]) -> None:
+def test_a_failed_nested_flush_undoes_only_the_nested_action(go: Callable[..., Any]) -> None:
     go("add", {"id": 1, "name": "mend"}).unwrap()
 
     assert go("add_around_failed_flush", {"taken": "mend"}) == Success("conflict")
@@ -371,7 +371,7 @@ def test_a_session_is_of_no_use_afterwards(go: Callable[..., Any]) -> None:
     KEPT.clear()
     go("keep").unwrap()
 
-    with pytest.raises(Exception, match="is over"):
+    with pytest.raises(Exception, match="has ended"):
         KEPT[0].execute(text("SELECT 1"))
 
 
@@ -416,6 +416,6 @@ def test_nobody_writes_outside_an_action(
     assert go("names") == Success(["mend"])
 
 
-def test_a_table_that_does_not_say_whose_its_rows_are_cannot_be_protected() -> None:
+def test_a_table_without_a_tenant_column_cannot_be_protected() -> None:
     with pytest.raises(ConfigurationError, match="no column 'customer_id'"):
         protect_table(Job.__table__, tenant_column="customer_id")

@@ -125,7 +125,7 @@ def test_what_is_append_only_is_not_replaced_either(storage: SQLiteStorage, engi
     assert "append-only" in str(answer.failure())
 
 
-def test_a_connection_whose_opening_was_cancelled_is_closed_without_a_warning(tmp_path: Path) -> None:
+def test_a_connection_cancelled_while_opening_is_closed(tmp_path: Path) -> None:
     """Python 3.13 and newer warn of a connection that nobody has closed."""
     path = tmp_path / "cancelled.db"
     opens, is_cancelled = threading.Event(), threading.Event()

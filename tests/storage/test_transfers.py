@@ -117,5 +117,5 @@ def test_16_threads_that_often_give_up_keep_every_balance(storage: InMemoryStora
 
 @pytest.mark.soak
 @pytest.mark.usefixtures("hasty_threads")
-def test_16_threads_that_often_give_up_keep_every_balance_for_long(storage: InMemoryStorage, tenant: Tenant) -> None:
+def test_16_threads_that_often_give_up_keep_balances_for_long(storage: InMemoryStorage, tenant: Tenant) -> None:
     hammer(storage, tenant, rounds=3000)
