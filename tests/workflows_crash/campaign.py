@@ -1,4 +1,4 @@
-"""A campaign: two tenants' runs on one database, workers that are killed, and what has to be there in the end."""
+"""A campaign: two tenants' runs on one database, workers that are killed, and checks of the result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.workflows_crash.workers import Worker, WorkerStarter
 
 PAGE = 1000
 PATIENCE = 90.0
-"""Seconds after which a campaign has to have come on, once nobody is killed any more."""
+"""Seconds in which a campaign has to make progress after the last kill."""
 
 STEP_ACTIONS = (
     "workflow_steps.perform",
@@ -40,7 +40,7 @@ STEP_ACTIONS = (
 
 
 class Place(NamedTuple):
-    """A database for the business, one for the durable engine, and a folder for what handlers remember beside them."""
+    """A database for the business, one for the durable engine, and a folder for the files of handlers."""
 
     sql_database: SQLDatabase
     durable_url: str
@@ -48,7 +48,7 @@ class Place(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """What a campaign was."""
+    """The size of a campaign."""
 
     runs: int
     steps: int
@@ -56,7 +56,7 @@ class Tally(NamedTuple):
 
 
 class Campaign:
-    """The runs of two tenants, beside each other."""
+    """The runs of two tenants on one database."""
 
     def __init__(self, place: Place, starter: WorkerStarter, seed: object) -> None:
         self.dice = random.Random(repr(seed))
@@ -84,7 +84,7 @@ class Campaign:
     def start_runs(
         self, count: int, keys: Sequence[str] = BEGUN_BY_HAND, tenants: Sequence[Tenant] | None = None
     ) -> None:
-        """So many more runs for each tenant, or each of these, of these workflows, one after the other."""
+        """Start so many runs for each tenant, of these workflows in turn."""
         for number in range(count):
             key = keys[(len(self._started) // 2 + number) % len(keys)]
             for tenant in tenants or self.tenants:
@@ -96,11 +96,11 @@ class Campaign:
                 }
                 run = self.ask(tenant, "workflows", "start", {"key": key, "input": input})
                 self._started[run.id] = key
-                # A parent has a child, and a bell an echo.
+                # A parent starts a child, and a bell an echo.
                 self._expected_runs += 2 if key in ("parent", "ringing") else 1
 
     def worker(self, point: str | None = None, number: int = 1, **how: Any) -> Worker:
-        """A new worker, which dies when it comes to a point for the time `number`; `how` are fields of its order."""
+        """Start a worker that dies when it reaches a point `number` times. `how` are fields of its order."""
         tenants = [[str(tenant.id), tenant.slug] for tenant in self.tenants]
         order = Order(
             self.place.sql_database.url,
@@ -114,8 +114,8 @@ class Campaign:
         return self._workers[-1]
 
     def wait_for_the_end(self) -> None:
-        """Until all runs have ended, all events are delivered, and the durable engine has nothing more to do. As long
-        as there is progress, there is patience."""
+        """Wait until all runs have ended, all events are delivered, and the durable engine is idle, as long as there is
+        progress."""
         while True:
             before = self._progress()
             try:
@@ -132,10 +132,10 @@ class Campaign:
             return None
 
     def wait_until(self, condition: Callable[[], bool], patience: float = PATIENCE) -> None:
-        """Wait for something that has to come."""
+        """Wait until a condition holds."""
         deadline = time.monotonic() + patience
         while not condition():
-            assert time.monotonic() < deadline, f"this did not come about within {patience} s: {self._state()}"
+            assert time.monotonic() < deadline, f"the condition did not hold within {patience} s: {self._state()}"
             time.sleep(0.05)
 
     def ask(self, tenant: Tenant, service: str, action: str, payload: Any, actor: str = "ann") -> Any:
@@ -143,7 +143,7 @@ class Campaign:
         return value_of(self._engine.execute_action(service, action, payload, context))
 
     def statuses(self) -> Counter[str]:
-        """How many runs there are of each status."""
+        """Return the number of runs of each status."""
         runs = (run for tenant in self.tenants for run in self.documents(tenant, "ae_workflow_runs"))
         return Counter(run.data["status"] for run in runs)
 
@@ -160,17 +160,17 @@ class Campaign:
         finally:
             run_sync(unit.rollback())
 
-    # What has to be there
+    # Checks
 
     def check(self) -> Tally:
-        """That everything is as if nobody had ever been killed."""
+        """Check that everything is as without kills."""
         steps = sum(self._check_tenant(tenant) for tenant in self.tenants)
         lost = {id: status for id, status in self.durable().items() if status in ("PENDING", "ENQUEUED", "ERROR")}
         assert lost == {}
         return Tally(self._expected_runs, steps, time.monotonic() - self._begun)
 
     def durable(self) -> Mapping[str, str]:
-        """The status of each execution that the durable engine knows."""
+        """Return the status of each execution of the durable engine."""
         url = durable_url(self.place.durable_url)
         table = "workflow_status" if url.get_backend_name() == "sqlite" else "dbos.workflow_status"
         engine = create_engine(url)
@@ -208,7 +208,7 @@ class Campaign:
         return sum(str(id) in ours for (id,) in rows)
 
     def _state(self) -> str:
-        """What there is to say of a campaign that does not end."""
+        """Return the state of a campaign that does not end."""
         going = {
             run.id: (run.data["workflow_key"], run.data["status"], run.data["step"], run.data["position"])
             for tenant in self.tenants
@@ -227,7 +227,7 @@ class Campaign:
         )
 
     def _check_tenant(self, tenant: Tenant) -> int:
-        """The number of steps that this tenant's runs have taken."""
+        """Check a tenant, and return the number of steps of its runs."""
         records = self.documents(tenant, "ae_workflow_runs")
         runs: list[Run] = [self.ask(tenant, "workflows", "get", {"run_id": record.id}) for record in records]
         for run in runs:
@@ -244,7 +244,7 @@ class Campaign:
         return sum(len(run.steps) for run in runs)
 
     def _check_starts(self, tenant: Tenant, runs: Sequence[Run]) -> None:
-        """Each run that was asked for is there, and each parent's and bell's other run, once."""
+        """Check that each requested run exists, and once the other run of each parent and each bell."""
         ids = {run.id for run in runs}
         by_hand = {run.id for run in runs if run.workflow_key not in ("child", "echo")}
         assert by_hand == {id for id in self._started if id in ids}
@@ -253,7 +253,7 @@ class Campaign:
             assert Counter(run.input[link] for run in runs if run.workflow_key == other) == causes
 
     def _check_effects(self, tenant: Tenant, runs: Sequence[Run]) -> None:
-        """Each effect of each run once, in order; nothing of a run that there is not."""
+        """Check that each run has each effect once, in order, and that there are no others."""
         wanted = {run.id: list(expected(run.workflow_key, run.input).effects) for run in runs}
         written = Counter((each.data["run"], each.data["step"]) for each in self.documents(tenant, "effects"))
         assert written == Counter((id, step) for id, steps in wanted.items() for step in steps)
@@ -270,7 +270,7 @@ class Campaign:
         assert counted == Counter(run.id for run in runs if run.workflow_key in ("locking", "releasing"))
 
     def _check_log(self, tenant: Tenant, runs: Sequence[Run]) -> None:
-        """Each step has an execution of its own that succeeded, and no key has succeeded twice."""
+        """Check that each step has its own successful execution, and that no key succeeded twice."""
         done = {row.id: row for row in self.log(tenant) if row.outcome == "succeeded" and row.action in STEP_ACTIONS}
         keys = Counter((row.action, row.idempotency_key) for row in done.values() if row.idempotency_key is not None)
         assert [key for key, count in keys.items() if count != 1] == []
@@ -284,7 +284,7 @@ class Campaign:
                 assert row.idempotency_key in (f"{run.id}/{step.position}", None), row
 
     def _check_events(self, tenant: Tenant, runs: Sequence[Run]) -> None:
-        """Of each step one event, in order; of each run one of its start and one of its end."""
+        """Check that each step has one event, in order, and each run one of its start and one of its end."""
         told: dict[str, list[int]] = {run.id: [] for run in runs}
         marks: Counter[tuple[str, str]] = Counter()
         types = ["workflows.started", "workflows.step_completed", "workflows.ended"]
@@ -297,7 +297,7 @@ class Campaign:
         assert marks == Counter((type, run.id) for run in runs for type in ("workflows.started", "workflows.ended"))
 
     def _check_nothing_crosses(self, tenant: Tenant) -> None:
-        """All that a tenant can see speaks of no other one."""
+        """Check that a tenant sees nothing of the other one."""
         (other,) = (each for each in self.tenants if each is not tenant)
         seen: list[object] = list(self.log(tenant))
         collections = ("runs", "steps", "heads")
@@ -305,12 +305,11 @@ class Campaign:
         for name in [*names, *(f"ae_workflow_{each}" for each in collections)]:
             seen += self.documents(tenant, name)
         seen += self._events(tenant, None)
-        told = repr(seen)
-        mine, theirs = (told.count(each.slug) for each in (tenant, other))
-        assert theirs == 0
-        assert mine > 0
+        text = repr(seen)
+        assert tenant.slug in text
+        assert other.slug not in text
         others_runs = {run.id for run in self.documents(other, "ae_workflow_runs")}
-        assert [id for id in others_runs if id in told] == []
+        assert [id for id in others_runs if id in text] == []
         for id in sorted(others_runs)[:3]:
             refused = self._engine.execute_action(
                 "workflows", "get", {"run_id": id}, RequestContext(tenant, Actor.system())
@@ -318,7 +317,7 @@ class Campaign:
             assert refused.failure().code == "not_found"
 
     def log(self, tenant: Tenant) -> list[LogRow]:
-        """All of the action log."""
+        """Return the whole action log."""
         rows: list[LogRow] = []
         unit = self._storage.unit_of_work(tenant, "", "sync", read_only=True)
         try:
@@ -331,7 +330,7 @@ class Campaign:
             run_sync(unit.rollback())
 
     def _events(self, tenant: Tenant, types: Sequence[str] | None) -> list[tuple[Any, str]]:
-        """Payloads and types, in their order."""
+        """Return payloads and types in order."""
         found: list[Any] = []
         while True:
             after = found[-1].position if found else 0

@@ -1,4 +1,4 @@
-"""What the tests of killed workflows share: databases, and a program that starts workers on them."""
+"""Fixtures of the tests of killed workflows: databases, and a program that starts workers on them."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 @pytest.fixture
 def new_campaign(place: Place, starter: WorkerStarter) -> Iterator[NewCampaign]:
-    """Campaigns on the test's database, by their seeds."""
+    """Return a function that makes a campaign on the test's database, by its seed."""
     with ExitStack() as stack:
         yield lambda seed: stack.enter_context(closing(Campaign(place, starter, seed)))
 
 
 def place_on(database: Database, folder: Path) -> Place:
-    """The durable engine's tables beside the business's: made by the owner, used by the restricted role."""
+    """Create the durable engine's tables in a database as its owner; the restricted role uses them."""
     upgrade(database.owner_url, app_role=APP_ROLE)
     return Place(PostgresBackend(database), database.app_url, folder)

@@ -1,4 +1,4 @@
-"""PostgreSQL is stopped while runs are under way, and started again: they go on, in the same workers."""
+"""PostgreSQL is stopped during runs, and started again. The runs continue in the same workers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_runs_go_on_when_the_server_is_back(server: StoppableServer, starter: Wo
     with closing(Campaign(place_on(server.database, tmp_path), starter, "restart")) as campaign:
         workers = [campaign.worker(), campaign.worker()]
         for mode in stops:
-            campaign.start_runs(8)
+            campaign.start_runs(4)
             time.sleep(campaign.dice.uniform(0.3, 1.0))
             server.stop(mode)
             time.sleep(0.5)

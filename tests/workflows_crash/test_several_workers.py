@@ -1,4 +1,4 @@
-"""Workers that stand still and come back, that are asked to end, and that die while nobody has decided yet."""
+"""Workers that stall and come back, that are stopped, and that die before a decision."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ SOAK = pytest.mark.soak
     ["in the handler", *(pytest.param(each, marks=SOAK) for each in ("after the commit", "before the turn is noted"))],
 )
 def test_a_worker_that_stalls_past_its_lease_does_no_harm(new_campaign: NewCampaign, point: str) -> None:
-    """It stands still at several places at once: what it holds in open transactions waits for it, and is not lost."""
+    """The worker stalls in several places at once. Rows that its open transactions lock wait for it."""
     campaign = new_campaign(point)
-    campaign.start_runs(12)
+    campaign.start_runs(6)
     sleeper = campaign.worker(point, 2, lease=LEASE, relays=False, decides=False, freezes=True)
     time.sleep(0.5)
     others = [campaign.worker(lease=LEASE), campaign.worker(lease=LEASE)]
 
     def is_frozen() -> bool:
-        # The others have perhaps done all that was there before the sleeper has come to its point.
+        # The others may finish all runs before the sleeper reaches its point.
         if campaign.dice.random() < 0.02:
             campaign.start_runs(1)
         return sleeper.is_frozen
@@ -51,7 +51,7 @@ def test_a_worker_that_stalls_past_its_lease_does_no_harm(new_campaign: NewCampa
 @ON_POSTGRES
 @pytest.mark.parametrize("point", ["after the commit", pytest.param("before the turn is noted", marks=SOAK)])
 def test_a_run_goes_on_elsewhere_while_its_worker_stands_still(new_campaign: NewCampaign, point: str) -> None:
-    """It goes on from the step where it was; when its first worker wakes up, nothing is left for that one to do."""
+    """The run continues from its step. When its first worker wakes up, nothing is left to do."""
     campaign = new_campaign(point)
     sleeper = campaign.worker(point, 1 if point == "before the turn is noted" else 4, lease=LEASE, freezes=True)
     campaign.start_runs(1, ["rounds"], campaign.tenants[:1])
@@ -71,13 +71,11 @@ def test_a_run_goes_on_elsewhere_while_its_worker_stands_still(new_campaign: New
 
 
 @ON_POSTGRES_SOAKED_ON_SQLITE
-def test_stopped_workers_leave_their_runs_to_others(
-    new_campaign: NewCampaign,
-) -> None:
+def test_stopped_workers_leave_their_runs_to_others(new_campaign: NewCampaign) -> None:
     campaign = new_campaign("in order")
-    campaign.start_runs(8)
+    campaign.start_runs(4)
     workers = [campaign.worker(), campaign.worker()]
-    for _ in range(3):
+    for _ in range(2):
         campaign.start_runs(1)
         time.sleep(campaign.dice.uniform(0.2, 1.0))
         workers.append(campaign.worker())
@@ -112,7 +110,7 @@ def test_runs_that_wait_for_an_approval_outlive_every_worker(new_campaign: NewCa
 @ON_SQLITE_SOAKED_ON_POSTGRES
 @pytest.mark.parametrize("point", ["before it is queued", pytest.param("after it is queued", marks=SOAK)])
 def test_an_approval_expires_though_its_worker_died(new_campaign: NewCampaign, point: str) -> None:
-    """Of two runs, the relay has queued both: the third time it is an expiry."""
+    """The relay queues the two runs first; the third enqueued execution is an expiry."""
     campaign = new_campaign(point)
     campaign.start_runs(1, ["expiring"])
 

@@ -1,7 +1,7 @@
-"""A program that starts workers, to be killed: each is a process with a runtime, a relay, and a person who decides.
+"""A program that starts workers for tests to kill: processes with a runtime, a relay, and an actor that decides.
 
-It reads orders, one a line. For `["start", order]` it forks a worker and tells its process id; for `["wait", id]` it
-tells how that one ended. When nobody orders any more, what is left of them is killed.
+It reads orders, one a line. For `["start", order]` it forks a worker and prints its process id; for `["wait", id]` it
+prints the exit code. At the end of its input it kills the remaining workers.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ POINTS = (
     "before a takeover",
     "in the middle of a takeover",
 )
-"""Where a worker can be told to die."""
+"""The points at which a worker can die."""
 
 AT_A_TAKEOVER = POINTS[-2:]
 AT_THE_START = POINTS[-4:]
-"""Those to which it comes once, as it starts beside a dead one."""
+"""The points that a worker reaches once, when it starts after another one has died."""
 
 LEASE = 2.0
 LIFETIME = 600.0
-"""Seconds after which a worker that nobody has killed ends by itself."""
+"""Seconds after which a worker ends by itself."""
 
 
 class Order(NamedTuple):
-    """What a worker is to work on: a database, the durable engine's, a folder, and tenants; whether it relays events,
-    and decides what people are asked; and where it is to die, or to freeze."""
+    """The work of a worker: the databases, a folder and tenants; whether it relays events, and decides approvals and
+    assignments; and the point at which it dies or freezes."""
 
     url: str
     durable_url: str
@@ -74,16 +74,16 @@ class Order(NamedTuple):
 
 
 class FreezingFuse(Fuse):
-    """Stops this process, for as long as nobody lets it go on, when it comes to its point."""
+    """A fuse that stops this process at its point, until SIGCONT."""
 
     def reach(self, point: str) -> None:
         if self.is_due(point):
-            # To this thread, which would go on for a moment if another one took the signal.
+            # To this thread, which would continue for a moment if another one took the signal.
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 def live(order: Order) -> None:
-    """The life of a worker: until SIGTERM, at the latest."""
+    """Run a worker until SIGTERM."""
     ending = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -117,7 +117,7 @@ def live(order: Order) -> None:
 
 
 def started(runtime: WorkflowRuntime, ending: threading.Event) -> bool:
-    """Whether the database was there to start with: as a supervisor would, it is tried again."""
+    """Return whether the runtime has started. If its database is away, the caller tries again, as a supervisor does."""
     try:
         runtime.start()
     except DurableUnavailable as error:
@@ -127,7 +127,7 @@ def started(runtime: WorkflowRuntime, ending: threading.Event) -> bool:
 
 
 def decide(engine: Engine, tenants: list[Tenant], folder: Path) -> None:
-    """Decide what is asked: approve or reject as the run's input says, do what is assigned, resume what is stuck."""
+    """Decide approvals as the run's input says, complete assignments, and resume runs that are stuck."""
     while True:
         for tenant in tenants:
             decide_for(engine, tenant, folder)
@@ -139,7 +139,7 @@ def decide_for(engine: Engine, tenant: Tenant, folder: Path) -> None:
 
     def ask(service: str, action: str, payload: Any) -> Any:
         answer = engine.execute_action(service, action, payload, boss)
-        # Others decide as well: who comes late is refused.
+        # Other workers decide too, so a late decision is refused.
         return None if isinstance(answer, Failure) else answer.unwrap()
 
     for run in ask("workflows", "list", {"status": "paused", "limit": 1000}) or ():
@@ -154,7 +154,7 @@ def decide_for(engine: Engine, tenant: Tenant, folder: Path) -> None:
 
 
 def fused_storage(url: str, fuse: Fuse) -> SQLStorage:
-    """A storage whose units of work can be killed."""
+    """Return a storage whose units of work have a fuse."""
     storage: Any = FusedSQLiteStorage(url, busy_timeout=60.0) if url.startswith("sqlite") else FusedPostgresStorage(url)
     storage.fuse = fuse
     fused: SQLStorage = storage
@@ -162,7 +162,7 @@ def fused_storage(url: str, fuse: Fuse) -> SQLStorage:
 
 
 def lay(fuse: Fuse) -> None:
-    """Let what is between the storage and the durable engine be killed too."""
+    """Add the fuse between the storage and the durable engine."""
     around(DurableClient, "enqueue", fuse, "before it is queued", "after it is queued")
     around(Leases, "renew", fuse, "before the first lease", "after the first lease")
     around(DurableClient, "take_over", fuse, "before a takeover", "in the middle of a takeover")
@@ -196,7 +196,7 @@ def around_async(owner: type, name: str, fuse: Fuse, after: str) -> None:
 
 
 def begin(order: Order) -> None:
-    """What a fork does."""
+    """Run a worker in a fork."""
     try:
         live(order)
     except BaseException:
@@ -206,7 +206,7 @@ def begin(order: Order) -> None:
 
 
 def main() -> None:
-    # A worker that is asked to end as soon as it is there does so in order.
+    # A worker that is stopped while it starts ends in order.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     alive: set[int] = set()
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""Workers as the tests see them: how they are started, killed, frozen, and asked to end."""
+"""Workers as the tests see them: started, killed, frozen and stopped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.workflows_crash.worker import Order
 
 
 class Worker:
-    """One process, until it has ended."""
+    """One worker process."""
 
     def __init__(self, starter: WorkerStarter, pid: int) -> None:
         self.pid = pid
@@ -25,7 +25,7 @@ class Worker:
         self.see_it_killed()
 
     def see_it_killed(self) -> None:
-        """Wait for the end; it has to be by SIGKILL."""
+        """Wait for its end, which has to be by SIGKILL."""
         ended = self._wait()
         assert ended == -signal.SIGKILL, f"the worker ended with {ended}: {self._starter.errors()}"
 
@@ -41,13 +41,13 @@ class Worker:
         os.kill(self.pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """Ask it to end, and see that it does so in order."""
+        """Stop it, and check its exit code."""
         os.kill(self.pid, signal.SIGTERM)
         ended = self._wait()
         assert ended == 0, f"the worker ended with {ended}: {self._starter.errors()}"
 
     def discard(self) -> None:
-        """See that it is gone, however it ends."""
+        """Kill it if it still runs."""
         if not self.has_ended:
             os.kill(self.pid, signal.SIGKILL)
             self._wait()
@@ -59,7 +59,7 @@ class Worker:
 
 
 class WorkerStarter:
-    """Starts workers, in processes of their own."""
+    """A program that starts workers, each in its own process."""
 
     def __init__(self, folder: Path) -> None:
         self._program = Program("tests.workflows_crash.worker", folder)
@@ -68,11 +68,11 @@ class WorkerStarter:
         return Worker(self, int(self._program.ask(["start", order])))
 
     def wait(self, pid: int) -> int:
-        """How a worker ended: it is waited for."""
+        """Wait for a worker, and return its exit code."""
         return int(self._program.ask(["wait", pid]))
 
     def errors(self) -> str:
-        """What the workers have complained of, the last of it."""
+        """Return the last error output of the workers."""
         return self._program.errors()
 
     def close(self) -> None:
