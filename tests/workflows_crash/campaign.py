@@ -136,7 +136,8 @@ class Campaign:
         deadline = time.monotonic() + patience
         while not condition():
             assert time.monotonic() < deadline, f"the condition did not hold within {patience} s: {self._state()}"
-            time.sleep(0.05)
+            # The condition may read all runs.
+            time.sleep(0.2)
 
     def ask(self, tenant: Tenant, service: str, action: str, payload: Any, actor: str = "ann") -> Any:
         context = RequestContext(tenant, Actor.human(actor))

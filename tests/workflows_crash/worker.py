@@ -131,7 +131,7 @@ def decide(engine: Engine, tenants: list[Tenant], folder: Path) -> None:
     while True:
         for tenant in tenants:
             decide_for(engine, tenant, folder)
-        time.sleep(0.1)
+        time.sleep(0.2)
 
 
 def decide_for(engine: Engine, tenant: Tenant, folder: Path) -> None:
