@@ -23,6 +23,7 @@ from actionengine import (
     InMemoryStorage,
     RequestContext,
     Tenant,
+    create_action,
     create_engine,
     create_service,
 )
@@ -70,6 +71,7 @@ def pytest_collection_finish() -> None:
 
 Mode = Literal["sync", "async"]
 Execute = Callable[[Engine, str, Any, RequestContext], Result[Any, ActionError]]
+EngineOf = Callable[..., Engine]
 
 
 @pytest.fixture
@@ -113,7 +115,7 @@ def execute(request: pytest.FixtureRequest) -> Execute:
 
 
 @pytest.fixture
-def engine_of(storage: InMemoryStorage) -> Callable[..., Engine]:
+def engine_of(storage: InMemoryStorage) -> EngineOf:
     """Make an engine with one service, `work`, of these actions, on the storage of the test."""
 
     def make(*actions: Action, **options: Any) -> Engine:
@@ -183,6 +185,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def run_process(tmp_path: Path) -> Run:
     """Run a command in its own process, in the folder of the test."""
     return partial(run_command_process, tmp_path)
+
+
+def make_action(name: str, handler: Callable[..., Any], **options: Any) -> Action:
+    """Create an action without a description."""
+    return create_action(name=name, description="", handler=handler, **options)
 
 
 def log_of(engine: Engine, tenant: Tenant, **query: Any) -> list[Any]:

@@ -21,7 +21,6 @@ from actionengine import (
     PostgresStorage,
     RequestContext,
     SQLiteStorage,
-    create_action,
     create_engine,
     create_service,
 )
@@ -31,6 +30,7 @@ from actionengine.pipeline.plan import sync_and_async
 from actionengine.storage.errors import SerializationFailure
 from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from actionengine.testing.backend import make_tenant
+from tests.conftest import make_action
 
 MODES = {"sync": SyncBackend, "async": AsyncBackend}
 
@@ -64,21 +64,17 @@ class Bench:
         self.threads: set[int] = set()
         self.attempts = 0
         actions = [
-            create_action(name="work", description="Work", handler=self._handler()),
-            create_action(name="lose", description="Lose against another, once", handler=self._losing()),
-            create_action(
-                name="ask",
-                description="Work, once somebody agrees",
-                handler=self._handler(),
-                approval=ApprovalPolicy(when=lambda data, ctx: True, permission="agree"),
+            make_action("work", self._handler()),
+            make_action("lose", self._losing()),
+            make_action(
+                "ask", self._handler(), approval=ApprovalPolicy(when=lambda data, ctx: True, permission="agree")
             ),
-            create_action(
-                name="hooked",
-                description="Work after a hook that fails",
-                handler=self._handler(),
+            make_action(
+                "hooked",
+                self._handler(),
                 hooks=ActionHooks(before=(HookDefinition("bench", "break", is_critical=False),)),
             ),
-            create_action(name="break", description="Fail, whatever is asked", handler=self._handler(fails=True)),
+            make_action("break", self._handler(fails=True)),
         ]
         service = create_service(name="bench", description="A bench", actions=actions)
         self.engine = create_engine(services=[service], storage=backend.storage)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -16,22 +15,19 @@ from actionengine import (
     ActionError,
     Actor,
     ApprovalPolicy,
-    Engine,
     ErrorCode,
     InMemoryStorage,
     Limits,
     RequestContext,
     Sensitive,
     Tenant,
-    create_action,
 )
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.pipeline.pending_approval import PendingApproval, StoredActor, error_for, find_approval
 from actionengine.storage.records import APPROVALS
 from actionengine.storage.rows import Claim, Record
-from tests.conftest import Execute, log_of
+from tests.conftest import EngineOf, Execute, log_of, make_action
 
-EngineOf = Callable[..., Engine]
 DAY = timedelta(days=1)
 
 
@@ -57,14 +53,13 @@ class Till:
             return Success({"paid": data.amount})
 
         self.engine = engine_of(
-            create_action(
-                name="pay", description="", handler=pay, validation=Payment, approval=wanted or policy(),
-                resource=lambda data: f"job/{data.amount}",
+            make_action(
+                "pay", pay, validation=Payment, approval=wanted or policy(), resource=lambda data: f"job/{data.amount}"
             ),
-            create_action(name="free", description="", handler=pay, validation=Payment, idempotency="required"),
-            create_action(name="never", description="", handler=pay, validation=Payment, idempotency="none"),
+            make_action("free", pay, validation=Payment, idempotency="required"),
+            make_action("never", pay, validation=Payment, idempotency="none"),
             limits=Limits(idempotency_wait=0.0),
-        )  # fmt: skip
+        )
 
     def do(self, name: str, payload: Any, actor: Actor | None = None, **context: Any) -> Result[Any, Any]:
         return self._execute(
@@ -142,10 +137,13 @@ def test_the_document_of_an_approval_makes_the_approval_again(
 def test_an_approval_knows_of_a_secret_in_its_resource_name(
     engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, acme: Tenant
 ) -> None:
-    pay = create_action(
-        name="pay", description="", handler=lambda data: Success(None), validation=Payment, approval=policy(),
+    pay = make_action(
+        "pay",
+        lambda data: Success(None),
+        validation=Payment,
+        approval=policy(),
         resource=lambda data: f"card/{data.card}" if data.amount else "all",
-    )  # fmt: skip
+    )
     engine, ann = engine_of(pay), RequestContext(acme, Actor.human("ann"))
     for amount, is_secret in ((5, True), (0, False)):
         error = execute(engine, "work.pay", {"amount": amount, "card": "4111 2222"}, ann).failure()
@@ -159,10 +157,8 @@ def test_an_approval_keeps_which_policies_others_have_satisfied(
         return ctx.execute("work", "book", data)
 
     engine = engine_of(
-        create_action(name="pay", description="", handler=pay, approval=policy()),
-        create_action(
-            name="book", description="", handler=lambda data: Success("booked"), approval=policy(permission="book.it")
-        ),
+        make_action("pay", pay, approval=policy()),
+        make_action("book", lambda data: Success("booked"), approval=policy(permission="book.it")),
     )
     asked = execute(engine, "work.pay", {}, RequestContext(acme, Actor.human("ann"))).failure()
     approver = boss("boss", "pay.approve")
@@ -176,9 +172,7 @@ def test_an_approval_keeps_which_policies_others_have_satisfied(
 def test_an_approval_for_an_anonymous_actor_names_no_requester(
     engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, acme: Tenant
 ) -> None:
-    pay = create_action(
-        name="pay", description="", handler=lambda data: Success(None), approval=policy(), is_protected=False
-    )
+    pay = make_action("pay", lambda data: Success(None), approval=policy(), is_protected=False)
     error = execute(engine_of(pay), "work.pay", {}, RequestContext(acme, None)).failure()
     kept = stored(storage, acme, error.details["approval_id"])
     assert kept.requester is None
@@ -417,7 +411,7 @@ def test_a_key_is_a_text_of_bounded_length(till: Till) -> None:
             "an idempotency key is a text of 1 to 255 characters in UTF-8",
         )
     missing = till.do("work.free", {"amount": 1}).failure()
-    assert (missing.code, missing.message) == (ErrorCode.INVALID_INPUT, "work.free needs an idempotency key")
+    assert (missing.code, missing.message) == (ErrorCode.INVALID_INPUT, "work.free needs an idempotency key: set RequestContext.idempotency_key")
 
 
 def test_an_action_that_takes_no_key_ignores_one(till: Till, storage: InMemoryStorage, acme: Tenant) -> None:
@@ -433,7 +427,7 @@ def test_a_key_that_another_holds_is_in_progress(till: Till, storage: InMemorySt
     run_sync(holder.claim(Claim("work.free", "k", "p"), 0.0))
     error = till.do("work.free", {"amount": 1}, idempotency_key="k").failure()
     assert error.code is ErrorCode.IDEMPOTENCY_IN_PROGRESS
-    assert error.message == ("the first execution of work.free with the idempotency key 'k' still runs: try again")
+    assert error.message == "the first execution of work.free with the idempotency key 'k' is still running: retry later"
     run_sync(holder.rollback())
     assert till.paid == []
 
@@ -443,7 +437,7 @@ def test_a_key_with_another_payload_says_so(till: Till) -> None:
     error = till.do("work.free", {"amount": 2}, idempotency_key="k").failure()
     assert (error.code, error.message) == (
         ErrorCode.IDEMPOTENCY_MISMATCH,
-        "the idempotency key 'k' was used for work.free with another payload",
+        "the idempotency key 'k' was used for work.free with another payload: use a new key for a new request",
     )
     assert till.do("work.free", {"amount": 1}, idempotency_key="k") == Success({"paid": 1})
     assert len(till.paid) == 1

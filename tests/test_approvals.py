@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,16 +12,12 @@ from actionengine import (
     ActionResultConfig,
     Actor,
     ApprovalPolicy,
-    Engine,
     ErrorCode,
     PipelineResult,
     RequestContext,
     Tenant,
-    create_action,
 )
-from tests.conftest import Execute, log_of
-
-EngineOf = Callable[..., Engine]
+from tests.conftest import EngineOf, Execute, log_of, make_action
 
 
 def policy(permission: str = "approve") -> ApprovalPolicy:
@@ -42,7 +37,7 @@ def test_a_retry_after_the_approval_gets_the_first_result(
     engine_of: EngineOf, execute: Execute, acme: Tenant, pipeline: bool
 ) -> None:
     result = ActionResultConfig(pipeline=pipeline)
-    engine = engine_of(create_action(name="pay", description="", handler=pay, approval=policy(), result=result))
+    engine = engine_of(make_action("pay", pay, approval=policy(), result=result))
     context = RequestContext(tenant=acme, actor=Actor.ai("bot"), idempotency_key="k")
     asked = execute(engine, "work.pay", {"amount": 5000}, context).failure()
     assert asked.code is ErrorCode.APPROVAL_REQUIRED
@@ -58,7 +53,7 @@ def test_a_retry_after_the_approval_gets_the_first_result(
 
 
 def test_both_names_stand_on_the_log(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
-    engine = engine_of(create_action(name="pay", description="", handler=pay, approval=policy()))
+    engine = engine_of(make_action("pay", pay, approval=policy()))
     context = RequestContext(tenant=acme, actor=Actor.ai("bot"), source="mcp", reason="asked by the customer")
     asked = execute(engine, "work.pay", {"amount": 5000}, context).failure()
     execute(engine, "approvals.approve", {"approval_id": asked.details["approval_id"]}, boss(acme))
@@ -77,8 +72,7 @@ def test_a_second_policy_inside_asks_a_second_time(engine_of: EngineOf, execute:
         return ctx.execute("work", "inner", data)
 
     engine = engine_of(
-        create_action(name="outer", description="", handler=outer, approval=policy("first")),
-        create_action(name="inner", description="", handler=pay, approval=policy("second")),
+        make_action("outer", outer, approval=policy("first")), make_action("inner", pay, approval=policy("second"))
     )
     context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
     first = execute(engine, "work.outer", {"amount": 5000}, context).failure().details["approval_id"]
@@ -96,9 +90,7 @@ def test_a_second_policy_inside_asks_a_second_time(engine_of: EngineOf, execute:
 def test_a_requester_who_has_lost_the_permission_is_refused(
     engine_of: EngineOf, execute: Execute, acme: Tenant, as_system: RequestContext
 ) -> None:
-    engine = engine_of(
-        create_action(name="pay", description="", handler=pay, approval=policy(), permission="payments.pay")
-    )
+    engine = engine_of(make_action("pay", pay, approval=policy(), permission="payments.pay"))
     role = {"name": "payer", "allow": [{"permission": "payments.pay"}]}
     assert isinstance(execute(engine, "roles.define", role, as_system), Success)
     assignment = {"actor_type": "human", "actor_id": "ann", "role": "payer"}
@@ -112,7 +104,7 @@ def test_a_requester_who_has_lost_the_permission_is_refused(
 
 
 def test_a_condition_that_crashes_lets_nothing_through(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
-    engine = engine_of(create_action(name="pay", description="", handler=pay, approval=policy()))
+    engine = engine_of(make_action("pay", pay, approval=policy()))
     context = RequestContext(tenant=acme, actor=Actor.human("ann"))
     assert execute(engine, "work.pay", {"no": "amount"}, context).failure().code is ErrorCode.HANDLER_ERROR
     assert [row.outcome for row in log_of(engine, acme)] == ["failed"]
@@ -121,7 +113,7 @@ def test_a_condition_that_crashes_lets_nothing_through(engine_of: EngineOf, exec
 def test_approvals_are_seen_by_who_asked_and_who_may_decide(
     engine_of: EngineOf, execute: Execute, acme: Tenant, globex: Tenant
 ) -> None:
-    engine = engine_of(create_action(name="pay", description="", handler=pay, approval=policy()))
+    engine = engine_of(make_action("pay", pay, approval=policy()))
     ann = RequestContext(tenant=acme, actor=Actor.human("ann"))
     approval = {"approval_id": execute(engine, "work.pay", {"amount": 5000}, ann).failure().details["approval_id"]}
     for context, sees in (
@@ -147,9 +139,7 @@ def test_a_rolled_back_approval_stores_no_result_for_its_key(
         return Success(None)
 
     engine = engine_of(
-        create_action(name="pay", description="", handler=pay, approval=policy()),
-        create_action(name="change_mind", description="", handler=change_mind),
-        create_action(name="outer", description="", handler=outer),
+        make_action("pay", pay, approval=policy()), make_action("change_mind", change_mind), make_action("outer", outer)
     )
     context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
     approval = {"approval_id": execute(engine, "work.pay", {"amount": 5000}, context).failure().details["approval_id"]}

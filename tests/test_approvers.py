@@ -24,11 +24,11 @@ from actionengine import (
     Rule,
     StaticAuthorizer,
     Tenant,
-    create_action,
     create_engine,
     create_service,
 )
 from actionengine.context import identity_of
+from tests.conftest import make_action
 
 ROLES = {
     "approver": Role(allow=["pay.approve"], deny=[Rule("pay.approve", "job/9")]),
@@ -72,10 +72,10 @@ class Till:
 
         hooks = ActionHooks(before=(HookDefinition("s", "other_job", is_critical=True),))
         actions = [
-            create_action(name="pay", description="x", handler=pay, resource=job, approval=policy),
-            create_action(name="pay_all", description="x", handler=pay_all),
-            create_action(name="other_job", description="x", handler=other_job),
-            create_action(name="hooked", description="x", handler=pay, resource=job, approval=policy, hooks=hooks),
+            make_action("pay", pay, resource=job, approval=policy),
+            make_action("pay_all", pay_all),
+            make_action("other_job", other_job),
+            make_action("hooked", pay, resource=job, approval=policy, hooks=hooks),
         ]
         service = create_service(name="s", description="x", actions=actions)
         self.engine: Engine = create_engine(
@@ -170,9 +170,9 @@ def test_earlier_approvers_are_checked_again_at_the_last() -> None:
         return Success("paid")
 
     actions = [
-        create_action(name="outer", description="x", handler=outer),
-        create_action(name="one", description="x", handler=done, resource=job, approval=always()),
-        create_action(name="two", description="x", handler=done, approval=always("pay.second")),
+        make_action("outer", outer),
+        make_action("one", done, resource=job, approval=always()),
+        make_action("two", done, approval=always("pay.second")),
     ]
     engine = create_engine(
         services=[create_service(name="s", description="x", actions=actions)],

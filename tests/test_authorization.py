@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,13 +23,10 @@ from actionengine import (
     Rule,
     StaticAuthorizer,
     Tenant,
-    create_action,
 )
 from actionengine.authorization.rules import decide
 from actionengine.context import ACTOR_TYPES
-from tests.conftest import Execute, log_of
-
-EngineOf = Callable[..., Engine]
+from tests.conftest import EngineOf, Execute, log_of, make_action
 
 
 def ok(data: Any) -> Result[Any, Any]:
@@ -42,11 +38,11 @@ def job_of(data: Any) -> str:
 
 
 ACTIONS = (
-    create_action(name="open", description="", handler=ok),
-    create_action(name="csr_only", description="", handler=ok, access_control=["csr", "manager"]),
-    create_action(name="refund", description="", handler=ok, permission="payments.refund"),
-    create_action(name="close", description="", handler=ok, permission="jobs.close", resource=job_of),
-    create_action(name="people", description="", handler=ok, allowed_actors=["human"]),
+    make_action("open", ok),
+    make_action("csr_only", ok, access_control=["csr", "manager"]),
+    make_action("refund", ok, permission="payments.refund"),
+    make_action("close", ok, permission="jobs.close", resource=job_of),
+    make_action("people", ok, allowed_actors=["human"]),
 )
 
 
@@ -149,7 +145,7 @@ def test_a_handler_can_ask_about_a_resource_that_it_finds(engine_of: EngineOf, e
         ctx.authorize("jobs.close", resource="job/7")
         return Success("closed")
 
-    engine = engine_of(create_action(name="close", description="", handler=close))
+    engine = engine_of(make_action("close", close))
     define(engine, acme, "one_job", allow=[("jobs.close", "job/7")])
     assert execute(engine, "work.close", {}, as_actor(acme, "human", "one_job")) == Success("closed")
     assert execute(engine, "work.close", {}, as_actor(acme, "human")).failure().code is ErrorCode.FORBIDDEN
@@ -201,8 +197,8 @@ def test_a_deleted_role_does_not_come_back_with_its_name(engine: Engine, execute
 
 def test_every_actor_has_the_public_role(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
     engine = engine_of(
-        create_action(name="inside", description="", handler=ok, access_control=["public"]),
-        create_action(name="outside", description="", handler=ok, access_control=["public"], is_protected=False),
+        make_action("inside", ok, access_control=["public"]),
+        make_action("outside", ok, access_control=["public"], is_protected=False),
     )
     assert execute(engine, "work.inside", {}, as_actor(acme, "ai")) == Success("done")
     assert execute(engine, "work.outside", {}, RequestContext(tenant=acme)) == Success("done")
@@ -349,7 +345,7 @@ def test_a_role_deleted_during_its_assignment_is_not_assigned(
         running[0].execute_action("roles", "define", {"name": "lead"}, admin).unwrap()
         return answer
 
-    running = [engine_of(create_action(name="assign", description="", handler=assign))]
+    running = [engine_of(make_action("assign", assign))]
     engine = running[0]
     engine.execute_action("roles", "define", {"name": "lead"}, admin).unwrap()
     engine.execute_action("work", "assign", {}, admin).unwrap()

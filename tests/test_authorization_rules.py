@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import math
 import tracemalloc
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +17,6 @@ from actionengine import (
     ActionContext,
     Actor,
     Decision,
-    Engine,
     ErrorCode,
     InMemoryStorage,
     RBACAuthorizer,
@@ -27,7 +25,6 @@ from actionengine import (
     Rule,
     StaticAuthorizer,
     Tenant,
-    create_action,
 )
 from actionengine.authorization.cache import BoundedCache, Entry
 from actionengine.authorization.rbac import CACHE_BYTES
@@ -37,9 +34,8 @@ from actionengine.storage.errors import StorageUnavailable
 from actionengine.storage.memory.records import MemoryRecords
 from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES
 from actionengine.text.names import check_pattern, check_permission, pattern_covers
-from tests.conftest import Execute, log_of
+from tests.conftest import EngineOf, Execute, log_of, make_action
 
-EngineOf = Callable[..., Engine]
 TENANT = InMemoryStorage().create_tenant(slug="acme", name="Acme")
 
 
@@ -65,9 +61,7 @@ def asking(
 def test_allowed_actors_need_an_actor_on_unprotected_actions_too(
     engine_of: EngineOf, execute: Execute, acme: Tenant, protected: bool
 ) -> None:
-    action = create_action(
-        name="go", description="", handler=ok, is_protected=protected, allowed_actors=["human", "system"]
-    )
+    action = make_action("go", ok, is_protected=protected, allowed_actors=["human", "system"])
     engine = engine_of(action)
 
     nobody = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=None)).failure()
@@ -82,7 +76,7 @@ def test_allowed_actors_need_an_actor_on_unprotected_actions_too(
 def test_without_protection_and_allowed_actors_anybody_is_let_in(
     engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
-    engine = engine_of(create_action(name="go", description="", handler=ok, is_protected=False))
+    engine = engine_of(make_action("go", ok, is_protected=False))
     for actor in (None, Actor.ai("bot"), Actor.human("ann")):
         assert execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=actor)) == Success("done")
 
@@ -92,13 +86,13 @@ def test_a_handler_cannot_authorize_an_anonymous_actor(engine_of: EngineOf, exec
         ctx.authorize("work.more")
         return Success("done")
 
-    engine = engine_of(create_action(name="go", description="", handler=go, is_protected=False))
+    engine = engine_of(make_action("go", go, is_protected=False))
     error = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=None)).failure()
     assert (error.code, error.message) == (ErrorCode.FORBIDDEN, "work.go: no actor")
 
 
 def test_a_protected_action_needs_an_actor_first_of_all(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
-    engine = engine_of(create_action(name="go", description="", handler=ok))
+    engine = engine_of(make_action("go", ok))
     error = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=None)).failure()
     assert error.code is ErrorCode.UNAUTHENTICATED
 
@@ -108,7 +102,7 @@ def test_a_denied_actor_gets_the_reason_of_the_authorizer(engine_of: EngineOf, e
         def authorize(self, request: AccessRequest) -> Decision:
             return Decision(False, f"no {request.permission} today")
 
-    engine = engine_of(create_action(name="go", description="", handler=ok, permission="x.do"), authorizer=Refusing())
+    engine = engine_of(make_action("go", ok, permission="x.do"), authorizer=Refusing())
     error = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=Actor.human("ann"))).failure()
     assert (error.code, error.message) == (ErrorCode.FORBIDDEN, "work.go: no x.do today")
 
@@ -116,7 +110,7 @@ def test_a_denied_actor_gets_the_reason_of_the_authorizer(engine_of: EngineOf, e
 def test_an_actor_id_that_fits_no_column_is_refused_at_once(
     engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
-    engine = engine_of(create_action(name="go", description="", handler=ok, allowed_actors=["human"]))
+    engine = engine_of(make_action("go", ok, allowed_actors=["human"]))
     longest = Actor.human("n" * 240)
     assert execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=longest)) == Success("done")
     for too_long in (Actor.human("n" * 241), Actor.ai("n" * 241)):
@@ -128,7 +122,7 @@ def test_an_actor_id_that_fits_no_column_is_refused_at_once(
 def test_allowed_actors_bind_system_actors_and_every_permission(
     engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
-    engine = engine_of(create_action(name="go", description="", handler=ok, allowed_actors=["human"], permission="x"))
+    engine = engine_of(make_action("go", ok, allowed_actors=["human"], permission="x"))
     for actor in (Actor.system(), Actor.ai("bot", permissions=["*"])):
         error = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=actor)).failure()
         assert error.code is ErrorCode.FORBIDDEN
@@ -145,14 +139,7 @@ def test_the_resource_is_checked_whatever_the_general_answer_was(
             return Decision(request.resource != "job/2", f"asked about {request.resource}")
 
     engine = engine_of(
-        create_action(
-            name="close",
-            description="",
-            handler=ok,
-            permission="jobs.close",
-            access_control=["csr"],
-            resource=lambda data: f"job/{data}",
-        ),
+        make_action("close", ok, permission="jobs.close", access_control=["csr"], resource=lambda data: f"job/{data}"),
         authorizer=Recording(),
     )
     ann = RequestContext(tenant=acme, actor=Actor.human("ann", roles=["csr"]))
@@ -191,11 +178,11 @@ def test_an_authorizer_that_raises_or_returns_none_denies(
             raise self.error
 
     for error, code in ((KeyError("x"), ErrorCode.INTERNAL), (StorageUnavailable("gone"), ErrorCode.UNAVAILABLE)):
-        engine = engine_of(create_action(name="go", description="", handler=ok), authorizer=Broken(error))
+        engine = engine_of(make_action("go", ok), authorizer=Broken(error))
         answer = execute(engine, "work.go", {}, as_ann).failure()
         assert answer.code is code
     assert answer.code is ErrorCode.UNAVAILABLE
-    engine = engine_of(create_action(name="go", description="", handler=ok), authorizer=Broken(KeyError("x")))
+    engine = engine_of(make_action("go", ok), authorizer=Broken(KeyError("x")))
     assert execute(engine, "work.go", {}, as_ann).failure().message == "the authorizer raised KeyError"
 
 

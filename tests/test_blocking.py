@@ -28,11 +28,11 @@ from actionengine import (
     InMemoryStorage,
     RequestContext,
     SQLiteStorage,
-    create_action,
     create_engine,
     create_service,
 )
 from actionengine.concurrency.background_loop import LoopEnded
+from tests.conftest import make_action
 from tests.waiting import wait_until
 
 SPAN = ContextVar("SPAN", default="none")
@@ -71,11 +71,11 @@ class Site:
         async def call_itself(data: None, ctx: ActionContext) -> Result[Any, ActionError]:
             return self.engine.blocking().execute_action("jobs", "count", None, self.context())
 
-        self.add = create_action(name="add", description="Add a job", handler=add, validation=Job)
+        self.add = make_action("add", add, validation=Job)
         others: list[Action[Any, Any]] = [
-            create_action(name="count", description="Count", handler=count, read_only=True),
-            create_action(name="hang", description="Wait", handler=hang, validation=Job),
-            create_action(name="call_itself", description="Call", handler=call_itself, read_only=True),
+            make_action("count", count, read_only=True),
+            make_action("hang", hang, validation=Job),
+            make_action("call_itself", call_itself, read_only=True),
         ]
         return create_service(name="jobs", description="Jobs", actions=[self.add, *others])
 

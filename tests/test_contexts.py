@@ -24,8 +24,8 @@ from actionengine import (
     InMemoryStorage,
     RequestContext,
     Tenant,
-    create_action,
 )
+from tests.conftest import make_action
 
 EXECUTIONS = 400
 
@@ -72,11 +72,11 @@ async def waiting(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 def engine(engine_of: Callable[..., Engine]) -> Engine:
     hooks = ActionHooks(before=(HookDefinition("work", "remember"),), after=(HookDefinition("work", "compare"),))
     return engine_of(
-        create_action(name="blocking", description="", handler=blocking, hooks=hooks),
-        create_action(name="waiting", description="", handler=waiting, hooks=hooks),
-        create_action(name="nested", description="", handler=lambda data, ctx: Success(seen_by(data, ctx))),
-        create_action(name="remember", description="", handler=remember),
-        create_action(name="compare", description="", handler=compare),
+        make_action("blocking", blocking, hooks=hooks),
+        make_action("waiting", waiting, hooks=hooks),
+        make_action("nested", lambda data, ctx: Success(seen_by(data, ctx))),
+        make_action("remember", remember),
+        make_action("compare", compare),
     )
 
 
@@ -148,7 +148,7 @@ def test_one_payload_shared_by_executions_is_changed_by_none(
         data["items"].append("mine")
         return Success(len(data["items"]))
 
-    engine = engine_of(create_action(name="grow", description="", handler=grow))
+    engine = engine_of(make_action("grow", grow))
     payload = {"items": ["first"]}
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: engine.execute_action("work", "grow", payload, as_ann).unwrap(), range(100)))
@@ -180,7 +180,7 @@ def test_an_action_context_cannot_be_changed(engine_of: Callable[..., Engine], a
                 refused.append(name)
         return Success(None)
 
-    engine = engine_of(create_action(name="go", description="", handler=meddle))
+    engine = engine_of(make_action("go", meddle))
     assert engine.execute_action("work", "go", {}, as_ann) == Success(None)
     assert refused == ["actor", "tenant", "source", "reason", "anything"]
 
@@ -192,7 +192,7 @@ def test_an_action_context_cannot_be_changed(engine_of: Callable[..., Engine], a
         (lambda: Actor.human(""), "non-empty id"),
         (lambda: Actor.human("ann", roles="admin"), "not the string 'admin'"),
         (lambda: Tenant("acme", "acme"), "resolve_tenant"),  # type: ignore[arg-type]
-        (lambda: RequestContext(tenant="acme"), "a Tenant, not 'acme': engine.resolve_tenant"),  # type: ignore[arg-type]
+        (lambda: RequestContext(tenant="acme"), "a Tenant, not 'acme': use engine.resolve_tenant"),  # type: ignore[arg-type]
         (lambda: RequestContext(tenant=Success("acme")), "resolve_tenant.*unwrap"),  # type: ignore[arg-type]
         (lambda: RequestContext(tenant=None, actor="ann"), "Actor.human"),  # type: ignore[arg-type]
     ],
@@ -205,9 +205,7 @@ def test_a_host_is_told_what_is_wrong_with_its_values(make: Callable[[], Any], m
 def test_a_tenant_of_the_hosts_directory_needs_no_row(
     engine_of: Callable[..., Engine], storage: InMemoryStorage
 ) -> None:
-    engine = engine_of(
-        create_action(name="go", description="", handler=lambda d, ctx: Success(ctx.records("t").insert({}).version))
-    )
+    engine = engine_of(make_action("go", lambda d, ctx: Success(ctx.records("t").insert({}).version)))
     context = RequestContext(tenant=Tenant(uuid4(), "elsewhere"), actor=Actor.human("ann"))
     assert engine.execute_action("work", "go", {}, context) == Success(1)
 
@@ -219,7 +217,7 @@ def test_ai_usage_of_the_request_and_of_the_handler_adds_up(
         ctx.record_ai_usage(AIUsage("small-2", None, 5, 7, 0.5))
         return Success(None)
 
-    engine = engine_of(create_action(name="think", description="", handler=think))
+    engine = engine_of(make_action("think", think))
     usage = AIUsage("large-1", "v3", 100, 10, 0.25)
     engine.execute_action("work", "think", {}, RequestContext(tenant=acme, actor=Actor.ai("bot"), ai_usage=usage))
     (row,) = engine.execute_action("action_log", "list", {"actor_type": "ai"}, as_system).unwrap().items

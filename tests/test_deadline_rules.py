@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from returns.result import Result, Success
 
-from actionengine import ActionHooks, Engine, ErrorCode, HookDefinition, RequestContext, create_action
-from tests.conftest import Execute
+from actionengine import ActionHooks, Engine, ErrorCode, HookDefinition, RequestContext
+from tests.conftest import Execute, make_action
 
 HANGS = 30.0
 """A time in seconds, much longer than the timeout around it."""
@@ -34,10 +34,7 @@ def test_a_longer_timeout_inside_gives_no_more_time(
 
     hook = (HookDefinition("work", "slow"),)
     hooks = None if where == "nested" else ActionHooks(**{where: hook})
-    engine = engine_of(
-        create_action(name="go", description="", handler=go, timeout=0.2, hooks=hooks),
-        create_action(name="slow", description="", handler=slow, timeout=own),
-    )
+    engine = engine_of(make_action("go", go, timeout=0.2, hooks=hooks), make_action("slow", slow, timeout=own))
     started = monotonic()
     try:
         error = execute(engine, "work.go", {}, as_ann).failure()
@@ -62,10 +59,7 @@ def test_a_shorter_timeout_inside_ends_what_it_is_of(engine_of: Callable[..., En
         released.set()
         return Success((code, is_left_behind))
 
-    engine = engine_of(
-        create_action(name="go", description="", handler=go, timeout=3600.0),
-        create_action(name="slow", description="", handler=slow, timeout=0.1),
-    )
+    engine = engine_of(make_action("go", go, timeout=3600.0), make_action("slow", slow, timeout=0.1))
     started = monotonic()
     assert engine.execute_action("work", "go", {}, as_ann) == Success((ErrorCode.TIMEOUT, True))
     assert monotonic() - started < HANGS / 2

@@ -21,22 +21,15 @@ from actionengine import (
     ActionError,
     ActionHooks,
     Decision,
-    Engine,
     ErrorCode,
     ErrorCodeValue,
     HookDefinition,
     RequestContext,
-    create_action,
 )
 from actionengine.boundary import PathEscapeError
-from tests.conftest import Execute
+from tests.conftest import EngineOf, Execute, make_action
 
-EngineOf = Callable[..., Engine]
 TAKEN = ActionError("conflict", "taken", {"slot": "9:00"})
-
-
-def action(name: str, handler: Callable[..., Any], **options: Any) -> Action:
-    return create_action(name=name, description="", handler=handler, **options)
 
 
 # As a value
@@ -144,9 +137,9 @@ def test_raising_and_returning_mean_the_same(engine_of: EngineOf, execute: Execu
         raise ActionError("conflict", "taken", {"slot": "9:00"})
 
     engine = engine_of(
-        action("raises", raises),
-        action("returns", lambda data: Failure(ActionError("conflict", "taken", {"slot": "9:00"}))),
-        action("nests", lambda data, ctx: ctx.execute("work", data, {})),
+        make_action("raises", raises),
+        make_action("returns", lambda data: Failure(ActionError("conflict", "taken", {"slot": "9:00"}))),
+        make_action("nests", lambda data, ctx: ctx.execute("work", data, {})),
     )
     for name in ("raises", "returns"):
         assert execute(engine, f"work.{name}", {}, as_ann) == Failure(TAKEN)
@@ -198,8 +191,8 @@ def test_a_failure_keeps_nothing_of_the_execution_alive(
     hooks = ActionHooks(before=(HookDefinition("work", "fails", is_critical=True),)) if where == "before" else None
     handlers: dict[str, Callable[..., Any]] = {"handler": lambda data: fail(), "nested": nests}
     engine = engine_of(
-        action("go", handlers.get(where, lambda data: Success(None)), **({"hooks": hooks} if hooks else {})),
-        action("fails", lambda data: fail()),
+        make_action("go", handlers.get(where, lambda data: Success(None)), **({"hooks": hooks} if hooks else {})),
+        make_action("fails", lambda data: fail()),
         on_before_action_handler=guard,
         authorizer=Asked(),
     )

@@ -6,12 +6,12 @@ from datetime import timedelta
 
 from returns.result import Success
 
-from actionengine import Actor, ErrorCode, InMemoryStorage, RequestContext, Tenant, create_action
+from actionengine import Actor, ErrorCode, InMemoryStorage, RequestContext, Tenant
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.pipeline.pending_approval import EXPIRIES
 from actionengine.storage.records import APPROVALS
-from tests.conftest import Execute, log_of
-from tests.test_approval_rules import EngineOf, Payment, Till, boss, policy, stored
+from tests.conftest import EngineOf, Execute, log_of, make_action
+from tests.test_approval_rules import Payment, Till, boss, policy, stored
 
 AT_ONCE = timedelta(microseconds=1)
 
@@ -122,10 +122,8 @@ def test_a_failure_to_mark_expired_approvals_fails_no_request(
 def test_an_input_without_secrets_is_stored_once(
     engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, acme: Tenant
 ) -> None:
-    plain = create_action(name="plain", description="", handler=lambda data: Success(1), approval=policy())
-    secret = create_action(
-        name="pay", description="", handler=lambda data: Success(1), approval=policy(), validation=Payment
-    )
+    plain = make_action("plain", lambda data: Success(1), approval=policy())
+    secret = make_action("pay", lambda data: Success(1), approval=policy(), validation=Payment)
     engine = engine_of(plain, secret)
     payload = {"amount": 5, "card": "4111 2222"}
     ids = [

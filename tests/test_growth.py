@@ -9,11 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from actionengine import (
-    Actor,
-    CallbackPublisher,
-    Relay,
-)
+from actionengine import Actor, CallbackPublisher, Relay
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES
 from actionengine.text.names import fold

@@ -28,7 +28,6 @@ from actionengine import (
     RequestContext,
     SQLiteStorage,
     Tenant,
-    create_action,
     create_engine,
     create_service,
     replay,
@@ -62,6 +61,7 @@ from actionengine.workflows.definitions.parse import MAX_BYTES
 from actionengine.workflows.definitions.triggers import MAX_BYTES as MAX_TRIGGER_BYTES
 from actionengine.workflows.runs import run, start
 from actionengine.workflows.services.quotas import MAX_TRIGGERS
+from tests.conftest import make_action
 from tests.growth import AnyStorage, count
 
 PAGE = (Path(__file__).parent.parent / "docs" / "limits.md").read_text()
@@ -112,9 +112,9 @@ class Office:
         self.storage: AnyStorage = storage or InMemoryStorage()
         self.tenant: Tenant = self.storage.create_tenant(slug=f"t-{uuid4().hex}", name="Acme")
         self.authorizer = RBACAuthorizer(self.storage)
-        actions = [create_action(name=name, description="x", handler=each) for name, each in HANDLERS.items()]
-        about = create_action(name="about", description="x", handler=lambda data: Success(None), resource=_about)
-        returning = create_action(name="return", description="x", handler=_return)
+        actions = [make_action(name, each) for name, each in HANDLERS.items()]
+        about = make_action("about", lambda data: Success(None), resource=_about)
+        returning = make_action("return", _return)
         notes = create_service(name="notes", description="x", actions=[*actions, about, returning])
         services = [*workflow_services(), *change_control_services(), notes]
         self.engine: Engine = create_engine(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, StrEnum
@@ -15,20 +14,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, SecretStr, computed_field, field_serializer
 from returns.result import Result, Success
 
-from actionengine import (
-    ActionError,
-    Actor,
-    ApprovalPolicy,
-    Engine,
-    ErrorCode,
-    RequestContext,
-    Sensitive,
-    Tenant,
-    create_action,
-)
-from tests.conftest import Execute, log_of
+from actionengine import ActionError, Actor, ApprovalPolicy, Engine, ErrorCode, RequestContext, Sensitive, Tenant
+from tests.conftest import EngineOf, Execute, log_of, make_action
 
-EngineOf = Callable[..., Engine]
 T = TypeVar("T")
 
 
@@ -173,7 +161,7 @@ def engine_for(model: Any, engine_of: EngineOf, **options: Any) -> tuple[Engine,
         seen.append(data)
         return Success(len(seen))
 
-    return engine_of(create_action(name="go", description="", handler=run, validation=model, **options)), seen
+    return engine_of(make_action("go", run, validation=model, **options)), seen
 
 
 def keyed(tenant: Tenant) -> RequestContext:

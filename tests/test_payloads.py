@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -19,20 +18,16 @@ from returns.result import Result, Success
 from actionengine import (
     ActionError,
     Actor,
-    Engine,
     ErrorCode,
     InMemoryStorage,
     Limits,
     RequestContext,
     Tenant,
-    create_action,
     create_engine,
     create_service,
 )
 from actionengine.pipeline.payload import fingerprint, read_payload
-from tests.conftest import Execute, log_of
-
-EngineOf = Callable[..., Engine]
+from tests.conftest import EngineOf, Execute, log_of, make_action
 
 
 class Line(BaseModel):
@@ -94,7 +89,7 @@ def test_a_payload_that_json_cannot_carry_is_refused(
         ran.append(data)
         return Success(None)
 
-    engine = engine_of(create_action(name="go", description="", handler=run))
+    engine = engine_of(make_action("go", run))
     for payload in (NOT_JSON[what], {"inside": [NOT_JSON[what]]}):
         assert execute(engine, "work.go", payload, as_ann).failure().code is ErrorCode.INVALID_INPUT
     assert ran == []
@@ -102,9 +97,7 @@ def test_a_payload_that_json_cannot_carry_is_refused(
 
 
 def test_limits_can_be_set(engine_of: EngineOf, execute: Execute, as_ann: RequestContext) -> None:
-    engine = engine_of(
-        create_action(name="go", description="", handler=echo), limits=Limits(payload_bytes=20, payload_depth=2)
-    )
+    engine = engine_of(make_action("go", echo), limits=Limits(payload_bytes=20, payload_depth=2))
     assert execute(engine, "work.go", ["12345678901234"], as_ann) == Success(["12345678901234"])
     assert "at most 20" in execute(engine, "work.go", ["123456789012345678"], as_ann).failure().message
     assert execute(engine, "work.go", [[1], [2]], as_ann) == Success([[1], [2]])
@@ -115,7 +108,7 @@ def test_limits_can_be_set(engine_of: EngineOf, execute: Execute, as_ann: Reques
 def test_each_invalid_field_is_named_with_its_reason(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
 ) -> None:
-    engine = engine_of(create_action(name="go", description="", handler=echo, validation=Order))
+    engine = engine_of(make_action("go", echo, validation=Order))
     payload = {"when": "2026-01-01T00:00:00Z", "lines": [{"SKU": "a", "count": 1}, {"count": 0}]}
     error = execute(engine, "work.go", payload, as_ann).failure()
     assert error.code is ErrorCode.INVALID_INPUT
@@ -131,7 +124,7 @@ def test_each_invalid_field_is_named_with_its_reason(
 def test_an_impossible_idempotency_key_is_refused(
     engine_of: EngineOf, execute: Execute, acme: Tenant, key: Any, idempotency: Any
 ) -> None:
-    engine = engine_of(create_action(name="go", description="", handler=echo, idempotency=idempotency))
+    engine = engine_of(make_action("go", echo, idempotency=idempotency))
     context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key=key)
     error = execute(engine, "work.go", {}, context).failure()
     assert error.code is ErrorCode.INVALID_INPUT
@@ -140,7 +133,7 @@ def test_an_impossible_idempotency_key_is_refused(
 
 
 def test_a_required_key_that_is_missing_is_refused(engine_of: EngineOf, execute: Execute, as_ann: Any) -> None:
-    engine = engine_of(create_action(name="go", description="", handler=echo, idempotency="required"))
+    engine = engine_of(make_action("go", echo, idempotency="required"))
     assert execute(engine, "work.go", {}, as_ann).failure().code is ErrorCode.INVALID_INPUT
 
 
@@ -152,7 +145,7 @@ def test_an_instance_of_the_model_is_a_payload(engine_of: EngineOf, execute: Exe
         data.meta["changed"] = True
         return Success(data.lines[0].count)
 
-    engine = engine_of(create_action(name="go", description="", handler=keep, validation=Order))
+    engine = engine_of(make_action("go", keep, validation=Order))
     order = Order(when=datetime.now(UTC), lines=[Line(SKU="a", count=3)], meta={})
     assert execute(engine, "work.go", order, as_ann) == Success(3)
     assert seen[0] is not order
@@ -166,7 +159,7 @@ def test_an_instance_of_another_model_is_read_as_its_json(
         SKU: str
         count: int
 
-    engine = engine_of(create_action(name="go", description="", handler=echo, validation=Line))
+    engine = engine_of(make_action("go", echo, validation=Line))
     assert execute(engine, "work.go", Wire(SKU="a", count=2), as_ann) == Success(Line(SKU="a", count=2))
     assert execute(engine, "work.go", Wire(SKU="a", count=0), as_ann).failure().code is ErrorCode.INVALID_INPUT
 
@@ -178,7 +171,7 @@ class Point:
 
 
 def test_a_dataclass_is_a_model_too(engine_of: EngineOf, execute: Execute, as_ann: RequestContext) -> None:
-    engine = engine_of(create_action(name="go", description="", handler=echo, validation=Point))
+    engine = engine_of(make_action("go", echo, validation=Point))
     assert execute(engine, "work.go", {"x": 1, "y": 2}, as_ann) == Success(Point(1, 2))
     assert execute(engine, "work.go", Point(3, 4), as_ann) == Success(Point(3, 4))
 
@@ -188,7 +181,7 @@ def test_validation_that_crashes_is_contained(engine_of: EngineOf, execute: Exec
         raise OSError("boom")
 
     adapter: TypeAdapter[int] = TypeAdapter(Annotated[int, AfterValidator(explode)])
-    engine = engine_of(create_action(name="go", description="", handler=echo, validation=adapter))
+    engine = engine_of(make_action("go", echo, validation=adapter))
     error = execute(engine, "work.go", 1, as_ann).failure()
     assert error.code is ErrorCode.INTERNAL
     assert "boom" not in error.message
@@ -206,9 +199,7 @@ json_values = st.recursive(
 def test_any_json_comes_through_unchanged(payload: Any) -> None:
     storage = InMemoryStorage()
     tenant = storage.create_tenant(slug="acme", name="Acme")
-    service = create_service(
-        name="work", description="", actions=[create_action(name="echo", description="", handler=echo)]
-    )
+    service = create_service(name="work", description="", actions=[make_action("echo", echo)])
     engine = create_engine(services=[service], storage=storage)
     context = RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key="k")
     try:

@@ -23,7 +23,6 @@ from actionengine import (
     Actor,
     ApprovalPolicy,
     Decision,
-    Engine,
     ErrorCode,
     HookDefinition,
     InMemoryStorage,
@@ -32,17 +31,10 @@ from actionengine import (
     SerializationFailure,
     StorageUnavailable,
     Tenant,
-    create_action,
 )
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.memory.unit_of_work import MemoryUnitOfWork
-from tests.conftest import Execute, log_of
-
-EngineOf = Callable[..., Engine]
-
-
-def action(name: str, handler: Callable[..., Any], **options: Any) -> Action:
-    return create_action(name=name, description="", handler=handler, **options)
+from tests.conftest import EngineOf, Execute, log_of, make_action
 
 
 def documents(storage: InMemoryStorage, tenant: Tenant, collection: str = "things") -> int:
@@ -100,14 +92,14 @@ class Recorder:
 def test_the_stages_run_in_their_order(engine_of: EngineOf, execute: Execute, as_ann: RequestContext) -> None:
     recorder = Recorder()
     engine = engine_of(
-        action(
+        make_action(
             "go",
             recorder.hook("handler"),
             approval=ApprovalPolicy(when=recorder.when, permission="x"),
             hooks=ActionHooks(before=[HookDefinition("work", "first")], after=[HookDefinition("work", "last")]),  # type: ignore[arg-type]
         ),
-        action("first", recorder.hook("before hook")),
-        action("last", recorder.hook("after hook")),
+        make_action("first", recorder.hook("before hook")),
+        make_action("last", recorder.hook("after hook")),
         authorizer=recorder,
         on_before_action_handler=recorder.guard,
         on_after_action_handler=recorder.after,
@@ -117,7 +109,7 @@ def test_the_stages_run_in_their_order(engine_of: EngineOf, execute: Execute, as
 
 
 def test_an_actor_is_refused_before_the_input_is_looked_at(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
-    engine = engine_of(action("go", insert, validation=Order, permission="x"))
+    engine = engine_of(make_action("go", insert, validation=Order, permission="x"))
     context = RequestContext(tenant=acme, actor=Actor.human("bob"))
     assert execute(engine, "work.go", "nonsense", context).failure().code is ErrorCode.FORBIDDEN
 
@@ -125,14 +117,14 @@ def test_an_actor_is_refused_before_the_input_is_looked_at(engine_of: EngineOf, 
 def test_without_an_actor_a_protected_action_is_unauthenticated(
     engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
-    engine = engine_of(action("go", insert), action("open", lambda data: Success("in"), is_protected=False))
+    engine = engine_of(make_action("go", insert), make_action("open", lambda data: Success("in"), is_protected=False))
     nobody = RequestContext(tenant=acme)
     assert execute(engine, "work.go", {}, nobody).failure().code is ErrorCode.UNAUTHENTICATED
     assert execute(engine, "work.open", {}, nobody) == Success("in")
 
 
 def test_without_a_tenant_nothing_runs(engine_of: EngineOf, execute: Execute) -> None:
-    engine = engine_of(action("go", insert, is_protected=False))
+    engine = engine_of(make_action("go", insert, is_protected=False))
     context = RequestContext(tenant=None, actor=Actor.system())
     assert execute(engine, "work.go", {}, context).failure().code is ErrorCode.UNAUTHENTICATED
 
@@ -142,7 +134,7 @@ def test_a_guard_stops_everything_with_what_it_returns(
 ) -> None:
     refusal = ActionError(ErrorCode.UNAVAILABLE, "closed for stocktaking")
     engine = engine_of(
-        action("go", insert),
+        make_action("go", insert),
         on_before_action_handler=lambda action, payload, context: (
             Failure(refusal) if action.name == "go" else Success(None)
         ),
@@ -157,7 +149,7 @@ def test_a_guard_cannot_change_the_payload(engine_of: EngineOf, execute: Execute
         payload["amount"] = 1_000_000
         return Success({"amount": 2})
 
-    engine = engine_of(action("go", lambda data: Success(data["amount"])), on_before_action_handler=meddle)
+    engine = engine_of(make_action("go", lambda data: Success(data["amount"])), on_before_action_handler=meddle)
     assert execute(engine, "work.go", {"amount": 1}, as_ann) == Success(1)
 
 
@@ -172,7 +164,7 @@ def test_the_global_after_handler_cannot_undo_a_commit(
     def broken(action: Action, payload: Any, context: RequestContext, result: Any) -> Result[Any, Any]:
         raise OSError("the mail server is down")
 
-    engine = engine_of(action("go", insert), on_after_action_handler=broken)
+    engine = engine_of(make_action("go", insert), on_after_action_handler=broken)
     assert isinstance(execute(engine, "work.go", {}, as_ann), Success)
     assert documents(storage, acme) == 1
     assert "the global after handler of work.go raised" in caplog.text
@@ -217,7 +209,7 @@ def test_a_handler_that_fails_leaves_nothing_but_its_log_row(
         ctx.emit("half.done", {})
         return handler(data, ctx) if handler.__code__.co_argcount == 2 else handler(data)
 
-    engine = engine_of(action("go", write_then_fail))
+    engine = engine_of(make_action("go", write_then_fail))
     error = execute(engine, "work.go", {}, as_ann).failure()
     assert error.code is code
     assert message in error.message
@@ -233,7 +225,7 @@ def test_a_traceback_goes_to_the_log_and_not_into_the_error(
     def crash(data: Any) -> Result[Any, Any]:
         raise ValueError("password is hunter2")
 
-    error = execute(engine_of(action("go", crash)), "work.go", {}, as_ann).failure()
+    error = execute(engine_of(make_action("go", crash)), "work.go", {}, as_ann).failure()
     assert "hunter2" not in str(error.to_dict())
     assert "hunter2" in caplog.text
     assert error.details["action_id"] in caplog.text
@@ -247,7 +239,7 @@ def test_an_action_exception_from_deep_inside_is_that_failure(
     def deep(data: Any) -> Result[Any, Any]:
         raise refusal
 
-    assert execute(engine_of(action("go", deep)), "work.go", {}, as_ann) == Failure(refusal)
+    assert execute(engine_of(make_action("go", deep)), "work.go", {}, as_ann) == Failure(refusal)
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
@@ -263,7 +255,7 @@ def test_an_interruption_rolls_back_and_goes_on(
         ctx.records("things").insert({})
         raise interruption
 
-    engine = engine_of(action("go", interrupted))
+    engine = engine_of(make_action("go", interrupted))
     with pytest.raises(interruption):
         execute(engine, "work.go", {}, as_ann)
     assert documents(storage, acme) == 0
@@ -280,7 +272,9 @@ async def async_insert(data: Any, ctx: ActionContext) -> Result[Any, ActionError
 def test_an_async_handler_runs_under_the_async_door_only(
     engine_of: EngineOf, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
 ) -> None:
-    engine = engine_of(action("go", async_insert), action("wrapped", lambda data, ctx: async_insert(data, ctx)))
+    engine = engine_of(
+        make_action("go", async_insert), make_action("wrapped", lambda data, ctx: async_insert(data, ctx))
+    )
     for name in ("go", "wrapped"):
         error = engine.execute_action("work", name, 1, as_ann).failure()
         assert error.code is ErrorCode.INTERNAL
@@ -293,7 +287,7 @@ def test_in_each_pair_the_wrong_method_says_which_is_right(engine_of: EngineOf, 
     async def wrong(data: str, ctx: ActionContext) -> Any:
         return getattr(ctx, data)("x", "y") if data == "execute" else getattr(ctx, data)("x")
 
-    engine = engine_of(action("go", wrong))
+    engine = engine_of(make_action("go", wrong))
     for used, right in (("records", "async_records"), ("execute", "execute_async"), ("authorize", "authorize_async")):
         error = asyncio.run(engine.execute_action_async("work", "go", used, as_ann)).failure()
         assert f"use ctx.{right}" in error.message
@@ -306,7 +300,7 @@ def test_a_context_is_of_no_use_afterwards(engine_of: EngineOf, execute: Execute
         kept.append(ctx)
         return Success(None)
 
-    execute(engine_of(action("go", keep)), "work.go", {}, as_ann)
+    execute(engine_of(make_action("go", keep)), "work.go", {}, as_ann)
     with pytest.raises(Exception, match="has ended"):
         kept[0].records("things").insert({})
     with pytest.raises(Exception, match="has ended"):
@@ -317,7 +311,7 @@ def test_resources_of_the_request_lie_over_those_of_the_engine(
     engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
     engine = engine_of(
-        action("go", lambda data, ctx: Success(dict(ctx.resources))), resources={"mailer": "smtp", "region": "eu"}
+        make_action("go", lambda data, ctx: Success(dict(ctx.resources))), resources={"mailer": "smtp", "region": "eu"}
     )
     plain = RequestContext(tenant=acme, actor=Actor.human("ann"))
     special = RequestContext(tenant=acme, actor=Actor.human("ann"), resources={"region": "us"})
@@ -348,7 +342,7 @@ def test_a_read_only_action_cannot_write(
         write(ctx)
         return Success("wrote")
 
-    engine = engine_of(action("go", sneak, read_only=True), action("insert", insert))
+    engine = engine_of(make_action("go", sneak, read_only=True), make_action("insert", insert))
     assert isinstance(execute(engine, "work.go", {}, as_ann), Failure)
     assert documents(storage, acme) == 0
     assert storage.read_events(acme) == []
@@ -357,7 +351,7 @@ def test_a_read_only_action_cannot_write(
 def test_a_read_only_action_claims_no_key_and_emits_nothing(
     engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
-    engine = engine_of(action("go", lambda data, ctx: Success(len(ctx.records("things").list())), read_only=True))
+    engine = engine_of(make_action("go", lambda data, ctx: Success(len(ctx.records("things").list())), read_only=True))
     context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
     assert execute(engine, "work.go", {"a": 1}, context) == Success(0)
     assert execute(engine, "work.go", {"a": 2}, context) == Success(0)
@@ -376,8 +370,8 @@ def test_a_nested_read_only_action_cannot_write(
 ) -> None:
     hooks = ActionHooks(before=(HookDefinition("work", "reader"),)) if nested_as == "a hook" else None
     engine = engine_of(
-        action("outer", lambda data, ctx: ctx.execute("work", "reader", data), hooks=hooks),
-        action("reader", insert, read_only=True),
+        make_action("outer", lambda data, ctx: ctx.execute("work", "reader", data), hooks=hooks),
+        make_action("reader", insert, read_only=True),
     )
     error = execute(engine, "work.outer", {}, as_ann).failure()
     assert "is read-only and cannot write" in error.message
@@ -397,7 +391,7 @@ def test_a_handler_with_a_timeout_opens_no_second_unit_of_work(
         opened.append(ctx._port.execution.root.unit_of_work is not None)  # type: ignore[attr-defined]
         return Success(None)
 
-    execute(engine_of(action("go", look, timeout=60)), "work.go", {}, as_ann)
+    execute(engine_of(make_action("go", look, timeout=60)), "work.go", {}, as_ann)
     assert opened == [True]
 
 
@@ -419,7 +413,7 @@ def test_a_handler_that_never_returns_is_stopped(
         over.set()
         return Success("too late")
 
-    engine = engine_of(action("go", hang, timeout=0.2))
+    engine = engine_of(make_action("go", hang, timeout=0.2))
     error = execute(engine, "work.go", {}, as_ann).failure()
     assert error.code is ErrorCode.TIMEOUT
     release.set()
@@ -446,7 +440,7 @@ def test_an_async_handler_that_never_returns_is_cancelled(
 
     for timeout in (0.2, 2.0, 20.0):
         # On a busy machine, a short time is over before the handler begins.
-        engine = engine_of(action("go", hang, timeout=timeout))
+        engine = engine_of(make_action("go", hang, timeout=timeout))
         error = asyncio.run(engine.execute_action_async("work", "go", {}, as_ann)).failure()
         assert error.code is ErrorCode.TIMEOUT
         assert documents(storage, acme) == 0
@@ -463,7 +457,7 @@ def test_a_blocking_handler_with_a_timeout_frees_the_loop(engine_of: EngineOf, a
         release.wait(1)
         return Success("released")
 
-    engine = engine_of(action("block", block, timeout=60), action("quick", lambda data: Success("quick")))
+    engine = engine_of(make_action("block", block, timeout=60), make_action("quick", lambda data: Success("quick")))
 
     async def both() -> list[Any]:
         blocked = asyncio.create_task(engine.execute_action_async("work", "block", {}, as_ann))
@@ -479,7 +473,9 @@ def test_a_timeout_bounds_what_the_action_executes(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     hook = ActionHooks(before=(HookDefinition("work", "slow", is_critical=False),))
-    engine = engine_of(action("go", insert, timeout=0.05, hooks=hook), action("slow", lambda data: time.sleep(0.2)))
+    engine = engine_of(
+        make_action("go", insert, timeout=0.05, hooks=hook), make_action("slow", lambda data: time.sleep(0.2))
+    )
     error = execute(engine, "work.go", {}, as_ann).failure()
     assert error.code is ErrorCode.TIMEOUT
     assert documents(storage, acme) == 0
@@ -498,7 +494,9 @@ def test_the_output_of_each_hook_is_the_next_input(
     hooks = ActionHooks(
         before=(HookDefinition("work", "one"), HookDefinition("work", "ten")), after=(HookDefinition("work", "one"),)
     )
-    engine = engine_of(action("go", add(100), hooks=hooks), action("one", add(1)), action("ten", add(10)))
+    engine = engine_of(
+        make_action("go", add(100), hooks=hooks), make_action("one", add(1)), make_action("ten", add(10))
+    )
     assert execute(engine, "work.go", {"sum": 1000}, as_ann) == Success({"sum": 1112})
 
 
@@ -507,8 +505,8 @@ def test_with_before_hooks_validation_looks_at_what_they_made(
 ) -> None:
     hooks = ActionHooks(before=(HookDefinition("work", "fill"),))
     engine = engine_of(
-        action("go", lambda data: Success(data.amount), validation=Order, hooks=hooks),
-        action("fill", lambda data: Success(Order(amount=7) if data == "seven" else data)),
+        make_action("go", lambda data: Success(data.amount), validation=Order, hooks=hooks),
+        make_action("fill", lambda data: Success(Order(amount=7) if data == "seven" else data)),
     )
     assert execute(engine, "work.go", "seven", as_ann) == Success(7)
     assert execute(engine, "work.go", {"amount": "x"}, as_ann).failure().code is ErrorCode.INVALID_INPUT
@@ -531,9 +529,9 @@ def test_a_critical_hook_stops_and_another_is_passed_over(
         return ActionHooks(**{phase: (HookDefinition("work", "broken", is_critical),)})
 
     engine = engine_of(
-        action("strict", insert, hooks=hooks(True)),
-        action("lenient", insert, hooks=hooks(False)),
-        action("broken", broken),
+        make_action("strict", insert, hooks=hooks(True)),
+        make_action("lenient", insert, hooks=hooks(False)),
+        make_action("broken", broken),
     )
     error = execute(engine, "work.strict", {}, as_ann).failure()
     assert error.code is ErrorCode.HOOK_FAILED
@@ -552,7 +550,7 @@ def test_what_a_failed_hook_wrote_is_undone(
         return Failure("no")
 
     hooks = ActionHooks(after=(HookDefinition("work", "fail", is_critical=False),))
-    engine = engine_of(action("go", insert, hooks=hooks), action("fail", write_and_fail))
+    engine = engine_of(make_action("go", insert, hooks=hooks), make_action("fail", write_and_fail))
     execute(engine, "work.go", {}, as_ann)
     assert documents(storage, acme) == 1
     assert [stored.event.type for stored in storage.read_events(acme)] == ["work.go"]
@@ -562,7 +560,7 @@ def test_a_hook_is_bound_by_the_same_rules_as_any_action(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext
 ) -> None:
     hooks = ActionHooks(before=(HookDefinition("work", "secret"),))
-    engine = engine_of(action("go", insert, hooks=hooks), action("secret", insert, permission="secrets.read"))
+    engine = engine_of(make_action("go", insert, hooks=hooks), make_action("secret", insert, permission="secrets.read"))
     error = execute(engine, "work.go", {}, as_ann).failure()
     assert error.code is ErrorCode.HOOK_FAILED
     assert error.details["error"]["code"] == "forbidden"
@@ -584,7 +582,7 @@ def test_hooks_share_state_and_see_what_they_hook(
     hooks = ActionHooks(
         before=(HookDefinition("work", "note"), HookDefinition("work", "note")), after=(HookDefinition("work", "last"),)
     )
-    engine = engine_of(action("go", handler, hooks=hooks), action("note", note), action("last", last))
+    engine = engine_of(make_action("go", handler, hooks=hooks), make_action("note", note), make_action("last", last))
     expected = {"state": ["work.go", "work.go"], "log": 2, "output": True}
     assert execute(engine, "work.go", {}, as_ann) == Success(expected)
     assert execute(engine, "work.go", {}, as_ann) == Success(expected)
@@ -600,7 +598,7 @@ def test_a_nested_action_commits_with_the_one_around_it(
         inner = ctx.execute("work", "insert", {"from": "outer"})
         return inner if data == "commit" else Failure("changed my mind")
 
-    engine = engine_of(action("outer", outer), action("insert", insert))
+    engine = engine_of(make_action("outer", outer), make_action("insert", insert))
     execute(engine, "work.outer", "fail", as_ann)
     assert documents(storage, acme) == 0
     execute(engine, "work.outer", "commit", as_ann)
@@ -628,7 +626,7 @@ def test_a_failed_nested_action_is_rolled_back_to_its_savepoint(
         ctx.records("things").update(kept.id, {"outer": failure.code}, kept.version)
         return Success([record.data for record in ctx.records("things").list()])
 
-    engine = engine_of(action("outer", outer), action("inner", inner))
+    engine = engine_of(make_action("outer", outer), make_action("inner", inner))
     assert execute(engine, "work.outer", {}, as_ann) == Success([{"outer": "unprocessable"}])
     assert [stored.event.type for stored in storage.read_events(acme)] == ["work.outer"]
     assert sorted(row.outcome for row in log_of(engine, acme)) == ["failed", "succeeded"]
@@ -638,7 +636,7 @@ def test_actions_are_nested_to_a_bounded_depth(engine_of: EngineOf, execute: Exe
     def deeper(data: int, ctx: ActionContext) -> Result[Any, Any]:
         return ctx.execute("work", "deeper", data + 1)
 
-    engine = engine_of(action("deeper", deeper), limits=Limits(nested_depth=5))
+    engine = engine_of(make_action("deeper", deeper), limits=Limits(nested_depth=5))
     error = execute(engine, "work.deeper", 0, as_ann).failure()
     assert error.code is ErrorCode.INTERNAL
     assert "nested deeper than 5" in error.message
@@ -654,10 +652,10 @@ def test_async_actions_nest_async_and_def_ones(engine_of: EngineOf, as_ann: Requ
         return ctx.execute("work", "asynchronous", 1)
 
     engine = engine_of(
-        action("outer", outer),
-        action("asynchronous", async_insert),
-        action("insert", insert),
-        action("from_def", from_def),
+        make_action("outer", outer),
+        make_action("asynchronous", async_insert),
+        make_action("insert", insert),
+        make_action("from_def", from_def),
     )
     assert asyncio.run(engine.execute_action_async("work", "outer", {}, as_ann)) == Success([{"data": 1}, True])
     error = asyncio.run(engine.execute_action_async("work", "from_def", {}, as_ann)).failure()
@@ -667,7 +665,7 @@ def test_async_actions_nest_async_and_def_ones(engine_of: EngineOf, as_ann: Requ
 def test_a_nested_action_that_is_not_there_is_a_failure(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext
 ) -> None:
-    engine = engine_of(action("go", lambda data, ctx: ctx.execute("no", "where")))
+    engine = engine_of(make_action("go", lambda data, ctx: ctx.execute("no", "where")))
     assert execute(engine, "work.go", {}, as_ann).failure().code is ErrorCode.NOT_FOUND
 
 
@@ -675,8 +673,8 @@ def test_a_nested_action_that_requires_a_key_uses_the_outer_one(
     engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
     engine = engine_of(
-        action("outer", lambda data, ctx: ctx.execute("work", "pay", data)),
-        action("pay", insert, idempotency="required"),
+        make_action("outer", lambda data, ctx: ctx.execute("work", "pay", data)),
+        make_action("pay", insert, idempotency="required"),
     )
     without = RequestContext(tenant=acme, actor=Actor.human("ann"))
     assert execute(engine, "work.outer", {}, without).failure().code is ErrorCode.INVALID_INPUT
@@ -730,7 +728,7 @@ def test_a_unit_of_work_that_lost_runs_again_from_the_start(execute: Execute, en
         ctx.emit("went", {})
         return insert(data, ctx)
 
-    engine = engine_of(action("go", go), storage=storage)
+    engine = engine_of(make_action("go", go), storage=storage)
     context = RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key=key)
     assert isinstance(execute(engine, "work.go", {"amount": 1}, context), Success)
     assert runs == [{"amount": 1}] * 4
@@ -742,7 +740,7 @@ def test_a_unit_of_work_that_lost_runs_again_from_the_start(execute: Execute, en
 def test_one_that_loses_too_often_is_a_conflict(execute: Execute, engine_of: EngineOf) -> None:
     storage = Flaky(losses=3)
     tenant = storage.create_tenant(slug="acme", name="Acme")
-    engine = engine_of(action("go", insert), storage=storage, limits=Limits(reruns=2))
+    engine = engine_of(make_action("go", insert), storage=storage, limits=Limits(reruns=2))
     context = RequestContext(tenant=tenant, actor=Actor.human("ann"))
     assert execute(engine, "work.go", {}, context).failure().code is ErrorCode.CONFLICT
     assert documents(storage, tenant) == 0
@@ -751,7 +749,7 @@ def test_one_that_loses_too_often_is_a_conflict(execute: Execute, engine_of: Eng
 def test_a_storage_that_is_gone_is_unavailable(execute: Execute, engine_of: EngineOf) -> None:
     storage = Flaky(gone=True)
     tenant = storage.create_tenant(slug="acme", name="Acme")
-    engine = engine_of(action("go", insert), storage=storage)
+    engine = engine_of(make_action("go", insert), storage=storage)
     context = RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key="k")
     assert execute(engine, "work.go", {}, context).failure().code is ErrorCode.UNAVAILABLE
     storage.gone = False
@@ -767,7 +765,7 @@ def test_cancelling_a_task_rolls_back_and_frees_its_key(
         await asyncio.Event().wait()
         return Success(None)
 
-    engine = engine_of(action("go", hang))
+    engine = engine_of(make_action("go", hang))
     context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
 
     async def cancel() -> None:
@@ -788,7 +786,7 @@ def test_a_crash_while_logging_a_failure_does_not_hide_it(
 ) -> None:
     storage = Flaky(gone=True)
     tenant = storage.create_tenant(slug="acme", name="Acme")
-    engine = engine_of(action("go", lambda data: Failure("sold out")), storage=storage)
+    engine = engine_of(make_action("go", lambda data: Failure("sold out")), storage=storage)
     with caplog.at_level(logging.ERROR):
         error = execute(engine, "work.go", {}, RequestContext(tenant=tenant, actor=Actor.human("ann"))).failure()
     assert error.message == "sold out"
@@ -819,7 +817,7 @@ def test_an_abandoned_nested_handler_writes_nothing(
         assert over.wait(90)
         return Success(failure.code)
 
-    engine = engine_of(action("outer", outer), action("slow", slow, timeout=0.2))
+    engine = engine_of(make_action("outer", outer), make_action("slow", slow, timeout=0.2))
     assert execute(engine, "work.outer", {}, as_ann) == Success("timeout")
     assert documents(storage, acme) == 0
 
@@ -845,7 +843,7 @@ def test_the_context_of_a_nested_execution_ends_with_it(
                 use()
         return Success(None)
 
-    engine = engine_of(action("outer", outer), action("inner", inner))
+    engine = engine_of(make_action("outer", outer), make_action("inner", inner))
     assert execute(engine, "work.outer", {}, as_ann) == Success(None)
     assert documents(storage, acme) == 0
 
@@ -864,7 +862,9 @@ def test_an_execution_executes_one_action_at_a_time(
         assert first.failure().message == "no"
         return second
 
-    engine = engine_of(action("outer", outer), action("fail", failing_late), action("insert", async_insert))
+    engine = engine_of(
+        make_action("outer", outer), make_action("fail", failing_late), make_action("insert", async_insert)
+    )
     error = asyncio.run(engine.execute_action_async("work", "outer", {}, as_ann)).failure()
     assert "one action at a time" in error.message
     assert documents(storage, acme) == 0
@@ -877,7 +877,7 @@ def test_an_approval_unwinds_through_a_task_group(engine_of: EngineOf, as_ann: R
         return task.result()
 
     policy = ApprovalPolicy(when=lambda data, ctx: True, permission="approve")
-    engine = engine_of(action("outer", outer), action("inner", insert, approval=policy))
+    engine = engine_of(make_action("outer", outer), make_action("inner", insert, approval=policy))
     error = asyncio.run(engine.execute_action_async("work", "outer", {}, as_ann)).failure()
     assert error.code is ErrorCode.APPROVAL_REQUIRED
 
@@ -887,14 +887,14 @@ def test_hooks_of_hooks_do_not_change_the_outer_log_row(
 ) -> None:
     inner = (HookDefinition("work", "inner"),)
     engine = engine_of(
-        action(
+        make_action(
             "go",
             lambda data, ctx: Success(ctx.hook_context.output),
             hooks=ActionHooks(before=(HookDefinition("work", "middle"),)),
             result=ActionResultConfig(pipeline=True),
         ),
-        action("middle", add(1), hooks=ActionHooks(before=inner, after=inner)),
-        action("inner", add(10)),
+        make_action("middle", add(1), hooks=ActionHooks(before=inner, after=inner)),
+        make_action("inner", add(10)),
     )
     result = execute(engine, "work.go", {}, as_ann).unwrap()
     assert result.data is None
@@ -908,7 +908,7 @@ def test_odd_values_of_the_request_never_spoil_the_action_log(
     engine_of: EngineOf, execute: Execute, acme: Tenant, field: str, value: Any
 ) -> None:
     policy = ApprovalPolicy(when=lambda data, ctx: True, permission="approve")
-    engine = engine_of(action("go", insert), action("ask", insert, approval=policy))
+    engine = engine_of(make_action("go", insert), make_action("ask", insert, approval=policy))
     options: dict[str, Any] = {field: value}
     context = RequestContext(tenant=acme, actor=Actor.human("ann"), **options)
     assert isinstance(execute(engine, "work.go", {}, context), Success)
@@ -918,7 +918,7 @@ def test_odd_values_of_the_request_never_spoil_the_action_log(
 
 def test_a_condition_may_read_documents_whatever_the_handler_is(engine_of: EngineOf, as_ann: RequestContext) -> None:
     policy = ApprovalPolicy(when=lambda data, ctx: bool(ctx.records("things").list()), permission="approve")
-    engine = engine_of(action("go", async_insert, approval=policy))
+    engine = engine_of(make_action("go", async_insert, approval=policy))
 
     async def twice() -> list[Any]:
         return [await engine.execute_action_async("work", "go", {}, as_ann) for _ in range(2)]

@@ -26,7 +26,6 @@ from actionengine import (
     PostgresStorage,
     RequestContext,
     SQLiteStorage,
-    create_action,
     create_engine,
     create_event_type,
     create_service,
@@ -35,7 +34,7 @@ from actionengine.builtin.action_log import LogEntry
 from actionengine.pipeline.payload import read_payload
 from actionengine.storage.rows import LogRow
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS, check_readable
-from tests.conftest import log_of
+from tests.conftest import log_of, make_action
 
 AnyStorage = InMemoryStorage | PostgresStorage | SQLiteStorage
 
@@ -116,13 +115,11 @@ def engine_with(storage: Any, write: Callable[[Any, ActionContext], Result[Any, 
         name="work",
         description="",
         actions=[
-            create_action(name="run", description="", handler=run),
-            create_action(name="give", description="", handler=give),
-            create_action(name="fail", description="", handler=fail),
-            create_action(name="pass", description="", handler=lambda data: Success(data)),
-            create_action(
-                name="hooked", description="", handler=run, hooks=hooks, result=ActionResultConfig(pipeline=True)
-            ),
+            make_action("run", run),
+            make_action("give", give),
+            make_action("fail", fail),
+            make_action("pass", lambda data: Success(data)),
+            make_action("hooked", run, hooks=hooks, result=ActionResultConfig(pipeline=True)),
         ],
     )
     return create_engine(services=[service], storage=storage)

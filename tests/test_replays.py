@@ -25,12 +25,12 @@ from actionengine import (
     Role,
     Rule,
     StaticAuthorizer,
-    create_action,
     create_engine,
     create_service,
 )
 from actionengine.authorization.questions import MAX_BYTES, MAX_QUESTIONS, Question, Questions, decode_questions
 from actionengine.changes import change_control_services
+from tests.conftest import make_action
 
 SECRET = "what only few may see"
 
@@ -60,7 +60,7 @@ class Shop:
 
 
 def make(name: str, handler: Callable[..., Any] = lambda data: Success(SECRET), **declared: Any) -> Action:
-    return create_action(name=name, description="x", handler=handler, **declared)
+    return make_action(name, handler, **declared)
 
 
 def is_forbidden(answer: Result[Any, ActionError]) -> bool:

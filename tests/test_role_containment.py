@@ -21,7 +21,6 @@ from actionengine import (
     Role,
     Rule,
     StaticAuthorizer,
-    create_action,
     create_engine,
     create_service,
 )
@@ -29,6 +28,7 @@ from actionengine.authorization.rules import Rights, decide
 from actionengine.changes import change_control_services
 from actionengine.text.names import check_pattern, check_permission, clean, fold
 from actionengine.workflows import workflow_services
+from tests.conftest import make_action
 
 PERMISSIONS = ("jobs.read", "jobs.edit", "jobs.notes.read", "jobsite.read", "pay.refund", "roles.manage")
 PATTERNS = (*PERMISSIONS, "jobs.*", "jobs.notes.*", "roles.*", "*")
@@ -76,7 +76,7 @@ class Office:
     def __init__(self, tokens: Mapping[str, tuple[str, ...]] | None = None) -> None:
         self.storage = InMemoryStorage()
         self.tenant = self.storage.create_tenant(slug="acme", name="Acme")
-        audit = create_action(name="a", description="x", handler=lambda data: Success(1), access_control=[GUARDED])
+        audit = make_action("a", lambda data: Success(1), access_control=[GUARDED])
         self.engine = create_engine(
             services=[create_service(name="s", description="x", actions=[audit])], storage=self.storage
         )
@@ -376,23 +376,23 @@ def test_no_action_policy_or_handler_asks_for_a_pattern(permission: str) -> None
     handler = lambda data: Success(1)  # noqa: E731
     policy = ApprovalPolicy(when=lambda data, ctx: True, permission=permission)
     for declared in ({"permission": permission}, {"approval": policy}):
-        action = create_action(name="a", description="x", handler=handler, **declared)
+        action = make_action("a", handler, **declared)
         with pytest.raises(ConfigurationError, match=r"s\.a: "):
             create_engine(services=[create_service(name="s", description="x", actions=[action])])
     with pytest.raises(ValueError, match="permission"):
         check_permission(permission)
     storage = InMemoryStorage()
-    asking = create_action(name="a", description="x", handler=lambda data, ctx: Success(ctx.authorize(permission)))
+    asking = make_action("a", lambda data, ctx: Success(ctx.authorize(permission)))
     engine = create_engine(services=[create_service(name="s", description="x", actions=[asking])], storage=storage)
     context = RequestContext(storage.create_tenant(slug="a", name="A"), Actor.human("ann", permissions=["*"]))
     assert engine.execute_action("s", "a", {}, context).failure().code == "internal"
 
 
 def test_a_star_inside_a_permission_is_refused_at_boot() -> None:
-    action = create_action(name="a", description="x", handler=lambda data: Success(1), access_control=["own*"])
+    action = make_action("a", lambda data: Success(1), access_control=["own*"])
     with pytest.raises(ConfigurationError, match=r"s\.a: access_control must name roles in full"):
         create_engine(services=[create_service(name="s", description="x", actions=[action])])
-    action = create_action(name="a", description="x", handler=lambda data: Success(1))
+    action = make_action("a", lambda data: Success(1))
     with pytest.raises(ConfigurationError, match=r"s\.a: the permission 'jobs\*'"):
         create_engine(services=[create_service(name="s", description="x", actions=[action], permissions=["jobs*"])])
     with pytest.raises(ValueError, match="named in full"):
@@ -401,11 +401,7 @@ def test_a_star_inside_a_permission_is_refused_at_boot() -> None:
 
 def test_defining_a_role_reports_unknown_permissions() -> None:
     policy = ApprovalPolicy(when=lambda data, ctx: True, permission="jobs.approve")
-    actions = [
-        create_action(
-            name="a", description="x", handler=lambda data: Success(1), permission="jobs.edit", approval=policy
-        )
-    ]
+    actions = [make_action("a", lambda data: Success(1), permission="jobs.edit", approval=policy)]
     own = create_service(name="s", description="x", actions=actions, permissions=["jobs.archive", "reports.*"])
     storage = InMemoryStorage()
     services = [own, *change_control_services(), *workflow_services()]

@@ -18,11 +18,10 @@ from actionengine import (
     ErrorCode,
     HookDefinition,
     RequestContext,
-    create_action,
 )
 from actionengine.text.names import MAX_COMPARED_NAMES, MAX_SHOWN_LENGTH, nearest_of
 from actionengine.workflows.definitions.schedules import zone
-from tests.conftest import Execute
+from tests.conftest import Execute, make_action
 
 MISSPELT = [("work", "opne"), ("wrok", "open"), ("action_lgo", "list"), ("work", "nothing alike"), ("work", 7)]
 
@@ -31,7 +30,7 @@ def open_job(data: Any) -> Result[Any, ActionError]:
     return Success(data)
 
 
-OPEN = create_action(name="open", description="", handler=open_job)
+OPEN = make_action("open", open_job)
 
 
 def nested(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
@@ -46,7 +45,7 @@ async def nested_async(data: Any, ctx: ActionContext) -> Result[Any, ActionError
 def test_a_misspelt_nested_action_is_answered_as_at_the_door(
     service: Any, action: Any, engine_of: Callable[..., Engine], execute: Execute, as_ann: RequestContext
 ) -> None:
-    engine = engine_of(OPEN, create_action(name="call", description="", handler=nested))
+    engine = engine_of(OPEN, make_action("call", nested))
     door = engine.execute_action(service, action, {}, as_ann)
 
     assert execute(engine, "work.call", [service, action], as_ann) == door == engine.get_action(service, action)
@@ -58,7 +57,7 @@ def test_a_misspelt_nested_action_is_answered_as_at_the_door(
 def test_async_handlers_get_the_same_hint_for_a_misspelt_action(
     service: Any, action: Any, engine_of: Callable[..., Engine], as_ann: RequestContext
 ) -> None:
-    engine = engine_of(OPEN, create_action(name="call", description="", handler=nested_async))
+    engine = engine_of(OPEN, make_action("call", nested_async))
     door = asyncio.run(engine.execute_action_async(service, action, {}, as_ann))
 
     assert asyncio.run(engine.execute_action_async("work", "call", [service, action], as_ann)) == door
@@ -74,7 +73,7 @@ def test_async_handlers_get_the_same_hint_for_a_misspelt_action(
 def test_a_misspelt_hook_is_refused_with_the_nearest_name(
     hook: HookDefinition, hint: str, engine_of: Callable[..., Engine]
 ) -> None:
-    hooked = create_action(name="close", description="", handler=open_job, hooks=ActionHooks(before=(hook,)))
+    hooked = make_action("close", open_job, hooks=ActionHooks(before=(hook,)))
     with pytest.raises(ConfigurationError) as refusal:
         engine_of(OPEN, hooked)
 
@@ -91,7 +90,7 @@ def test_an_unknown_name_among_many_is_compared_with_none(
         return []
 
     monkeypatch.setattr("actionengine.text.names.get_close_matches", count)
-    many = [create_action(name=f"open_{n}", description="", handler=open_job) for n in range(MAX_COMPARED_NAMES + 1)]
+    many = [make_action(f"open_{n}", open_job) for n in range(MAX_COMPARED_NAMES + 1)]
     for actions, comparisons in ((many, []), (many[1:], [MAX_COMPARED_NAMES])):
         compared.clear()
         answer = engine_of(*actions).execute_action("work", "open", {}, as_ann)

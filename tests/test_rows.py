@@ -32,7 +32,6 @@ from actionengine import (
     RequestContext,
     SQLiteStorage,
     Tenant,
-    create_action,
     create_engine,
     create_event_type,
     create_service,
@@ -41,7 +40,7 @@ from actionengine.authorization.port import AccessRequest, Decision
 from actionengine.pipeline.action_log import LogRowBuilder
 from actionengine.storage.port import Storage
 from actionengine.storage.rows import LogRow, Recording
-from tests.conftest import log_of
+from tests.conftest import log_of, make_action
 
 LENGTHS = [1, 240, 241, 500, 501, 3_000, 12_000]
 texts = st.one_of(
@@ -91,11 +90,11 @@ class HostileHost:
         everything: dict[str, Any] = {"permission": "work.do", "resource": lambda data: hostile["resource"]}
         self.engine, self.tenant = engine_on(
             storage,
-            create_action(name="do", description="", handler=self._do, **everything),
-            create_action(name="hooked", description="", handler=self._do, hooks=hooks, **everything),
-            create_action(name="approved", description="", handler=self._do, approval=waits, **everything),
-            create_action(name="hook", description="", handler=self._inner),
-            create_action(name="closed", description="", handler=self._do, permission=hostile["resource"]),
+            make_action("do", self._do, **everything),
+            make_action("hooked", self._do, hooks=hooks, **everything),
+            make_action("approved", self._do, approval=waits, **everything),
+            make_action("hook", self._inner),
+            make_action("closed", self._do, permission=hostile["resource"]),
             authorizer=self,
         )
 
@@ -245,14 +244,14 @@ def test_what_is_no_usage_is_refused(engine_of: Callable[..., Engine], as_ann: R
         ctx.record_ai_usage({"model": "m"})  # type: ignore[arg-type]
         return Success(1)
 
-    engine = engine_of(create_action(name="go", description="", handler=handler))
+    engine = engine_of(make_action("go", handler))
     error = engine.execute_action("work", "go", {}, as_ann).failure()
 
     assert (error.code, error.message) == (ErrorCode.INTERNAL, "record_ai_usage takes an AIUsage, not dict")
 
 
 def test_an_actor_with_a_long_id_is_refused_and_logged(each_storage: Storage) -> None:
-    engine, tenant = engine_on(each_storage, create_action(name="go", description="", handler=lambda data: Success(1)))
+    engine, tenant = engine_on(each_storage, make_action("go", lambda data: Success(1)))
     for length, code in ((240, None), (241, ErrorCode.INVALID_INPUT), (3000, ErrorCode.INVALID_INPUT)):
         result = engine.execute_action("work", "go", 1, RequestContext(tenant, Actor.human("é" * length)))
 
@@ -271,9 +270,7 @@ def test_the_authorizer_is_asked_about_the_exact_resource(each_storage: Storage)
             asked.append(request.resource)
             return Decision(request.resource in (None, "job/1�"), "as the resource says")
 
-    action = create_action(
-        name="go", description="", handler=lambda data: Success(1), permission="p", resource=lambda data: data
-    )
+    action = make_action("go", lambda data: Success(1), permission="p", resource=lambda data: data)
     engine, tenant = engine_on(each_storage, action, authorizer=Authorizer())
 
     context = RequestContext(tenant=tenant, actor=Actor.human("ann"))
@@ -289,7 +286,7 @@ def test_decisions_that_a_handler_asks_for_are_bounded(each_storage: Storage) ->
             ctx.authorize("p", f"job/{number}")
         return Success(1)
 
-    engine, tenant = engine_on(each_storage, create_action(name="go", description="", handler=handler))
+    engine, tenant = engine_on(each_storage, make_action("go", handler))
 
     context = RequestContext(tenant=tenant, actor=Actor.human("ann", permissions=["p"]))
     engine.execute_action("work", "go", {}, context).unwrap()
@@ -302,7 +299,7 @@ def test_a_large_error_keeps_its_code_and_the_start_of_its_text(
     details: dict[str, Any], engine_of: Callable[..., Engine], as_ann: RequestContext, acme: Tenant
 ) -> None:
     failure = ActionError(ErrorCode.CONFLICT, "m" * 20_000, details)
-    engine = engine_of(create_action(name="go", description="", handler=lambda data: Failure(failure)))
+    engine = engine_of(make_action("go", lambda data: Failure(failure)))
 
     assert engine.execute_action("work", "go", {}, as_ann) == Failure(failure)
     (row,) = log_of(engine, acme)
@@ -340,9 +337,7 @@ def test_a_row_that_the_storage_refuses_is_reduced() -> None:
         return Failure(ActionError(ErrorCode.CONFLICT, "no", {"secret": "s3cret"}))
 
     engine, tenant = engine_on(
-        _Refusing(),
-        create_action(name="outer", description="", handler=outer),
-        create_action(name="inner", description="", handler=lambda data: Success(data)),
+        _Refusing(), make_action("outer", outer), make_action("inner", lambda data: Success(data))
     )
     result = engine.execute_action("work", "outer", {}, RequestContext(tenant, Actor.human("ünal"), source=""))
 
@@ -382,7 +377,7 @@ def test_a_payload_that_cannot_be_masked_is_still_logged(
     def broken(self: LogRowBuilder) -> bytes:
         raise ValueError("cannot be masked")
 
-    engine = engine_of(create_action(name="go", description="", handler=lambda data: Failure("no")))
+    engine = engine_of(make_action("go", lambda data: Failure("no")))
 
     with monkeypatch.context() as patch:
         patch.setattr(LogRowBuilder, "input", property(broken))
@@ -395,7 +390,7 @@ def test_a_payload_that_cannot_be_masked_is_still_logged(
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "a\ud800"])
 def test_a_name_that_no_row_can_keep_is_refused_at_boot(name: str, engine_of: Callable[..., Engine]) -> None:
     with pytest.raises(ConfigurationError, match="at most 250 characters together"):
-        engine_of(create_action(name=name, description="", handler=lambda data: Success(1)))
+        engine_of(make_action(name, lambda data: Success(1)))
 
 
 def test_the_type_and_the_version_of_an_event_are_bounded(
@@ -405,7 +400,7 @@ def test_the_type_and_the_version_of_an_event_are_bounded(
         ctx.emit("t" * data)
         return Success(1)
 
-    engine = engine_of(create_action(name="go", description="", handler=handler))
+    engine = engine_of(make_action("go", handler))
     assert isinstance(engine.execute_action("work", "go", 500, as_ann), Success)
     error = engine.execute_action("work", "go", 501, as_ann).failure()
     assert error.message == "the type of an event has 501 characters; at most 500 are allowed"

@@ -21,7 +21,6 @@ from actionengine import (
     ActionResultConfig,
     Actor,
     ApprovalPolicy,
-    Engine,
     ErrorCode,
     HookDefinition,
     InMemoryStorage,
@@ -31,14 +30,12 @@ from actionengine import (
     Sensitive,
     StaticAuthorizer,
     Tenant,
-    create_action,
     create_event_type,
 )
 from actionengine.masking.masking import scrub_text
 from actionengine.masking.secret_types import MASK
-from tests.conftest import Execute, log_of
+from tests.conftest import EngineOf, Execute, log_of, make_action
 
-EngineOf = Callable[..., Engine]
 MARKER = "4111-marker-1111"
 T = TypeVar("T")
 
@@ -180,13 +177,12 @@ def test_a_secret_of_the_payload_is_masked(
 ) -> None:
     validation, payload = VALIDATIONS[what]
     engine = engine_of(
-        create_action(name="ok", description="", handler=lambda d: Success(None), validation=validation),
-        create_action(name="echo", description="", handler=lambda d: Success(d), validation=validation),
-        create_action(name="fail", description="", handler=lambda d: Failure(f"<{payload}>"), validation=validation),
-        create_action(
-            name="needs",
-            description="",
-            handler=lambda d: Success(None),
+        make_action("ok", lambda d: Success(None), validation=validation),
+        make_action("echo", lambda d: Success(d), validation=validation),
+        make_action("fail", lambda d: Failure(f"<{payload}>"), validation=validation),
+        make_action(
+            "needs",
+            lambda d: Success(None),
             validation=validation,
             approval=ApprovalPolicy(when=lambda data, ctx: True, permission="p.approve"),
         ),
@@ -230,20 +226,14 @@ def test_a_secret_that_a_handler_makes_is_masked_everywhere(
         after=(HookDefinition("work", "note"), HookDefinition("work", "broken", is_critical=False)),
     )
     engine = engine_of(
-        create_action(name="emit", description="", handler=emit),
-        create_action(name="fail", description="", handler=fail),
-        create_action(name="give", description="", handler=lambda d: Success(make())),
-        create_action(name="supply", description="", handler=lambda d: Success(make())),
-        create_action(name="note", description="", handler=lambda d: Success({"noted": 1})),
-        create_action(name="broken", description="", handler=lambda d: Failure(f"saw {d} {MARKER}")),
-        create_action(name="nested", description="", handler=nested),
-        create_action(
-            name="hooked",
-            description="",
-            handler=lambda d: Success(make()),
-            hooks=hooks,
-            result=ActionResultConfig(pipeline=True),
-        ),
+        make_action("emit", emit),
+        make_action("fail", fail),
+        make_action("give", lambda d: Success(make())),
+        make_action("supply", lambda d: Success(make())),
+        make_action("note", lambda d: Success({"noted": 1})),
+        make_action("broken", lambda d: Failure(f"saw {d} {MARKER}")),
+        make_action("nested", nested),
+        make_action("hooked", lambda d: Success(make()), hooks=hooks, result=ActionResultConfig(pipeline=True)),
     )
     with caplog.at_level(logging.DEBUG):
         for action in ("emit", "fail", "give", "nested", "hooked"):
@@ -276,7 +266,7 @@ def test_an_approved_result_is_masked_on_both_rows(
 
     give.__annotations__["return"] = Result[result, ActionError]
     policy = ApprovalPolicy(when=lambda data, ctx: True, permission="p.approve")
-    engine = engine_of(create_action(name="give", description="", handler=give, approval=policy))
+    engine = engine_of(make_action("give", give, approval=policy))
     asked = execute(engine, "work.give", {}, as_ann).failure()
     boss = RequestContext(tenant=acme, actor=Actor.human("boss", permissions=["p.approve"]))
     approved = execute(engine, "approvals.approve", {"approval_id": asked.details["approval_id"]}, boss).unwrap()
@@ -300,9 +290,7 @@ def test_a_replay_shows_no_more_of_a_result_than_the_first_row(
 
     policy = ApprovalPolicy(when=lambda data, ctx: True, permission="p.approve")
     engine = engine_of(
-        create_action(name="give", description="", handler=give),
-        create_action(name="ask", description="", handler=give, approval=policy),
-        create_action(name="pass_on", description="", handler=pass_on),
+        make_action("give", give), make_action("ask", give, approval=policy), make_action("pass_on", pass_on)
     )
     with_key = dataclasses.replace(as_ann, idempotency_key="k")
     boss = RequestContext(
@@ -329,11 +317,10 @@ def test_a_replay_shows_no_more_of_a_payload_than_the_first_row(
         return ctx.execute("work", "take", data["it"]).map(lambda value: 1)
 
     engine = engine_of(
-        create_action(name="pass_on", description="", handler=pass_on),
-        create_action(
-            name="take",
-            description="",
-            handler=lambda data: Success(1),
+        make_action("pass_on", pass_on),
+        make_action(
+            "take",
+            lambda data: Success(1),
             validation=Marked,
             approval=ApprovalPolicy(when=lambda data, ctx: waits, permission="p.approve"),
         ),
@@ -354,14 +341,13 @@ def test_a_secret_result_is_masked_for_hooks(
         return Success({"a": MARKER})
 
     engine = engine_of(
-        create_action(
-            name="give",
-            description="",
-            handler=give,
+        make_action(
+            "give",
+            give,
             hooks=ActionHooks(after=(HookDefinition("work", "note"),)),
             result=ActionResultConfig(pipeline=True),
         ),
-        create_action(name="note", description="", handler=lambda data: Success({"noted": 1})),
+        make_action("note", lambda data: Success({"noted": 1})),
     )
     answer = execute(engine, "work.give", {}, as_ann).unwrap()
     assert answer.data == {"noted": 1}
@@ -394,10 +380,7 @@ def test_a_secret_key_is_masked_wherever_it_turns_up_again(
     if place == "a result":
         use.__annotations__["return"] = Result[keys, ActionError]
     validation: Any = {"a field": Keys, "the payload": keys, "a result": None}[place]
-    engine = engine_of(
-        create_action(name="use", description="", handler=use, validation=validation),
-        create_action(name="note", description="", handler=lambda data: Success(data)),
-    )
+    engine = engine_of(make_action("use", use, validation=validation), make_action("note", lambda data: Success(data)))
     payload: Any = {"a field": {"tokens": {MARKER: 1}}, "the payload": {MARKER: 1}, "a result": {}}[place]
     answer = execute(engine, "work.use", payload, as_ann)
     assert isinstance(answer, Success) == (place == "a result")
@@ -416,10 +399,7 @@ def test_extra_fields_are_masked_if_the_model_marks_them(
         ctx.emit("used", {"it": Open.model_validate({"any": MARKER}), "text": f"a {MARKER}"})
         return Success(Open.model_validate({"any": MARKER}))
 
-    engine = engine_of(
-        create_action(name="take", description="", handler=use, validation=Open),
-        create_action(name="make", description="", handler=use),
-    )
+    engine = engine_of(make_action("take", use, validation=Open), make_action("make", use))
     execute(engine, "work.take", {"any": MARKER}, as_ann).unwrap()
     execute(engine, "work.make", {}, as_ann).unwrap()
     assert_masked(storage, acme)
@@ -434,10 +414,7 @@ def test_secret_bytes_need_not_be_text(
     def give_typed(data: Any) -> Result[SecretBytes, ActionError]:
         return Success(SecretBytes(b"\xff\xfe"))
 
-    engine = engine_of(
-        create_action(name="give", description="", handler=give),
-        create_action(name="give_typed", description="", handler=give_typed),
-    )
+    engine = engine_of(make_action("give", give), make_action("give_typed", give_typed))
     for action in ("give", "give_typed"):
         execute(engine, f"work.{action}", {}, as_ann).unwrap()
     assert [row.output for row in log_of(engine, acme)] == [{"key": MASK}, MASK]
@@ -458,8 +435,7 @@ def test_a_short_number_is_masked_by_its_place(
         return Success({"cvv": number, "count": 1})
 
     engine = engine_of(
-        create_action(name="use", description="", handler=use, validation=Short),
-        create_action(name="inner", description="", handler=lambda d: Success({"cvv": number})),
+        make_action("use", use, validation=Short), make_action("inner", lambda d: Success({"cvv": number}))
     )
     answer = execute(engine, "work.use", {"cvv": number}, as_ann)
     if isinstance(answer, Success):
@@ -478,9 +454,9 @@ def test_the_names_of_one_action_do_not_mask_those_of_another(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant
 ) -> None:
     engine = engine_of(
-        create_action(name="card", description="", handler=lambda d: Success(1), validation=Card),
-        create_action(name="other", description="", handler=lambda d: Success(d)),
-        create_action(name="root", description="", handler=lambda d: Success({"a": 1}), validation=Password),
+        make_action("card", lambda d: Success(1), validation=Card),
+        make_action("other", lambda d: Success(d)),
+        make_action("root", lambda d: Success({"a": 1}), validation=Password),
     )
     execute(engine, "work.card", {"cvv": 123}, as_ann)
     execute(engine, "work.other", {"cvv": 123}, as_ann)
@@ -499,10 +475,8 @@ def test_a_secret_key_is_not_in_the_path_of_an_error(
         tokens: dict[Annotated[str, Sensitive()], int]
 
     engine = engine_of(
-        create_action(name="keys", description="", handler=lambda d: Success(1), validation=Keys),
-        create_action(
-            name="all", description="", handler=lambda d: Success(1), validation=dict[Annotated[str, Sensitive()], int]
-        ),
+        make_action("keys", lambda d: Success(1), validation=Keys),
+        make_action("all", lambda d: Success(1), validation=dict[Annotated[str, Sensitive()], int]),
     )
     error = execute(engine, "work.keys", {"tokens": {MARKER: "x"}}, as_ann).failure()
     assert error.details["fields"] == [{"path": "tokens", "reason": "is not valid", "type": "int_parsing"}]
@@ -520,11 +494,10 @@ def test_a_resource_with_a_secret_is_masked_before_it_is_cut(
         return Success(1)
 
     engine = engine_of(
-        create_action(name="ask", description="", handler=ask, validation=Token),
-        create_action(
-            name="own",
-            description="",
-            handler=lambda d: Success(1),
+        make_action("ask", ask, validation=Token),
+        make_action(
+            "own",
+            lambda d: Success(1),
             validation=Token,
             permission="keys.use",
             resource=lambda data: "key/" + data.value.get_secret_value(),
@@ -555,10 +528,9 @@ def test_an_approval_decision_masks_a_secret_resource(
 ) -> None:
     resource = f"key/{MARKER}"
     engine = engine_of(
-        create_action(
-            name="use",
-            description="",
-            handler=lambda d: Success(1),
+        make_action(
+            "use",
+            lambda d: Success(1),
             validation=Token,
             resource=lambda data: "key/" + data.value.get_secret_value(),
             approval=ApprovalPolicy(when=lambda data, ctx: True, permission="keys.use"),
@@ -591,8 +563,8 @@ def test_a_replay_checks_a_secret_resource_and_masks_it(
         return Success(1)
 
     engine = engine_of(
-        create_action(name="ask", description="", handler=ask),
-        create_action(name="give", description="", handler=lambda data: Success(SecretStr(MARKER))),
+        make_action("ask", ask),
+        make_action("give", lambda data: Success(SecretStr(MARKER))),
         authorizer=StaticAuthorizer(
             {
                 "may": Role(allow=[Rule("keys.use", resource)]),
@@ -641,6 +613,6 @@ def test_unresolved_annotations_mask_by_their_text(
         ctx.emit("made", {"a": Local(MARKER)})
         return Success(None)
 
-    engine = engine_of(create_action(name="emit", description="", handler=emit))
+    engine = engine_of(make_action("emit", emit))
     execute(engine, "work.emit", {}, as_ann).unwrap()
     assert_masked(storage, acme)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple, NewType
 
 import pytest
@@ -29,19 +29,16 @@ from actionengine import (
     ActionResultConfig,
     Actor,
     ApprovalPolicy,
-    Engine,
     ErrorCode,
     HookDefinition,
     InMemoryStorage,
     RequestContext,
     Sensitive,
     Tenant,
-    create_action,
 )
-from tests.conftest import Execute, log_of
+from tests.conftest import EngineOf, Execute, log_of, make_action
 
 MARKER = "4111-marker-1111"
-EngineOf = Callable[..., Engine]
 
 
 class Card(BaseModel):
@@ -149,19 +146,18 @@ def test_no_secret_is_written_or_told(
     )
     policy = ApprovalPolicy(when=lambda data, ctx: data.amount > 1000, permission="pay.approve")
     engine = engine_of(
-        create_action(
-            name="pay",
-            description="",
-            handler=leak_everywhere,
+        make_action(
+            "pay",
+            leak_everywhere,
             validation=Payment,
             hooks=hooks,
             approval=policy,
             result=ActionResultConfig(pipeline=True),
             resource=lambda data: f"payment/{data.amount}",
         ),
-        create_action(name="hook", description="", handler=hook),
-        create_action(name="broken_hook", description="", handler=broken_hook),
-        create_action(name="inner", description="", handler=inner),
+        make_action("hook", hook),
+        make_action("broken_hook", broken_hook),
+        make_action("inner", inner),
         diagnostics=diagnostics,
     )
     reason = f"the card {MARKER} again"
@@ -190,7 +186,7 @@ def test_handler_gets_the_secret_and_retry_the_whole_result(
     def issue(data: Card) -> Result[Issued, ActionError]:
         return Success(Issued(key=SecretStr(data.number), also=data.number))
 
-    engine = engine_of(create_action(name="issue", description="", handler=issue, validation=Card))
+    engine = engine_of(make_action("issue", issue, validation=Card))
     context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
     first = execute(engine, "work.issue", {"number": MARKER}, context).unwrap()
     second = execute(engine, "work.issue", {"number": MARKER}, context).unwrap()
@@ -200,7 +196,7 @@ def test_handler_gets_the_secret_and_retry_the_whole_result(
 
 
 def test_other_secrets_make_another_payload(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
-    engine = engine_of(create_action(name="go", description="", handler=lambda d: Success(1), validation=Card))
+    engine = engine_of(make_action("go", lambda d: Success(1), validation=Card))
     context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
     assert execute(engine, "work.go", Card(number="a", pin=SecretStr("one")), context) == Success(1)
     other = execute(engine, "work.go", Card(number="a", pin=SecretStr("two")), context).failure()
@@ -215,7 +211,7 @@ def test_an_approved_action_runs_with_the_secret(engine_of: EngineOf, execute: E
         return Success(None)
 
     policy = ApprovalPolicy(when=lambda data, ctx: True, permission="pay.approve")
-    engine = engine_of(create_action(name="pay", description="", handler=pay, validation=Card, approval=policy))
+    engine = engine_of(make_action("pay", pay, validation=Card, approval=policy))
     asked = execute(engine, "work.pay", {"number": MARKER}, RequestContext(tenant=acme, actor=Actor.human("ann")))
     boss = RequestContext(tenant=acme, actor=Actor.human("boss", permissions=["pay.approve"]))
     approval = {"approval_id": asked.failure().details["approval_id"]}
@@ -234,7 +230,7 @@ class Login:
 def test_a_payload_that_is_a_secret_as_a_whole_is_masked(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, validation: Any
 ) -> None:
-    engine = engine_of(create_action(name="go", description="", handler=lambda d: Failure("no"), validation=validation))
+    engine = engine_of(make_action("go", lambda d: Failure("no"), validation=validation))
     execute(engine, "work.go", MARKER, as_ann)
     assert [row.input for row in log_of(engine, acme)] == ["*" * 10]
 
@@ -242,7 +238,7 @@ def test_a_payload_that_is_a_secret_as_a_whole_is_masked(
 def test_fields_of_a_dataclass_are_masked(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant
 ) -> None:
-    engine = engine_of(create_action(name="go", description="", handler=lambda d: Success(d), validation=Login))
+    engine = engine_of(make_action("go", lambda d: Success(d), validation=Login))
     execute(engine, "work.go", {"user": "ann", "password": MARKER}, as_ann)
     (row,) = log_of(engine, acme)
     assert row.input == row.output == {"user": "ann", "password": "*" * 10}
@@ -283,7 +279,7 @@ def test_secrets_are_found_in_every_shape(
             return Failure(f"cannot read {data.pem!r}")
         return Success("fine")
 
-    engine = engine_of(create_action(name="go", description="", handler=quote, validation=Wrapped))
+    engine = engine_of(make_action("go", quote, validation=Wrapped))
     answer = execute(engine, "work.go", payload, as_ann)
     assert MARKER not in str(answer)
     assert all(MARKER not in written for written in everything_written(storage, acme))
@@ -305,7 +301,7 @@ def test_a_model_with_a_secret_may_hold_what_json_cannot_carry(
     def use(data: Opened) -> Result[Any, Any]:
         return Success(type(data.handle).__name__)
 
-    engine = engine_of(create_action(name="go", description="", handler=use, validation=Opened))
+    engine = engine_of(make_action("go", use, validation=Opened))
     assert execute(engine, "work.go", {"token": MARKER, "handle": "x"}, as_ann) == Success("Handle")
 
 
@@ -314,10 +310,8 @@ def test_a_secret_that_a_before_hook_supplies_is_masked(
 ) -> None:
     hooks = ActionHooks(before=(HookDefinition("work", "look_up"),))
     engine = engine_of(
-        create_action(
-            name="pay", description="", handler=lambda d: Failure(f"no {d.number}"), validation=Card, hooks=hooks
-        ),
-        create_action(name="look_up", description="", handler=lambda d: Success({"number": MARKER}), read_only=True),
+        make_action("pay", lambda d: Failure(f"no {d.number}"), validation=Card, hooks=hooks),
+        make_action("look_up", lambda d: Success({"number": MARKER}), read_only=True),
     )
     assert MARKER not in str(execute(engine, "work.pay", {"ref": 1}, as_ann).failure().to_dict())
     assert all(MARKER not in written for written in everything_written(storage, acme))
@@ -326,9 +320,7 @@ def test_a_secret_that_a_before_hook_supplies_is_masked(
 def test_a_replay_masks_what_the_first_result_masked(
     engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
-    engine = engine_of(
-        create_action(name="go", description="", handler=lambda d: Success(Issued(key=SecretStr(MARKER), also="a")))
-    )
+    engine = engine_of(make_action("go", lambda d: Success(Issued(key=SecretStr(MARKER), also="a"))))
     context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
     for _ in range(2):
         assert MARKER not in str(execute(engine, "work.go", {}, context).unwrap())

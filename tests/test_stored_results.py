@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -46,13 +45,11 @@ from actionengine import (
     RequestContext,
     Sensitive,
     Tenant,
-    create_action,
     create_engine,
     create_service,
 )
-from tests.conftest import Execute, log_of
+from tests.conftest import EngineOf, Execute, log_of, make_action
 
-EngineOf = Callable[..., Engine]
 T = TypeVar("T")
 
 
@@ -306,7 +303,7 @@ def engine_with(result: Any, value: Any, engine_of: EngineOf, **options: Any) ->
 
     if result is not None:
         answer.__annotations__["return"] = Result[result, ActionError]
-    return engine_of(create_action(name="go", description="", handler=answer, **options)), calls
+    return engine_of(make_action("go", answer, **options)), calls
 
 
 def keyed(tenant: Tenant, key: str = "k") -> RequestContext:
@@ -401,8 +398,7 @@ def test_what_an_after_hook_makes_comes_back_too(
     hooks = ActionHooks(after=(HookDefinition("work", "hook"),))
     shape = ActionResultConfig(pipeline=pipeline)
     engine = engine_of(
-        create_action(name="go", description="", handler=give, hooks=hooks, result=shape),
-        create_action(name="hook", description="", handler=lambda data: Success(made(data))),
+        make_action("go", give, hooks=hooks, result=shape), make_action("hook", lambda data: Success(made(data)))
     )
     first, second = (execute(engine, "work.go", {}, keyed(acme)).unwrap() for _ in range(2))
     assert same(first, second)
@@ -480,7 +476,7 @@ def test_a_retry_gets_the_first_answer_or_there_is_none(value: Any, annotation: 
     answer.__annotations__ = {} if annotation is None else {"return": Result[annotation, ActionError]}
     storage = InMemoryStorage()
     tenant = storage.create_tenant(slug="acme", name="Acme")
-    action = create_action(name="go", description="", handler=answer)
+    action = make_action("go", answer)
     engine = create_engine(services=[create_service(name="work", description="", actions=[action])], storage=storage)
     first, second = (engine.execute_action("work", "go", {}, keyed(tenant)) for _ in range(2))
     if isinstance(first, Failure):

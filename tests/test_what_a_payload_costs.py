@@ -21,7 +21,6 @@ from actionengine import (
     RequestContext,
     Sensitive,
     Tenant,
-    create_action,
     create_engine,
     create_service,
 )
@@ -30,6 +29,7 @@ from actionengine.masking.masking import scrub, scrub_text
 from actionengine.masking.secret_types import MASK
 from actionengine.pipeline.payload import read_payload
 from actionengine.text.json_bounds import has_more_values
+from tests.conftest import make_action
 
 MOST = Limits().payload_values
 LARGE = 1024 * 1024 - 100
@@ -74,7 +74,7 @@ class Office:
             return Success(None)
 
         actions = [
-            create_action(name=name, description="", handler=handler, is_protected=False)
+            make_action(name, handler, is_protected=False)
             for name, handler in (("anything", anything), ("secret", secret))
         ]
         service = create_service(name="work", description="", actions=actions)
