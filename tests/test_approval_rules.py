@@ -411,7 +411,10 @@ def test_a_key_is_a_text_of_bounded_length(till: Till) -> None:
             "an idempotency key is a text of 1 to 255 characters in UTF-8",
         )
     missing = till.do("work.free", {"amount": 1}).failure()
-    assert (missing.code, missing.message) == (ErrorCode.INVALID_INPUT, "work.free needs an idempotency key: set RequestContext.idempotency_key")
+    assert (missing.code, missing.message) == (
+        ErrorCode.INVALID_INPUT,
+        "work.free needs an idempotency key: set RequestContext.idempotency_key",
+    )
 
 
 def test_an_action_that_takes_no_key_ignores_one(till: Till, storage: InMemoryStorage, acme: Tenant) -> None:
@@ -427,7 +430,9 @@ def test_a_key_that_another_holds_is_in_progress(till: Till, storage: InMemorySt
     run_sync(holder.claim(Claim("work.free", "k", "p"), 0.0))
     error = till.do("work.free", {"amount": 1}, idempotency_key="k").failure()
     assert error.code is ErrorCode.IDEMPOTENCY_IN_PROGRESS
-    assert error.message == "the first execution of work.free with the idempotency key 'k' is still running: retry later"
+    assert (
+        error.message == "the first execution of work.free with the idempotency key 'k' is still running: retry later"
+    )
     run_sync(holder.rollback())
     assert till.paid == []
 
