@@ -1,4 +1,4 @@
-"""Every code block of the documentation runs, and every link in it leads somewhere.
+"""Every code block of the documentation runs, every link leads somewhere, and every table is whole.
 
 The convention, for README.md and docs/**/*.md:
 
@@ -197,6 +197,15 @@ def test_every_relative_link_resolves(page: Path) -> None:
         if not found.exists() or (anchor and found.suffix == ".md" and anchor not in anchors_of(found)):
             broken.append(target)
     assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_table_rows_have_the_cells_of_their_header(page: Path) -> None:
+    columns = 0
+    for line in without_fences(page.read_text()).splitlines():
+        cells = len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", line))) - 1 if line.startswith("|") else 0
+        columns = columns if columns and line.strip() else cells
+        assert cells == columns, f"{name_of(page)}: {line}"
 
 
 def test_page_on_errors_has_every_code() -> None:
