@@ -17,16 +17,10 @@ from actionengine.context import Tenant
 from actionengine.errors import ConfigurationError
 from actionengine.masking.redaction import redact_address
 from actionengine.storage.outbox import EVENTS
+from actionengine.storage.postgres import statements as sql
 from actionengine.storage.postgres.database import PostgresDatabase
 from actionengine.storage.postgres.outbox import Known, PostgresOutbox
 from actionengine.storage.postgres.rows import array, event_row
-from actionengine.storage.postgres.statements import (
-    BEGIN,
-    COUNT_EVENTS,
-    COUNT_EVENTS_OF_TYPES,
-    READ_EVENTS,
-    READ_EVENTS_OF_TYPES,
-)
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.storage.rows import MAX_BACKLOG, StoredEvent
 from actionengine.storage.sql.declared_protection import DeclaredProtection
@@ -97,8 +91,8 @@ class PostgresStorage(SQLStorage):
         protected: MetaData | Iterable[Table] | None = None,
         allow_strong_role: bool = False,
     ) -> None:
-        if isolation_level not in BEGIN:
-            raise ConfigurationError(f"isolation_level is one of {', '.join(BEGIN)}, not {isolation_level!r}")
+        if isolation_level not in sql.BEGIN:
+            raise ConfigurationError(f"isolation_level is one of {', '.join(sql.BEGIN)}, not {isolation_level!r}")
         if url is None and engine is None and async_engine is None:
             raise ConfigurationError("PostgresStorage needs a url, an engine or an async_engine")
         _check_bounds(connect_timeout=connect_timeout, answer_timeout=answer_timeout, pool_timeout=pool_timeout)
@@ -166,10 +160,10 @@ class PostgresStorage(SQLStorage):
     ) -> Sequence[StoredEvent]:
         span = (tenant.id, after, self._horizon(mode))
         if types is None:
-            rows = self._read(mode, tenant, READ_EVENTS, (*span, limit))
+            rows = self._read(mode, tenant, sql.READ_EVENTS, (*span, limit))
         else:
             asked = (array(types), *span, limit, limit, tenant.id, limit)
-            rows = self._read(mode, tenant, READ_EVENTS_OF_TYPES, asked)
+            rows = self._read(mode, tenant, sql.READ_EVENTS_OF_TYPES, asked)
         return [StoredEvent(position, event_row(event)) for position, *event, _ in rows]
 
     def _backlog(self, mode: Mode) -> tuple[int, str | None, int]:
@@ -182,9 +176,9 @@ class PostgresStorage(SQLStorage):
     def _count_events(self, mode: Mode, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None) -> int:
         span = (tenant.id, after, self._horizon(mode), limit)
         if types is None:
-            ((number,),) = self._read(mode, tenant, COUNT_EVENTS, span)
+            ((number,),) = self._read(mode, tenant, sql.COUNT_EVENTS, span)
         else:
-            ((number,),) = self._read(mode, tenant, COUNT_EVENTS_OF_TYPES, (array(types), *span, limit))
+            ((number,),) = self._read(mode, tenant, sql.COUNT_EVENTS_OF_TYPES, (array(types), *span, limit))
         return int(number)
 
     def _purge_expired_keys(self, mode: Mode, limit: int) -> int:

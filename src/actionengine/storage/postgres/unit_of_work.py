@@ -17,27 +17,12 @@ from sqlalchemy.engine import Connection
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.storage.errors import StorageError, StorageUnavailable
+from actionengine.storage.postgres import statements as sql
 from actionengine.storage.postgres.database import PostgresDatabase
 from actionengine.storage.postgres.documents import PostgresRecords
 from actionengine.storage.postgres.driver import LibpqConnection, Row, Statement, milliseconds
 from actionengine.storage.postgres.errors import aborted_transaction_error, key_too_long
 from actionengine.storage.postgres.rows import array, event_values, log_row, log_values
-from actionengine.storage.postgres.statements import (
-    CHECK_TRANSACTION,
-    CLAIM,
-    CLEAN,
-    CLEAN_UNCHECKED,
-    FIND_LOG,
-    FIND_LOG_OF_SUBJECT,
-    IS_TAMPERED,
-    LAST_POSITION,
-    LEFT_BEHIND,
-    MAX_ROWS,
-    READ_LOG,
-    ROWS,
-    SETTLE,
-    record_statement,
-)
 from actionengine.storage.postgres.waiting import is_lost
 from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, EventRow, LogRow, Route
 from actionengine.storage.sql.action_log import Examined, Walk
@@ -72,7 +57,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
 
     def rows(self, table: Table) -> SQLRows:
         """Return the rows of one of the library's own tables, as this transaction sees them."""
-        return SQLRows(self, table, ROWS)
+        return SQLRows(self, table, sql.ROWS)
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         """Run a statement at the level of the driver."""
@@ -172,7 +157,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             raise tenant_deleted()
 
     def _claim_in_transaction(self, claim: Claim, wait: float) -> ClaimAnswer:
-        claiming = (CLAIM, (*claim, milliseconds(wait)))
+        claiming = (sql.CLAIM, (*claim, milliseconds(wait)))
         try:
             ((status, result, approval_id, asked),) = self._send(("SAVEPOINT ae_claim", ()), claiming)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
@@ -187,18 +172,18 @@ class PostgresUnitOfWork(SQLUnitOfWork):
     def _find_log(self, walk: Walk, limit: int) -> list[Examined]:
         span = (walk.above, walk.lowest, limit)
         if walk.column == "subject":
-            rows = self.query(FIND_LOG_OF_SUBJECT, (self.tenant.id, walk.value, *span, self.tenant.id))
+            rows = self.query(sql.FIND_LOG_OF_SUBJECT, (self.tenant.id, walk.value, *span, self.tenant.id))
         else:
             values = (walk.value,) if walk.column is not None else ()
-            rows = self.query(FIND_LOG[walk.column], (self.tenant.id, *values, *span))
+            rows = self.query(sql.FIND_LOG[walk.column], (self.tenant.id, *values, *span))
         return [Examined(*row) for row in rows]
 
     def _read_log_rows(self, ids: Sequence[UUID]) -> list[tuple[LogRow, int]]:
-        rows = self.query(READ_LOG, (array(ids), self.tenant.id))
+        rows = self.query(sql.READ_LOG, (array(ids), self.tenant.id))
         return [(log_row(tuple(row)), bytes) for *row, bytes in rows]
 
     def _last_position(self) -> int:
-        ((position,),) = self.query(LAST_POSITION, (self.tenant.id,))
+        ((position,),) = self.query(sql.LAST_POSITION, (self.tenant.id,))
         return int(position)
 
     def _recording(self) -> list[Statement]:
@@ -214,14 +199,14 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         results = list(latest.values())
         statements: list[Statement] = []
         while log or events or results:
-            rows = log[:MAX_ROWS], events[:MAX_ROWS], results[:MAX_ROWS]
+            rows = log[: sql.MAX_ROWS], events[: sql.MAX_ROWS], results[: sql.MAX_ROWS]
             queues = routes if rows[1] else []
             types = [None if route.types is None else array(sorted(route.types)) for route in queues]
             parameters = [*chain.from_iterable(rows[0]), *chain.from_iterable(rows[1]), *types]
             parameters += chain.from_iterable(rows[2])
             names = tuple(route.queue for route in queues)
-            statements.append((record_statement(len(rows[0]), len(rows[1]), len(rows[2]), names), parameters))
-            del log[:MAX_ROWS], events[:MAX_ROWS], results[:MAX_ROWS]
+            statements.append((sql.record_statement(len(rows[0]), len(rows[1]), len(rows[2]), names), parameters))
+            del log[: sql.MAX_ROWS], events[: sql.MAX_ROWS], results[: sql.MAX_ROWS]
         return statements
 
     def _routes(self, events: Sequence[EventRow]) -> list[Route]:
@@ -235,11 +220,11 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             raise aborted_transaction_error()
         if status == TransactionStatus.IDLE:
             raise StorageError("the handler has ended the transaction by itself; the pipeline does that")
-        look = (SETTLE, (CHECK_TRANSACTION, (self._began,))) if self._connection is not None else ()
+        look = (sql.SETTLE, (sql.CHECK_TRANSACTION, (self._began,))) if self._connection is not None else ()
         try:
             self._send_last(*self._later, *self._recording(), ("COMMIT", ()), first=look)
         except psycopg.Error as error:
-            if error.sqlstate == IS_TAMPERED:
+            if error.sqlstate == sql.IS_TAMPERED:
                 self._close_connection()
             raise
 
@@ -286,9 +271,9 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         if self._connection is None:
             self._driver.execute(*statements, until=self._deadline, first=first)
             return
-        clean = CLEAN if SETTLE in first else CLEAN_UNCHECKED
+        clean = sql.CLEAN if sql.SETTLE in first else sql.CLEAN_UNCHECKED
         ((by_sql, by_driver),) = self._driver.execute(
-            *statements, *clean, until=self._deadline, first=first, last=(LEFT_BEHIND,)
+            *statements, *clean, until=self._deadline, first=first, last=(sql.LEFT_BEHIND,)
         )
         if by_sql or self._driver.prepared not in {by_driver, None}:
             self._close_connection()

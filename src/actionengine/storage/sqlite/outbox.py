@@ -30,31 +30,9 @@ from actionengine.storage.outbox import (
 )
 from actionengine.storage.pages import page_size
 from actionengine.storage.records import event_id
+from actionengine.storage.sqlite import statements as sql
 from actionengine.storage.sqlite.database import Rows, SQLiteDatabase
 from actionengine.storage.sqlite.rows import bind_time, event_row
-from actionengine.storage.sqlite.statements import (
-    DEAD_LETTERS,
-    DELETE_DELIVERED,
-    DELETE_STALE_RELAYS,
-    HAS_LEASE,
-    HOLD,
-    IS_BEHIND,
-    LEASE,
-    NEXT_DUE,
-    OUTBOX_STATUS,
-    READ_LEASE,
-    READ_OUTBOX,
-    READ_RELAYS,
-    RECORD_FAILURE,
-    REDRIVE,
-    REDRIVE_ALL,
-    RELEASE,
-    RELEASE_LEASE,
-    RETURN,
-    RETURN_ALL,
-    SKIP,
-    WRITE_HEARTBEAT,
-)
 
 _Place = tuple[str, int, int]
 """The tenant, the lane and the position of an event."""
@@ -121,11 +99,11 @@ class SQLiteOutbox:
         waited = [self._waited[each.position] for each in delivered if each.position in self._waited]
         # A relay without the lease does not know what other relays have done with these events.
         written = await self._write(
-            (DELETE_DELIVERED, (to_json(done).decode(),)),
-            *((RECORD_FAILURE, failure) for failure in failures),
+            (sql.DELETE_DELIVERED, (to_json(done).decode(),)),
+            *((sql.RECORD_FAILURE, failure) for failure in failures),
             *([self._release(waited)] if waited else []),
-            (HOLD, self._up_to(last)),
-            condition=(HAS_LEASE, (self._queue, self._owner)),
+            (sql.HOLD, self._up_to(last)),
+            condition=(sql.HAS_LEASE, (self._queue, self._owner)),
         )
         if not written:
             raise _lease_is_over()
@@ -134,20 +112,20 @@ class SQLiteOutbox:
         """Release the lease, for another relay."""
         if self._until:
             with suppress(StorageError):
-                await self._write((RELEASE_LEASE, (self._queue, self._owner)))
+                await self._write((sql.RELEASE_LEASE, (self._queue, self._owner)))
             self._until = 0.0
 
     async def wait(self, seconds: float) -> None:
         """Wait until events may be due."""
         if not self._woken:
             now = self._now()
-            ((due_at,),) = await self._query(NEXT_DUE, (self._queue, now))
+            ((due_at,),) = await self._query(sql.NEXT_DUE, (self._queue, now))
             if due_at is not None:
                 seconds = min(seconds, (datetime.fromisoformat(due_at) - steady_now()).total_seconds())
             signal = self._signal = OneShotEvent(self._mode)
             self._database.sleeping_relays.add(signal.set)
             try:
-                if not self._woken and not await self._query(READ_OUTBOX, (self._queue, now, now, 1)):
+                if not self._woken and not await self._query(sql.READ_OUTBOX, (self._queue, now, now, 1)):
                     await signal.wait(min(max(0.0, seconds), _POLL_INTERVAL))
                 elif not self._until:
                     # Another relay delivers the events.
@@ -168,17 +146,17 @@ class SQLiteOutbox:
         """Record that this relay is at work."""
         times: dict[str, Any] = {"started_at": bind_time(beat.started_at), "seen_at": bind_time(beat.seen_at)}
         values = beat._replace(queue=self._queue, **times)
-        await self._write((DELETE_STALE_RELAYS, (self._in(-86400.0),)), (WRITE_HEARTBEAT, values))
+        await self._write((sql.DELETE_STALE_RELAYS, (self._in(-86400.0),)), (sql.WRITE_HEARTBEAT, values))
 
     async def status(self) -> OutboxStatus:
         """Return how much there is to deliver, and which relays are at work."""
         ((free, waiting, dead, skipped, held, oldest),) = await self._query(
-            OUTBOX_STATUS, (self._queue, self._now(), MAX_COUNTED_LAG)
+            sql.OUTBOX_STATUS, (self._queue, self._now(), MAX_COUNTED_LAG)
         )
         pending = min(free + held, MAX_COUNTED_LAG)
         time = datetime.fromisoformat
         relays = []
-        for row in await self._query(READ_RELAYS, (self._queue, self._in(-60.0))):
+        for row in await self._query(sql.READ_RELAYS, (self._queue, self._in(-60.0))):
             beat: Any = RelayHeartbeat(*row)
             relays.append(beat._replace(started_at=time(beat.started_at), seen_at=time(beat.seen_at)))
         return OutboxStatus(pending, waiting, dead, skipped, time(oldest) if oldest else None, relays, held)
@@ -186,7 +164,7 @@ class SQLiteOutbox:
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
         """Return dead letters and skipped events, by event id."""
         later_than = event_id(after) if after is not None else ""
-        rows = await self._query(DEAD_LETTERS, (self._queue, later_than, page_size(limit)))
+        rows = await self._query(sql.DEAD_LETTERS, (self._queue, later_than, page_size(limit)))
         return [
             DeadLetter(event_row(event), attempts, reason, datetime.fromisoformat(dead_at), bool(skipped), self._queue)
             for attempts, reason, dead_at, skipped, *event in rows
@@ -196,16 +174,18 @@ class SQLiteOutbox:
         """Put dead letters back into the queue. Return how many."""
         now = self._now()
         if ids is None:
-            return await self._change((RETURN_ALL, (now, self._queue, now)), (REDRIVE_ALL, (now, self._queue)))
+            return await self._change((sql.RETURN_ALL, (now, self._queue, now)), (sql.REDRIVE_ALL, (now, self._queue)))
         these = to_json(list(map(event_id, ids))).decode()
-        return await self._change((RETURN, (now, self._queue, these, now)), (REDRIVE, (now, self._queue, these)))
+        return await self._change(
+            (sql.RETURN, (now, self._queue, these, now)), (sql.REDRIVE, (now, self._queue, these))
+        )
 
     async def skip(self, ids: Sequence[str], reason: str) -> int:
         """Mark dead letters as skipped, so that they hold back nothing. Return how many."""
         now = self._now()
         these = to_json(list(map(event_id, ids))).decode()
         return await self._change(
-            (RETURN, (now, self._queue, these, now)), (SKIP, (f"; skipped: {reason}", self._queue, these))
+            (sql.RETURN, (now, self._queue, these, now)), (sql.SKIP, (f"; skipped: {reason}", self._queue, these))
         )
 
     async def close(self) -> None:
@@ -215,25 +195,25 @@ class SQLiteOutbox:
     async def _lease_is_ours(self) -> bool:
         until = monotonic() + self._lease
         now = self._now()
-        rows = await self._query(READ_LEASE, (self._queue, self._owner, now))
+        rows = await self._query(sql.READ_LEASE, (self._queue, self._owner, now))
         if rows and _is_alive(rows[0][0]):
             return False
         other = rows[0][1] if rows else self._owner
         values = (self._queue, self._owner, os.getpid(), self._in(self._lease), now, self._owner, other)
         # Set before the lease is written, so that it is released if this call is cancelled meanwhile.
         self._until = until
-        (changed,) = await self._write((LEASE, values))
+        (changed,) = await self._write((sql.LEASE, values))
         self._until = until if changed else 0.0
         return bool(changed)
 
     async def _read(self, limit: int) -> Rows:
         now = self._now()
-        return await self._query(READ_OUTBOX, (self._queue, now, now, limit))
+        return await self._query(sql.READ_OUTBOX, (self._queue, now, now, limit))
 
     def _release(self, waited: Iterable[_Place]) -> tuple[str, Sequence[Any]]:
         """Return the statement that releases the events behind these."""
         now = self._now()
-        return RELEASE, (now, to_json([(*place, self._queue) for place in waited]).decode(), now)
+        return sql.RELEASE, (now, to_json([(*place, self._queue) for place in waited]).decode(), now)
 
     def _up_to(self, position: int) -> tuple[Any, ...]:
         """Return the parameters of `IS_BEHIND` and `HOLD`."""
@@ -243,8 +223,8 @@ class SQLiteOutbox:
     async def _hold(self) -> None:
         """Mark the events that are held back, so that the next look does not read them."""
         everything = self._up_to(_LAST_POSITION)
-        if await self._query(IS_BEHIND, everything):
-            await self._write((HOLD, everything))
+        if await self._query(sql.IS_BEHIND, everything):
+            await self._write((sql.HOLD, everything))
 
     async def _change(self, *statements: tuple[str, Sequence[Any]]) -> int:
         *_, changed = await self._write(*statements)

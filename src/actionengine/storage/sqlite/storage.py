@@ -24,22 +24,10 @@ from actionengine.storage.rows import MAX_BACKLOG, StoredEvent
 from actionengine.storage.sql.declared_protection import DeclaredProtection
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.verification_sqlite import compare_sqlite
+from actionengine.storage.sqlite import statements as sql
 from actionengine.storage.sqlite.database import SQLiteDatabase
 from actionengine.storage.sqlite.outbox import SQLiteOutbox
 from actionengine.storage.sqlite.rows import bind_time, event_row
-from actionengine.storage.sqlite.statements import (
-    BACKLOG,
-    COUNT_EVENTS,
-    COUNT_EVENTS_OF_TYPES,
-    CREATE_TENANT,
-    DELETE_TENANT,
-    FIND_TENANT,
-    FIND_TENANT_BY_ID,
-    LIST_TENANTS,
-    PURGE_KEYS,
-    READ_EVENTS,
-    READ_EVENTS_OF_TYPES,
-)
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
 
 
@@ -109,24 +97,24 @@ class SQLiteStorage(SQLStorage):
         return SQLiteOutbox(self.database, mode, queue)
 
     def _find_tenant(self, mode: Mode, slug: str) -> Tenant | None:
-        for (id,) in self.database.query(mode, FIND_TENANT, (slug,)):
+        for (id,) in self.database.query(mode, sql.FIND_TENANT, (slug,)):
             return Tenant(UUID(id), slug)
         return None
 
     def _find_tenant_by_id(self, mode: Mode, id: UUID) -> Tenant | None:
-        for (slug,) in self.database.query(mode, FIND_TENANT_BY_ID, (str(id),)):
+        for (slug,) in self.database.query(mode, sql.FIND_TENANT_BY_ID, (str(id),)):
             return Tenant(id, slug)
         return None
 
     def _create_tenant(self, mode: Mode, tenant: Tenant, name: str) -> bool:
         parameters = (str(tenant.id), tenant.slug, name, bind_time(steady_now()))
-        return bool(self.database.query(mode, CREATE_TENANT, parameters, writes=True))
+        return bool(self.database.query(mode, sql.CREATE_TENANT, parameters, writes=True))
 
     def _delete_tenant(self, mode: Mode, slug: str) -> bool:
-        return bool(self.database.query(mode, DELETE_TENANT, (bind_time(steady_now()), slug), writes=True))
+        return bool(self.database.query(mode, sql.DELETE_TENANT, (bind_time(steady_now()), slug), writes=True))
 
     def _list_tenants(self, mode: Mode, after: str | None, limit: int | None) -> Sequence[Tenant]:
-        rows = self.database.query(mode, LIST_TENANTS, (after or "", -1 if limit is None else limit))
+        rows = self.database.query(mode, sql.LIST_TENANTS, (after or "", -1 if limit is None else limit))
         return [Tenant(UUID(id), slug) for id, slug in rows]
 
     def _read_events(
@@ -134,26 +122,26 @@ class SQLiteStorage(SQLStorage):
     ) -> Sequence[StoredEvent]:
         span = (str(tenant.id), after, limit)
         if types is None:
-            rows = self.database.query(mode, READ_EVENTS, span)
+            rows = self.database.query(mode, sql.READ_EVENTS, span)
         else:
-            rows = self.database.query(mode, READ_EVENTS_OF_TYPES, (to_json(types).decode(), *span, limit))
+            rows = self.database.query(mode, sql.READ_EVENTS_OF_TYPES, (to_json(types).decode(), *span, limit))
         return [StoredEvent(position, event_row(event)) for position, *event, _ in rows]
 
     def _backlog(self, mode: Mode) -> tuple[int, str | None, int]:
         now = OPEN_APPROVALS + steady_now().isoformat(timespec="microseconds")
-        ((approvals, oldest, schedules),) = self.database.query(mode, BACKLOG, (MAX_BACKLOG, now, MAX_BACKLOG))
+        ((approvals, oldest, schedules),) = self.database.query(mode, sql.BACKLOG, (MAX_BACKLOG, now, MAX_BACKLOG))
         return approvals, oldest, schedules
 
     def _count_events(self, mode: Mode, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None) -> int:
         span = (str(tenant.id), after, limit)
         if types is None:
-            ((number,),) = self.database.query(mode, COUNT_EVENTS, span)
+            ((number,),) = self.database.query(mode, sql.COUNT_EVENTS, span)
         else:
-            ((number,),) = self.database.query(mode, COUNT_EVENTS_OF_TYPES, (to_json(types).decode(), *span))
+            ((number,),) = self.database.query(mode, sql.COUNT_EVENTS_OF_TYPES, (to_json(types).decode(), *span))
         return int(number)
 
     def _purge_expired_keys(self, mode: Mode, limit: int) -> int:
-        return len(self.database.query(mode, PURGE_KEYS, (bind_time(steady_now()), limit), writes=True))
+        return len(self.database.query(mode, sql.PURGE_KEYS, (bind_time(steady_now()), limit), writes=True))
 
 
 def _validate_path(path: str | Path | URL | None) -> URL:

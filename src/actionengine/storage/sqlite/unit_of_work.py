@@ -22,26 +22,11 @@ from actionengine.storage.sql.action_log import Examined, Walk
 from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.rows import KEY_GONE, SQLRows, json_bytes, json_text
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.sqlite import statements as sql
 from actionengine.storage.sqlite.database import ConnectionState, SQLiteDatabase
 from actionengine.storage.sqlite.documents import SQLiteRecords
 from actionengine.storage.sqlite.driver import stop, stop_async
 from actionengine.storage.sqlite.rows import bind_time, event_values, log_row, log_values, partition_key
-from actionengine.storage.sqlite.statements import (
-    CLAIM,
-    FIND_LOG,
-    FIND_LOG_OF_SUBJECT,
-    IS_DELETED,
-    LAST_POSITION,
-    LEFTOVERS,
-    READ_KEY,
-    READ_LOG,
-    ROWS,
-    WRITE_EVENT,
-    WRITE_KEY,
-    WRITE_LOG,
-    WRITE_OUTBOX,
-    WRITE_SUBJECT,
-)
 from actionengine.storage.tables import Table
 from actionengine.storage.tenants import tenant_deleted
 
@@ -67,7 +52,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
 
     def rows(self, table: Table) -> SQLRows:
         """Return the rows of one of the library's own tables, as this transaction sees them."""
-        return SQLRows(self, table, ROWS)
+        return SQLRows(self, table, sql.ROWS)
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Run a statement at the level of the driver."""
@@ -102,7 +87,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         self._cursor = connection.cursor()
         self._cursor.execute("BEGIN" if self._read_only else "BEGIN IMMEDIATE")
         self._has_begun = True
-        if not self._is_lookup and self.execute(IS_DELETED, (self._tenant_id,)):
+        if not self._is_lookup and self.execute(sql.IS_DELETED, (self._tenant_id,)):
             raise tenant_deleted()
         if self._read_only:
             return None
@@ -123,8 +108,8 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
 
     def _claim_in_transaction(self, claim: Claim, wait: float) -> ClaimAnswer:
         scope = (self._tenant_id, claim.action, claim.key)
-        if not self.execute(CLAIM, (*scope, claim.fingerprint)):
-            ((fingerprint, result, approval_id, expires_at, asked),) = self.execute(READ_KEY, scope)
+        if not self.execute(sql.CLAIM, (*scope, claim.fingerprint)):
+            ((fingerprint, result, approval_id, expires_at, asked),) = self.execute(sql.READ_KEY, scope)
             replaced = approval_id is not None and approval_id == claim.replaces
             if not replaced and expires_at > bind_time(steady_now()):
                 if fingerprint != claim.fingerprint:
@@ -138,10 +123,10 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
     def _find_log(self, walk: Walk, limit: int) -> list[Examined]:
         span = (str(walk.above), str(walk.lowest), limit)
         if walk.column == "subject":
-            rows = self.query(FIND_LOG_OF_SUBJECT, (self._tenant_id, walk.value, *span, self._tenant_id))
+            rows = self.query(sql.FIND_LOG_OF_SUBJECT, (self._tenant_id, walk.value, *span, self._tenant_id))
         else:
             values = (walk.value,) if walk.column is not None else ()
-            rows = self.query(FIND_LOG[walk.column], (self._tenant_id, *values, *span))
+            rows = self.query(sql.FIND_LOG[walk.column], (self._tenant_id, *values, *span))
         time = datetime.fromisoformat
         return [
             Examined(UUID(id), actor_type, actor_id, action, outcome, time(started_at) if started_at else None)
@@ -149,27 +134,27 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         ]
 
     def _read_log_rows(self, ids: Sequence[UUID]) -> list[tuple[LogRow, int]]:
-        rows = self.query(READ_LOG, (self._tenant_id, to_json(list(map(str, ids))).decode(), len(ids)))
+        rows = self.query(sql.READ_LOG, (self._tenant_id, to_json(list(map(str, ids))).decode(), len(ids)))
         return [(log_row(row), bytes) for *row, bytes in rows]
 
     def _last_position(self) -> int:
-        ((position,),) = self.query(LAST_POSITION, (self._tenant_id,))
+        ((position,),) = self.query(sql.LAST_POSITION, (self._tenant_id,))
         return int(position)
 
     def _finish(self) -> None:
         self._check_transaction()
         for recording in self._recordings:
             for row in recording.log:
-                self.execute(WRITE_LOG, log_values(row))
+                self.execute(sql.WRITE_LOG, log_values(row))
                 for subject in row.subjects:
-                    self.execute(WRITE_SUBJECT, (self._tenant_id, subject, row.id))
+                    self.execute(sql.WRITE_SUBJECT, (self._tenant_id, subject, row.id))
             for event in recording.events:
-                self.execute(WRITE_EVENT, event_values(event))
+                self.execute(sql.WRITE_EVENT, event_values(event))
                 lane = partition_key(event)
-                self.execute(WRITE_OUTBOX, (self._tenant_id, lane, EVENTS))
+                self.execute(sql.WRITE_OUTBOX, (self._tenant_id, lane, EVENTS))
                 for route in recording.routes:
                     if route.takes(event):
-                        self.execute(WRITE_OUTBOX, (self._tenant_id, lane, route.queue))
+                        self.execute(sql.WRITE_OUTBOX, (self._tenant_id, lane, route.queue))
             for claim, result, approval_id, expires_at, asked in recording.results:
                 scope = (self._tenant_id, claim.action, claim.key)
                 values = (
@@ -179,7 +164,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
                     bind_time(expires_at),
                     json_text(asked),
                 )
-                if not self.execute(WRITE_KEY, (*values, *scope)):
+                if not self.execute(sql.WRITE_KEY, (*values, *scope)):
                     raise StorageError(KEY_GONE)
         if self._connection is None:
             self._cursor.execute("COMMIT")
@@ -226,7 +211,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         if self._is_query_only:
             self._allow_writes(True)
         if self._connection is not None:
-            self._cursor.execute(LEFTOVERS)
+            self._cursor.execute(sql.LEFTOVERS)
             if self._cursor.fetchall() != [(0,)]:
                 self._pooled.invalidate()
                 return
