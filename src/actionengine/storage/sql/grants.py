@@ -26,35 +26,29 @@ GRANT EXECUTE ON FUNCTION public.ae_find_tenant(text, text), public.ae_find_tena
     public.ae_list_tenants(text, text, integer), public.ae_purge_keys(integer, text, timestamptz) TO {role};
 """
 
-_RELAY_GRANTS = """
-GRANT USAGE ON SCHEMA public TO {role};
-GRANT SELECT ON public.ae_schema TO {role};
-GRANT EXECUTE ON FUNCTION public.ae_signed(text, text) TO {role};
-GRANT EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text, bigint[], text),
+_RELAY_FUNCTIONS = """public.ae_outbox_take(integer, integer, text, bigint[], text),
     public.ae_outbox_settle(uuid[], bigint[], json, json, text, text), public.ae_outbox_next(text, bigint[], text),
     public.ae_relay_heartbeat(json, text), public.ae_relay_status(text, text, bigint[]), public.ae_backlog(integer,
     text), public.ae_dead_letters(uuid, integer, text, text), public.ae_redrive(uuid[], text, text),
-    public.ae_skip(uuid[], text, text, text) TO {role};
+    public.ae_skip(uuid[], text, text, text)"""
+_RELAY_GRANTS = f"""
+GRANT USAGE ON SCHEMA public TO {{role}};
+GRANT SELECT ON public.ae_schema TO {{role}};
+GRANT EXECUTE ON FUNCTION public.ae_signed(text, text) TO {{role}};
+GRANT EXECUTE ON FUNCTION {_RELAY_FUNCTIONS} TO {{role}};
 """
-_RELAY_REVOKES = """
-REVOKE EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text, bigint[], text),
-    public.ae_outbox_settle(uuid[], bigint[], json, json, text, text), public.ae_outbox_next(text, bigint[], text),
-    public.ae_relay_heartbeat(json, text), public.ae_relay_status(text, text, bigint[]), public.ae_backlog(integer,
-    text), public.ae_dead_letters(uuid, integer, text, text), public.ae_redrive(uuid[], text, text),
-    public.ae_skip(uuid[], text, text, text) FROM {role};
-"""
+_RELAY_REVOKES = f"REVOKE EXECUTE ON FUNCTION {_RELAY_FUNCTIONS} FROM {{role}};"
 
 
 def grants(app_role: str | None, relay_role: str | None = None) -> list[str]:
     """Return the statements that grant these rights. If relays have a role of their own, the hosts' role loses
     theirs."""
-    scripts: list[str] = []
+    script = ""
     if app_role is not None:
-        scripts += (_GRANTS.format(role=quoted(app_role)),)
-        scripts += ((_RELAY_REVOKES if relay_role else _RELAY_GRANTS).format(role=quoted(app_role)),)
+        script += (_GRANTS + (_RELAY_REVOKES if relay_role else _RELAY_GRANTS)).format(role=quoted(app_role))
     if relay_role is not None:
-        scripts += (_RELAY_GRANTS.format(role=quoted(relay_role)),)
-    return [statement.strip() for script in scripts for statement in script.split(";") if statement.strip()]
+        script += _RELAY_GRANTS.format(role=quoted(relay_role))
+    return [statement.strip() for statement in script.split(";") if statement.strip()]
 
 
 def host_rights() -> dict[tuple[str, str], frozenset[str] | None]:

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 
 from actionengine.storage.sql.grants import host_rights
-from actionengine.storage.sql.migrations.scripts import statements
+from actionengine.storage.sql.migrations.scripts import read_script, statements
 from actionengine.storage.sql.verification import Declared, Query
 from actionengine.storage.sql.verification_postgresql import compare_postgresql
 
@@ -186,9 +186,10 @@ def _sqlite_triggers(query: Query) -> Iterator[str]:
 
 @cache
 def _script(name: str) -> tuple[str, ...]:
-    folder = files("actionengine.storage.sql.migrations")
-    path = folder / "signed_postgresql.sql" if name == "signed" else folder / "versions" / f"0001_{name}.sql"
-    return tuple(statements(path.read_text(), "sqlite" if name == "sqlite" else "postgresql"))
+    if name == "signed":
+        signed = files("actionengine.storage.sql.migrations").joinpath("signed_postgresql.sql")
+        return tuple(statements(signed.read_text(), "postgresql"))
+    return tuple(statements(read_script("0001", name), name))
 
 
 def _functions_of(script: Iterable[str]) -> dict[str, str]:

@@ -8,16 +8,23 @@ from importlib.resources import files
 
 from alembic import context, op
 
+from actionengine.storage.sql.migrations.own_triggers import own_triggers
+
 
 def run_script(name: str) -> None:
     """Run `versions/<name>_<dialect>.sql` in the running migration; print it in offline mode."""
     dialect = op.get_context().dialect.name
-    script = files(__package__).joinpath("versions", f"{name}_{dialect}.sql").read_text()
-    for statement in statements(script, dialect):
+    for statement in statements(read_script(name, dialect), dialect):
         if context.is_offline_mode():
             context.get_context().impl.static_output(f"{statement}\n")
         else:
             op.get_bind().execution_options(no_parameters=True).exec_driver_sql(statement)
+
+
+def read_script(name: str, dialect: str) -> str:
+    """Return the text of a script, with the generated triggers of SQLite."""
+    text = files(__package__).joinpath("versions", f"{name}_{dialect}.sql").read_text()
+    return text.replace("-- The triggers of own_triggers.py come here", f"{own_triggers()}\n--")
 
 
 def statements(script: str, dialect: str) -> Iterator[str]:
