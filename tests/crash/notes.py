@@ -45,6 +45,11 @@ def notes_engine(
     return create_engine(services=[create_service(name="notes", description="Notes", actions=actions)], storage=storage)
 
 
+def run_note(backend: Backend, engine: Engine, action: str, request: RequestContext | None = None) -> Result[Any, Any]:
+    """Execute an action of `notes`, by default in a new request."""
+    return backend.run(backend.execute(engine, "notes", action, None, request or notes_request(backend)))
+
+
 def outcomes(backend: Backend) -> list[str]:
     """What the action log says of the tenant's executions, oldest first."""
 

@@ -21,7 +21,7 @@ from actionengine import ActionContext, ErrorCode, PostgresStorage, SQLiteStorag
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.testing import Backend
 from actionengine.testing.base import error_of, value_of
-from tests.crash.notes import look, notes_engine, notes_request, nothing_is_written, outcomes, put
+from tests.crash.notes import look, notes_engine, notes_request, nothing_is_written, outcomes, put, run_note
 
 BOUND = 60.0
 """Seconds that a refusal may take: far less than for ever."""
@@ -78,18 +78,14 @@ def put_as_much_as_possible(data: None, ctx: ActionContext) -> Result[None, Any]
         return Success(None)
 
 
-def test_on_a_full_disk_an_action_is_unavailable_and_nothing_of_it_is_there(
-    tmp_path: Path, backend_on: BackendOn
-) -> None:
+def test_full_disk_is_unavailable_and_nothing_is_written(tmp_path: Path, backend_on: BackendOn) -> None:
     disk = SmallDisk(tmp_path / "small.db")
     backend = backend_on(disk.storage)
     engine = notes_engine(disk.storage, put=put_much)
-    value_of(backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend))))
+    value_of(run_note(backend, engine, "put"))
     done = 1
 
-    while isinstance(
-        answer := backend.run(backend.execute(engine, "notes", "put", None, last := notes_request(backend))), Success
-    ):
+    while isinstance(answer := run_note(backend, engine, "put", last := notes_request(backend)), Success):
         done += 1
 
     error_of(answer, ErrorCode.UNAVAILABLE)
@@ -98,19 +94,17 @@ def test_on_a_full_disk_an_action_is_unavailable_and_nothing_of_it_is_there(
     assert outcomes(backend).count("succeeded") == done
 
     disk.room = 1000
-    value_of(backend.run(backend.execute(engine, "notes", "put", None, last)))
-    value_of(backend.run(backend.execute(engine, "notes", "put", None, last)))
+    value_of(run_note(backend, engine, "put", last))
+    value_of(run_note(backend, engine, "put", last))
     assert len(backend.run(backend.ids("notes"))) == 2 * done + 2
 
 
-def test_a_handler_that_catches_the_error_of_a_full_disk_has_written_nothing(
-    tmp_path: Path, backend_on: BackendOn
-) -> None:
+def test_caught_error_of_a_full_disk_leaves_nothing_written(tmp_path: Path, backend_on: BackendOn) -> None:
     disk = SmallDisk(tmp_path / "small.db")
     backend = backend_on(disk.storage)
     engine = notes_engine(disk.storage, put=put_as_much_as_possible)
 
-    answer = backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend)))
+    answer = run_note(backend, engine, "put")
 
     assert answer.failure().code in {ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL}
     assert nothing_is_written(backend)
@@ -136,7 +130,7 @@ def a_broken_database(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [not_a_database, a_folder, a_broken_database])
-def test_a_file_that_is_no_sound_database_is_unavailable_and_stays_as_it_is(
+def test_broken_file_is_unavailable_and_stays_as_it_is(
     tmp_path: Path, backend_on: BackendOn, make: Callable[[Path], None]
 ) -> None:
     path = tmp_path / "notes.db"
@@ -147,7 +141,7 @@ def test_a_file_that_is_no_sound_database_is_unavailable_and_stays_as_it_is(
     engine = notes_engine(storage, put=put)
 
     with bounded():
-        answer = backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend)))
+        answer = run_note(backend, engine, "put")
 
     error_of(answer, ErrorCode.UNAVAILABLE)
     assert (path.read_bytes() if path.is_file() else None) == before
@@ -166,7 +160,7 @@ def one_connection(request: pytest.FixtureRequest, tmp_path: Path) -> SQLStorage
 
 
 @pytest.mark.parametrize("action", ["look", "put"])
-def test_an_exhausted_pool_is_unavailable_until_a_connection_is_given_back(
+def test_exhausted_pool_is_unavailable_until_a_release(
     one_connection: SQLStorage, backend_on: BackendOn, action: str
 ) -> None:
     backend = backend_on(one_connection)
@@ -181,7 +175,7 @@ def test_an_exhausted_pool_is_unavailable_until_a_connection_is_given_back(
         answer = backend.run(execute_beside_another_one())
 
     error_of(answer, ErrorCode.UNAVAILABLE)
-    value_of(backend.run(backend.execute(engine, "notes", action, None, notes_request(backend))))
+    value_of(run_note(backend, engine, action))
 
 
 def test_a_server_with_no_connection_left_is_unavailable(
@@ -195,12 +189,12 @@ def test_a_server_with_no_connection_left_is_unavailable(
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT 0')
         with bounded():
-            refused = backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend)))
+            refused = run_note(backend, engine, "put")
         # Room is made by the limit: a server counts a closed connection for a moment more.
         connection.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT -1')
 
     error_of(refused, ErrorCode.UNAVAILABLE)
-    value_of(backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend))))
+    value_of(run_note(backend, engine, "put"))
 
 
 # Servers that are not there
@@ -215,7 +209,7 @@ def test_a_server_with_no_connection_left_is_unavailable(
         pytest.param({"username": "no_such_role"}, "no_such_role", id="a role that does not exist"),
     ],
 )
-def test_a_server_that_is_not_there_is_unavailable_and_the_check_says_what_is_wrong(
+def test_missing_server_is_unavailable_and_named_by_the_check(
     postgres_database: Database, backend_on: BackendOn, changes: dict[str, Any], told: str
 ) -> None:
     url = make_url(postgres_database.app_url)
@@ -226,7 +220,7 @@ def test_a_server_that_is_not_there_is_unavailable_and_the_check_says_what_is_wr
     engine = notes_engine(storage, put=put)
 
     with bounded():
-        answer = backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend)))
+        answer = run_note(backend, engine, "put")
     with bounded(), pytest.raises(StorageUnavailable, match=told):
         storage.check()
 
@@ -240,6 +234,6 @@ def test_a_server_that_accepts_and_says_nothing_is_unavailable(backend_on: Backe
         engine = notes_engine(storage, put=put)
 
         with bounded():
-            answer = backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend)))
+            answer = run_note(backend, engine, "put")
 
     error_of(answer, ErrorCode.UNAVAILABLE)

@@ -39,7 +39,7 @@ modes = pytest.mark.parametrize("mode", ["sync", "async"])
 
 @modes
 @pytest.mark.parametrize("point", POINTS)
-def test_a_host_that_is_killed_at_this_point_leaves_nothing_half_done(
+def test_host_killed_at_this_point_leaves_nothing_half_done(
     sql_database: SQLDatabase, host_starter: HostStarter, mode: Mode, point: str
 ) -> None:
     number = random.Random(f"{point} {mode}").randint(2, 12)
@@ -51,7 +51,7 @@ def test_a_host_that_is_killed_at_this_point_leaves_nothing_half_done(
 
 
 @modes
-def test_a_host_that_is_killed_at_random_leaves_nothing_half_done(
+def test_host_killed_at_random_leaves_nothing_half_done(
     sql_database: SQLDatabase, host_starter: HostStarter, mode: Mode
 ) -> None:
     for seed in range(RANDOM_KILLS):
@@ -59,7 +59,7 @@ def test_a_host_that_is_killed_at_random_leaves_nothing_half_done(
 
 
 @modes
-def test_a_host_that_outlives_another_one_with_the_same_keys_goes_on(
+def test_host_outlives_another_one_with_the_same_keys(
     sql_database: SQLDatabase, host_starter: HostStarter, other_host_starter: HostStarter, mode: Mode
 ) -> None:
     kill_one_of_two(sql_database, host_starter, other_host_starter, mode, random.Random(1))

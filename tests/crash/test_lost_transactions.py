@@ -21,7 +21,7 @@ from actionengine.storage.sql.storage import SQLStorage
 from actionengine.testing import AsyncBackend, Backend
 from actionengine.testing.base import error_of, value_of
 from tests.crash.ledger import request_of
-from tests.crash.notes import notes_engine, notes_request, nothing_is_written, outcomes, put
+from tests.crash.notes import notes_engine, notes_request, nothing_is_written, outcomes, put, run_note
 
 BackendOn = Callable[[SQLStorage], Backend]
 
@@ -79,7 +79,7 @@ def both(backend: Backend, engine: Any, action: str, *payloads: Any) -> list[Any
 
 
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-def test_two_actions_that_lock_rows_in_opposite_order_are_both_done_once(
+def test_deadlocked_actions_are_both_done_once(
     shop: Database, stock: Callable[[], dict[int, int]], backend_on: BackendOn, isolation: str
 ) -> None:
     meeting = Meeting()
@@ -105,7 +105,7 @@ def test_two_actions_that_lock_rows_in_opposite_order_are_both_done_once(
 
 
 @pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
-def test_two_actions_that_change_what_both_have_read_are_both_done_once(
+def test_actions_that_change_what_both_read_are_both_done_once(
     shop: Database, stock: Callable[[], dict[int, int]], backend_on: BackendOn, isolation: str
 ) -> None:
     meeting = Meeting()
@@ -128,7 +128,7 @@ def test_two_actions_that_change_what_both_have_read_are_both_done_once(
     assert outcomes(backend) == ["succeeded", "succeeded"]
 
 
-def test_two_serializable_actions_cannot_both_rely_on_what_the_other_one_changes(
+def test_serializable_actions_have_no_write_skew(
     shop: Database, stock: Callable[[], dict[int, int]], backend_on: BackendOn
 ) -> None:
     """Write skew: each may empty one shelf as long as the other one is full. What fails is the commit."""
@@ -151,9 +151,7 @@ def test_two_serializable_actions_cannot_both_rely_on_what_the_other_one_changes
     assert outcomes(backend) == ["succeeded", "succeeded"]
 
 
-def test_an_action_that_loses_every_time_is_a_conflict_and_leaves_nothing(
-    shop: Database, backend_on: BackendOn
-) -> None:
+def test_action_that_always_loses_is_a_conflict(shop: Database, backend_on: BackendOn) -> None:
     runs: list[int] = []
 
     def lose(data: None, ctx: ActionContext) -> Result[None, Any]:
@@ -164,9 +162,7 @@ def test_an_action_that_loses_every_time_is_a_conflict_and_leaves_nothing(
 
     backend = backend_on(storage := PostgresStorage(shop.app_url))
 
-    answer = backend.run(
-        backend.execute(notes_engine(storage, lose=lose), "notes", "lose", None, notes_request(backend))
-    )
+    answer = run_note(backend, notes_engine(storage, lose=lose), "lose")
 
     error_of(answer, ErrorCode.CONFLICT)
     assert len(runs) == 6
@@ -182,14 +178,14 @@ def test_a_statement_that_takes_too_long_is_a_timeout(shop: Database, backend_on
         ctx.session.execute(text("SELECT pg_sleep(60)"))
         return Success(None)
 
-    backend = backend_on(storage := PostgresStorage(shop.app_url, statement_timeout=3.0))
+    backend = backend_on(storage := PostgresStorage(shop.app_url, statement_timeout=0.5))
     engine = notes_engine(storage, dawdle=dawdle, put=put)
 
-    answer = backend.run(backend.execute(engine, "notes", "dawdle", None, notes_request(backend)))
+    answer = run_note(backend, engine, "dawdle")
 
     error_of(answer, ErrorCode.TIMEOUT)
     assert nothing_is_written(backend)
-    value_of(backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend))))
+    value_of(run_note(backend, engine, "put"))
 
 
 @pytest.mark.parametrize("has_key", [True, False], ids=["with a key", "without a key"])
@@ -207,12 +203,12 @@ def test_a_lock_that_does_not_come_in_time_is_a_conflict(
 
     with psycopg.connect(shop.owner_url) as holder:
         holder.execute("UPDATE stock SET number = 50 WHERE id = 1")
-        answer = backend.run(backend.execute(engine, "notes", "take", None, request))
+        answer = run_note(backend, engine, "take", request)
         holder.rollback()
 
     error_of(answer, ErrorCode.CONFLICT)
     assert nothing_is_written(backend)
-    value_of(backend.run(backend.execute(engine, "notes", "take", None, request)))
+    value_of(run_note(backend, engine, "take", request))
     assert stock() == {1: 99, 2: 100}
 
 
@@ -230,7 +226,7 @@ def test_a_lock_that_does_not_come_in_time_is_a_conflict(
     ],
 )
 @pytest.mark.parametrize("goes_on", [True, False], ids=["and goes on", "and ends"])
-def test_a_handler_that_swallows_an_error_of_the_database_fails_as_a_whole(
+def test_swallowed_database_error_fails_the_whole_action(
     shop: Database,
     stock: Callable[[], dict[int, int]],
     backend_on: BackendOn,
@@ -250,11 +246,11 @@ def test_a_handler_that_swallows_an_error_of_the_database_fails_as_a_whole(
     backend = backend_on(storage := PostgresStorage(shop.app_url))
     engine = notes_engine(storage, swallow=swallow, put=put)
 
-    answer = backend.run(backend.execute(engine, "notes", "swallow", None, notes_request(backend)))
+    answer = run_note(backend, engine, "swallow")
 
     assert answer.failure().code in {ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE, ErrorCode.CONFLICT}
     assert nothing_is_written(backend)
-    value_of(backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend))))
+    value_of(run_note(backend, engine, "put"))
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -265,9 +261,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> SQLStorage:
     return PostgresStorage(database.app_url)
 
 
-def test_a_handler_that_tries_a_statement_in_a_nested_transaction_may_go_on_without_it(
-    storage: SQLStorage, backend_on: BackendOn
-) -> None:
+def test_nested_transaction_contains_a_failed_statement(storage: SQLStorage, backend_on: BackendOn) -> None:
     def attempt(data: None, ctx: ActionContext) -> Result[None, Any]:
         ctx.records("notes").insert({}, "before")
         try:
@@ -280,23 +274,13 @@ def test_a_handler_that_tries_a_statement_in_a_nested_transaction_may_go_on_with
 
     backend = backend_on(storage)
 
-    answer = backend.run(
-        backend.execute(notes_engine(storage, attempt=attempt), "notes", "attempt", None, notes_request(backend))
-    )
+    answer = run_note(backend, notes_engine(storage, attempt=attempt), "attempt")
 
     value_of(answer)
     assert backend.run(backend.ids("notes")) == ["after", "before"]
 
 
 # Handlers that end the transaction themselves
-
-
-def commit(session: Session) -> None:
-    session.commit()
-
-
-def roll_back(session: Session) -> None:
-    session.rollback()
 
 
 def say(*statements: str) -> Callable[[Session], None]:
@@ -307,47 +291,35 @@ def say(*statements: str) -> Callable[[Session], None]:
     return run
 
 
-@pytest.mark.parametrize("end", [commit, roll_back])
-def test_a_session_refuses_to_end_the_transaction(
-    storage: SQLStorage, backend_on: BackendOn, end: Callable[[Session], None]
-) -> None:
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_session_refuses_to_end_the_transaction(storage: SQLStorage, backend_on: BackendOn, end: str) -> None:
     def meddle(data: None, ctx: ActionContext) -> Result[None, Any]:
         ctx.records("notes").insert({})
         ctx.session.execute(text("SELECT 1"))
-        end(ctx.session)
+        getattr(ctx.session, end)()
         return Success(None)
 
     backend = backend_on(storage)
     engine = notes_engine(storage, meddle=meddle)
 
-    answer = backend.run(backend.execute(engine, "notes", "meddle", None, notes_request(backend)))
+    answer = run_note(backend, engine, "meddle")
 
     assert "the pipeline" in error_of(answer, ErrorCode.INTERNAL).message
     assert nothing_is_written(backend)
 
 
-async def commit_async(ctx: ActionContext) -> None:
-    await ctx.async_session.commit()
-
-
-async def roll_back_async(ctx: ActionContext) -> None:
-    await ctx.async_session.rollback()
-
-
-@pytest.mark.parametrize("end", [commit_async, roll_back_async])
-def test_an_async_session_refuses_to_end_the_transaction(
-    storage: SQLStorage, end: Callable[[ActionContext], Any]
-) -> None:
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_an_async_session_refuses_to_end_the_transaction(storage: SQLStorage, end: str) -> None:
     async def meddle(data: None, ctx: ActionContext) -> Result[None, Any]:
         await ctx.async_records("notes").insert({})
         await ctx.async_session.execute(text("SELECT 1"))
-        await end(ctx)
+        await getattr(ctx.async_session, end)()
         return Success(None)
 
     backend = AsyncBackend(storage)
     engine = notes_engine(storage, meddle=meddle)
 
-    answer = backend.run(backend.execute(engine, "notes", "meddle", None, notes_request(backend)))
+    answer = run_note(backend, engine, "meddle")
 
     error_of(answer, ErrorCode.INTERNAL)
     assert nothing_is_written(backend)
@@ -364,7 +336,7 @@ def test_an_async_session_refuses_to_end_the_transaction(
         pytest.param(say("ROLLBACK", "BEGIN"), id="rolls back and begins again"),
     ],
 )
-def test_a_handler_that_ends_the_transaction_by_itself_has_failed(
+def test_handler_that_ends_the_transaction_has_failed(
     storage: SQLStorage, backend_on: BackendOn, end: Callable[[Session], None]
 ) -> None:
     """What it has committed by itself stands; it is no success, and nobody is told of it."""
@@ -378,10 +350,10 @@ def test_a_handler_that_ends_the_transaction_by_itself_has_failed(
     backend = backend_on(storage)
     engine = notes_engine(storage, meddle=meddle, put=put)
 
-    answer = backend.run(backend.execute(engine, "notes", "meddle", None, notes_request(backend)))
+    answer = run_note(backend, engine, "meddle")
 
     assert isinstance(answer, Failure)
     assert answer.failure().code in {ErrorCode.INTERNAL, ErrorCode.HANDLER_ERROR}
     assert list(backend.run(backend.read_events(backend.tenant))) == []
     assert outcomes(backend) == ["failed"]
-    value_of(backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend))))
+    value_of(run_note(backend, engine, "put"))

@@ -37,7 +37,7 @@ from tests.crash.ledger import (
     request_of,
     transfer_in,
 )
-from tests.crash.notes import notes_engine, notes_request, put
+from tests.crash.notes import notes_engine, notes_request, put, run_note
 from tests.crash.servers import StopMode, StoppableServer, stoppable_server
 from tests.waiting import wait_until
 
@@ -140,7 +140,7 @@ async def execute(engine: Engine, mode: Mode, tenant: Tenant, key: str) -> Resul
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_server_that_is_stopped_and_started_again_costs_bounded_errors_and_no_effect(
+def test_restarted_server_costs_bounded_errors_and_no_effect(
     server: StoppableServer, storage: PostgresStorage, engine: Engine, tenant: Tenant, mode: StopMode
 ) -> None:
     load = Load(engine, storage, tenant)
@@ -181,7 +181,7 @@ def backend(request: pytest.FixtureRequest, storage: PostgresStorage) -> Iterato
     backend.close()
 
 
-def test_a_host_that_starts_while_the_server_is_away_works_as_soon_as_it_is_there(
+def test_host_started_without_its_server_works_once_it_is_there(
     server: StoppableServer, tenant: Tenant, backend: Backend
 ) -> None:
     late = PostgresStorage(server.database.app_url, connect_timeout=2)
@@ -205,9 +205,7 @@ def test_a_host_that_starts_while_the_server_is_away_works_as_soon_as_it_is_ther
     backend.run(closed(late, backend.mode))
 
 
-def test_a_connection_that_is_ended_under_a_handler_is_unavailable_and_leaves_nothing(
-    server: StoppableServer, backend: Backend
-) -> None:
+def test_connection_ended_under_a_handler_leaves_nothing(server: StoppableServer, backend: Backend) -> None:
     def end_own_connection(data: None, ctx: ActionContext) -> Result[None, Any]:
         notes = ctx.records("notes")
         notes.insert({}, "before")
@@ -220,45 +218,34 @@ def test_a_connection_that_is_ended_under_a_handler_is_unavailable_and_leaves_no
     engine = notes_engine(backend.storage, end=end_own_connection, put=put)
     request = notes_request(backend)
 
-    ended = backend.run(backend.execute(engine, "notes", "end", None, request))
+    ended = run_note(backend, engine, "end", request)
 
     error_of(ended, ErrorCode.UNAVAILABLE)
-    value_of(backend.run(backend.execute(engine, "notes", "put", None, request)))
+    value_of(run_note(backend, engine, "put", request))
     assert "before" not in backend.run(backend.ids("notes"))
 
 
-def test_connections_that_died_in_the_pool_are_replaced_without_an_error(
-    server: StoppableServer, backend: Backend
-) -> None:
+def test_dead_pooled_connections_are_replaced_without_an_error(server: StoppableServer, backend: Backend) -> None:
     engine = notes_engine(backend.storage, put=put)
-    gathered = backend.gather(
-        *(backend.execute(engine, "notes", "put", None, notes_request(backend)) for _ in range(4))
-    )
-    for answer in backend.run(gathered):
-        value_of(answer)
 
+    def put_four() -> None:
+        calls = (backend.execute(engine, "notes", "put", None, notes_request(backend)) for _ in range(4))
+        for answer in backend.run(backend.gather(*calls)):
+            value_of(answer)
+
+    put_four()
     with psycopg.connect(server.superuser_url, autocommit=True) as connection:
         connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'app'")
-
-    gathered = backend.gather(
-        *(backend.execute(engine, "notes", "put", None, notes_request(backend)) for _ in range(4))
-    )
-    for answer in backend.run(gathered):
-        value_of(answer)
+    put_four()
     assert len(backend.run(backend.ids("notes"))) == 8
 
 
-def test_a_server_that_answers_nothing_takes_an_action_no_longer_than_its_timeout(
-    server: StoppableServer, backend: Backend
-) -> None:
+def test_frozen_server_takes_no_longer_than_the_timeout(server: StoppableServer, backend: Backend) -> None:
     patient, engine = notes_engine(backend.storage, put=put), notes_engine(backend.storage, timeout=0.5, put=put)
-    value_of(backend.run(backend.execute(patient, "notes", "put", None, notes_request(backend))))
+    value_of(run_note(backend, patient, "put"))
     answers: list[Result[Any, ActionError]] = []
 
-    def ask() -> None:
-        answers.append(backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend))))
-
-    asking = threading.Thread(target=ask)
+    asking = threading.Thread(target=lambda: answers.append(run_note(backend, engine, "put")))
     with server.frozen():
         asking.start()
         asking.join(20.0)

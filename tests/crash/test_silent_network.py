@@ -143,7 +143,7 @@ def test_first_connection_of_a_hosts_own_engine(
 
 
 @pytest.mark.parametrize("asked_by", ["pre-ping", "listener"])
-def test_what_a_hosts_own_engine_asks_when_a_connection_is_taken_is_bounded(
+def test_statements_of_a_hosts_engine_at_checkout_are_bounded(
     proxy: FaultyProxy, postgres_database: Database, backend_on: BackendOn, asked_by: str
 ) -> None:
     url = make_url(proxy.url(postgres_database.app_url)).set(drivername="postgresql+psycopg")
@@ -230,7 +230,7 @@ def test_idle_connections_that_were_cut_cost_no_failure(proxy: FaultyProxy, back
     assert within_guard(lambda: look_up(backend)) >= 1
 
 
-def test_callers_who_meet_silent_connections_at_once_fail_once_each(proxy: FaultyProxy, backend: Backend) -> None:
+def test_callers_of_silent_connections_fail_once_each(proxy: FaultyProxy, backend: Backend) -> None:
     warm(backend, 6)
     engine = notes_engine(backend.storage, put=put)
     proxy.swallow()
@@ -399,7 +399,7 @@ def test_a_large_answer_may_take_longer_than_each_of_its_pieces(proxy: FaultyPro
     assert call(backend, engine, "read") == ["ok"]
 
 
-def test_an_answer_that_is_there_counts_although_the_event_loop_was_blocked(storage: PostgresStorage) -> None:
+def test_answer_counts_although_the_event_loop_was_blocked(storage: PostgresStorage) -> None:
     """By a host: its timeouts are over, and so they would be for all that were under way."""
     backend = AsyncBackend(storage)
     engine = notes_engine(storage, put=put)
@@ -462,7 +462,7 @@ def test_closing_is_bounded(proxy: FaultyProxy, storage: PostgresStorage, backen
 
 
 @pytest.mark.parametrize("ended_by", ["a cancellation", "its timeout"])
-def test_a_key_is_free_once_a_task_was_ended_that_waited_in_silence(
+def test_key_is_free_once_a_waiting_task_was_ended(
     proxy: FaultyProxy, postgres_database: Database, ended_by: str
 ) -> None:
     """Also where the server is not told that its client has given up."""

@@ -176,7 +176,7 @@ def test_a_part_that_was_lost_is_protected_again(host: Host) -> None:
     assert host.differences() == []
 
 
-def test_a_table_that_is_altered_stays_protected_in_both_directions(host: Host) -> None:
+def test_altered_table_stays_protected_in_both_directions(host: Host) -> None:
     host.declare(protect_table(table_of("jobs", Column("n", Text))))
     host.revise()
     host.declare(protect_table(table_of("jobs", Column("n", Text, nullable=False), Column("extra", Text))))

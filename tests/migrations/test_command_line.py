@@ -53,7 +53,7 @@ def test_a_populated_database_stays_as_it_is(run: Run, fresh_postgres_database: 
         assert list(storage.list_tenants()) == [acme]
 
 
-def test_the_sql_for_an_empty_database_can_be_printed_and_run_by_psql(run: Run, empty: Database) -> None:
+def test_printed_sql_creates_the_schema(run: Run, empty: Database) -> None:
     printed = run("db", "upgrade", "--sql", "--url", empty.owner_url, "--app-role", "app")
 
     with psycopg.connect(empty.owner_url, autocommit=True) as connection:

@@ -147,7 +147,7 @@ def test_no_address_of_a_publisher_is_shown_with_its_password(run: Run, tmp_path
         ("db", "check", "--signing-key", SECRET, SECRET),
     ],
 )
-def test_a_mistake_in_the_arguments_is_repeated_without_its_password(run: Run, arguments: tuple[str, ...]) -> None:
+def test_mistake_in_arguments_is_shown_without_its_password(run: Run, arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
 
     assert done.returncode in {1, 2}

@@ -138,9 +138,7 @@ def test_an_upgrade_that_fails_leaves_nothing(owner: Engine, monkeypatch: pytest
     assert inspect(owner).get_table_names() == []
 
 
-def test_a_sqlite_file_that_could_not_be_made_is_made_the_next_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_creation_of_a_sqlite_file_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     statements = scripts.statements
     with monkeypatch.context() as patched:
         patched.setattr(scripts, "statements", lambda *script: [*list(statements(*script))[:-3], "SELECT nothing"])

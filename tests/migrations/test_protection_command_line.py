@@ -146,7 +146,7 @@ def test_a_check_finds_what_was_altered_in_tables_of_the_library(
 
 
 @pytest.mark.parametrize("operated", ["postgresql"], indirect=True)
-def test_a_check_finds_each_thing_that_was_altered_in_what_is_the_librarys(run: Run, operated: Operated) -> None:
+def test_check_finds_each_alteration_of_the_librarys_own(run: Run, operated: Operated) -> None:
     altered = [
         ("ALTER POLICY ae_read ON ae_documents USING (true)", "ae_documents: the policy ae_read does not say"),
         ("ALTER POLICY ae_insert ON ae_outbox WITH CHECK (true)", "ae_outbox: the policy ae_insert does not say"),
@@ -206,7 +206,7 @@ def test_functions_that_verify_signatures_are_compared_too(run: Run, operated: O
 
 
 @pytest.mark.parametrize("operated", ["postgresql"], indirect=True)
-def test_a_log_that_was_partitioned_as_documented_passes_the_check(run: Run, operated: Operated) -> None:
+def test_log_partitioned_as_documented_passes_the_check(run: Run, operated: Operated) -> None:
     page = (Path(__file__).parents[2] / "docs" / "postgresql.md").read_text()
     blocks = [block for block in re.findall(r"```sql\n(BEGIN;.*?)```", page, re.DOTALL) if "PARTITION" in block]
     with psycopg.connect(operated.owner_url, autocommit=True) as connection:
@@ -231,7 +231,7 @@ def test_letter_case_makes_no_other_column_on_sqlite(run: Run, operated: Operate
 
 
 @pytest.mark.parametrize("operated", ["sqlite"], indirect=True)
-def test_a_check_finds_a_trigger_of_the_library_that_is_gone_on_sqlite(run: Run, operated: Operated) -> None:
+def test_check_finds_a_missing_trigger_of_the_library_on_sqlite(run: Run, operated: Operated) -> None:
     operated.execute("ALTER TABLE ae_events RENAME TO other; ALTER TABLE other RENAME TO ae_events")
     assert run("db", "check", "--url", operated.app_url).returncode == 0
 

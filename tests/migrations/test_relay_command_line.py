@@ -94,6 +94,7 @@ def test_what_is_due_is_delivered_as_cloudevents(run: Run, host: Host) -> None:
     assert {json.loads(line)["tenant"] for line in lines} == {str(host.tenant.id)}
 
 
+@on_sqlite
 def test_a_relay_runs_until_it_is_told_to_stop(host: Host, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from actionengine.cli import main; main()", "relay", "run"]
     relay = subprocess.Popen(
@@ -170,7 +171,7 @@ def test_what_cannot_be_done_is_told_in_a_line(run: Run, host: Host, arguments: 
         assert done.returncode == 1
 
 
-def test_a_publisher_that_the_host_has_written_is_found_beside_it(run: Run, host: Host, tmp_path: Path) -> None:
+def test_publisher_of_the_host_is_found_in_its_folder(run: Run, host: Host, tmp_path: Path) -> None:
     (tmp_path / "our_publishers.py").write_text(
         "from actionengine import CallbackPublisher\n"
         "def shouting():\n"
