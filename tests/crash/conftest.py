@@ -1,4 +1,4 @@
-"""What the crash tests share: databases, and programs that start hosts on them."""
+"""Fixtures of the crash tests: databases, and programs that start hosts on them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def other_host_starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hos
 
 @pytest.fixture(params=[SyncBackend, AsyncBackend], ids=["sync", "async"])
 def backend_on(request: pytest.FixtureRequest) -> Iterator[Callable[[SQLStorage], Backend]]:
-    """A world on a storage of the test's; both are closed afterwards."""
+    """Return a backend on a storage of the test. Both are closed afterwards."""
     backends: list[tuple[Backend, SQLStorage]] = []
 
     def make(storage: SQLStorage) -> Backend:

@@ -1,7 +1,7 @@
-"""A program that starts hosts, to be killed: each is a process that executes transfers, in threads or in tasks, and
-notes what it has asked for and what was acknowledged.
+"""A program that starts hosts for tests to kill. A host is a process that executes transfers, in threads or in tasks,
+and records its requests and their results.
 
-It reads orders, one a line; for each it forks a host, tells its process id, and tells how it ended.
+The program reads orders, one a line. For each it forks a host, prints its process id, and later its exit code.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ POINTS = (
     "during the commit",
     "after the commit",
 )
-"""Where a host can be told to die, in the order in which an execution comes there."""
+"""The points where a host can die, in the order in which an execution reaches them."""
 
 WORKERS = 4
 LIFETIME = 600.0
-"""Seconds after which a host that nobody has killed ends by itself."""
+"""Seconds after which a host that was not killed ends by itself."""
 
 
 class Order(NamedTuple):
-    """What a host is to do: work on `url` for a tenant, with keys that begin with `run`; and die when it comes to
-    `point` for the time `number`, where a point is named."""
+    """The task of a host: work on `url` for a tenant, with keys that begin with `run`, and, if a `point` is named, die
+    when it reaches the point for the time `number`."""
 
     url: str
     mode: Mode
@@ -67,7 +67,7 @@ class Order(NamedTuple):
 
 
 class Fuse:
-    """Kills this process when it comes to its point often enough."""
+    """A fuse that kills this process when it reaches its point often enough."""
 
     def __init__(self, point: str | None, number: int) -> None:
         self.point = point
@@ -87,7 +87,7 @@ def die() -> None:
 
 
 def die_soon() -> None:
-    """Somewhere within what this process does next."""
+    """Die within the next 2 ms, somewhere in the next steps of this process."""
 
     def wait_and_die() -> None:
         time.sleep(uniform(0.0, 0.002))
@@ -97,12 +97,12 @@ def die_soon() -> None:
 
 
 def has_result(unit: SQLUnitOfWork) -> bool:
-    """Whether a unit of work is about to commit a success, and not the log of a failure."""
+    """Return whether a unit of work is about to commit a success, and not the log of a failure."""
     return any(recording.results for recording in unit._recordings)
 
 
 class Fused(SQLUnitOfWork):
-    """Where any unit of work can be killed."""
+    """A unit of work that can be killed at these points."""
 
     fuse: Fuse
 
@@ -162,7 +162,7 @@ class FusedSQLiteStorage(SQLiteStorage):
 
 
 class Host:
-    """Executes one transfer after the other, with each of its workers, until it is killed."""
+    """A host, whose workers execute one transfer after the other until it is killed."""
 
     def __init__(self, order: Order) -> None:
         self.order = order
@@ -220,7 +220,7 @@ def fused_storage(order: Order, fuse: Fuse) -> SQLStorage:
 
 
 def live(order: Order) -> None:
-    """The life of a host."""
+    """Run a host, and end the process."""
     timer = threading.Timer(LIFETIME, os._exit, (3,))
     timer.daemon = True
     timer.start()

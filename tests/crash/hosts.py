@@ -1,4 +1,4 @@
-"""Hosts as the tests see them: where their databases are, how they are started and killed, and what they have noted."""
+"""Hosts as the tests see them: their databases, their start and end, and their journals."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class SQLDatabase(ABC):
 
     @abstractmethod
     def storage(self) -> SQLStorage:
-        """A new storage."""
+        """Return a new storage."""
 
     @abstractmethod
     def settle(self, name: str) -> None:
-        """Wait until nothing is left of a host that was killed, and look whether the database is sound."""
+        """Wait until the database has ended the work of a killed host, and check that it is intact."""
 
 
 class SQLiteBackend(SQLDatabase):
@@ -63,14 +63,14 @@ class PostgresBackend(SQLDatabase):
         return PostgresStorage(self.url)
 
     def settle(self, name: str) -> None:
-        # The server may still be at work on the last thing that the host has sent.
+        # The server may still run the last statement of the host.
         statement = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
         with psycopg.connect(self.url, autocommit=True) as connection:
             wait_until(lambda: connection.execute(statement, (name,)).fetchone() == (0,))
 
 
 class Journal(NamedTuple):
-    """What a host has asked for, what it got, and what it did not get."""
+    """The requests of a host, with their results and failures."""
 
     asked: list[str]
     acknowledged: dict[str, Any]
@@ -96,15 +96,15 @@ class HostStarter:
         self._program = Program("tests.crash.host", folder)
 
     def start(self, order: Order) -> int:
-        """The process id of a new host."""
+        """Start a host; return its process id."""
         return int(self._program.ask(order))
 
     def journal_path(self) -> Path:
-        """Where the next host can keep its journal. Its name is also the host's, for the database."""
+        """Return a path for the journal of the next host. Its name is also the host's, for the database."""
         return self._folder / f"host-{uuid4().hex}"
 
     def see_it_killed(self) -> None:
-        """Wait for the end of the host; it has to be by SIGKILL."""
+        """Wait for the end of the host, which must be by SIGKILL."""
         ended = self._program.hear()
         assert ended == -signal.SIGKILL, f"the host ended with {ended}: {self._program.errors()}"
 

@@ -1,12 +1,13 @@
-"""The work of the hosts that are killed: transfers, of which nothing may be half there; and the books that tell."""
+"""The work of the killed hosts: transfers, each of which must exist wholly or not at all; and the books that show
+it."""
 
 from __future__ import annotations
 
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from returns.result import Result, Success
 
@@ -21,16 +22,18 @@ from actionengine import (
     create_service,
 )
 from actionengine.concurrency.run_sync import Mode, run_sync
-from actionengine.storage.rows import LogQuery, LogRow, Record
+from actionengine.storage.rows import LogQuery, LogRow, Record, StoredEvent
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 
 ACCOUNTS = tuple(f"account {number}" for number in range(8))
 PAGE = 1000
 
+T = TypeVar("T")
+
 
 class Effect(NamedTuple):
-    """How often a transfer is there: its two entries, its row in the log, its event, what is to be delivered of it."""
+    """The counts of a transfer's parts: its two entries, its row in the log, its event, and its undelivered event."""
 
     debits: int
     credits: int
@@ -44,7 +47,8 @@ ONCE = Effect(1, 1, 1, 1, 1)
 
 
 class Books(NamedTuple):
-    """What a database says: the effect of each key, the answers on record, and the balances beside the entries."""
+    """The contents of a database: the effect of each key, the recorded answers, the balances, and the sums of
+    entries."""
 
     effects: Mapping[str, Effect]
     answers: Mapping[str, Any]
@@ -56,7 +60,7 @@ class Books(NamedTuple):
 
 
 def payload_of(key: str) -> dict[str, Any]:
-    """The transfer of a key: always the same one."""
+    """Return the transfer of a key, which is always the same."""
     dice = random.Random(key)
     source, target = dice.sample(ACCOUNTS, 2)
     return {"key": key, "source": source, "target": target, "amount": dice.randint(1, 99)}
@@ -67,11 +71,11 @@ def request_of(tenant: Tenant, key: str | None) -> RequestContext:
 
 
 def _unharmed(point: str) -> None:
-    """What a handler calls at each point where a host could be killed."""
+    """Do nothing: a handler calls this at each point where a host can be killed."""
 
 
 def ledger_engine(storage: SQLStorage, reach: Callable[[str], None] = _unharmed) -> Engine:
-    """An engine with `ledger.open`, `ledger.transfer` and, for event loops, `ledger.transfer_async`."""
+    """Return an engine with `ledger.open`, `ledger.transfer` and, for event loops, `ledger.transfer_async`."""
 
     def open_accounts(data: None, ctx: ActionContext) -> Result[None, Any]:
         for account in ACCOUNTS:
@@ -117,17 +121,17 @@ def ledger_engine(storage: SQLStorage, reach: Callable[[str], None] = _unharmed)
 
 
 def transfer_in(mode: Mode) -> str:
-    """The name of the action that moves money in this world."""
+    """Return the name of the action that moves money in this mode."""
     return "transfer" if mode == "sync" else "transfer_async"
 
 
 def changes_of(data: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """The accounts that a transfer changes, in an order in which transfers do not lock each other out."""
+    """Return the accounts that a transfer changes, in an order that avoids deadlocks."""
     return sorted({data["source"]: -data["amount"], data["target"]: data["amount"]}.items())
 
 
 def read_books(storage: SQLStorage, tenant: Tenant) -> Books:
-    """All that the tenant has, once nobody changes it any more."""
+    """Return the books of a tenant whose hosts have ended."""
     unit = storage.unit_of_work(tenant, "", "sync", read_only=True)
     try:
         debits, credits, accounts = (_documents(unit, name) for name in ("debits", "credits", "accounts"))
@@ -160,7 +164,7 @@ def read_books(storage: SQLStorage, tenant: Tenant) -> Books:
 
 
 def check_nothing_is_half_there(books: Books, asked: Collection[str], acknowledged: Mapping[str, Any]) -> None:
-    """What is acknowledged is there once, with its answer; all else wholly or not at all; and the books balance."""
+    """Check that each acknowledged transfer exists once, with its answer, and each other one wholly or not at all."""
     for key in asked:
         expected = {ONCE} if key in acknowledged else {ONCE, NOTHING}
         assert books.effect(key) in expected, f"{key}: {books.effect(key)}"
@@ -175,27 +179,19 @@ def check_all_is_there_once(books: Books, asked: Collection[str]) -> None:
 
 
 def _documents(unit: SQLUnitOfWork, collection: str) -> list[Record]:
-    documents: list[Record] = []
-    while True:
-        page = run_sync(unit.records(collection).list(limit=PAGE, after=documents[-1].id if documents else None))
-        documents += page
-        if len(page) < PAGE:
-            return documents
+    return _all(lambda last: run_sync(unit.records(collection).list(limit=PAGE, after=last.id if last else None)))
 
 
 def _log(unit: SQLUnitOfWork) -> list[LogRow]:
-    rows: list[LogRow] = []
-    while True:
-        page = run_sync(unit.read_log(LogQuery(before=rows[-1].id if rows else None, limit=PAGE)))
+    return _all(lambda last: run_sync(unit.read_log(LogQuery(before=last.id if last else None, limit=PAGE))))
+
+
+def _events(storage: SQLStorage, tenant: Tenant) -> list[StoredEvent]:
+    return _all(lambda last: storage.read_events(tenant, after=last.position if last else 0, limit=PAGE))
+
+
+def _all(read: Callable[[T | None], Sequence[T]]) -> list[T]:
+    rows: list[T] = []
+    while page := read(rows[-1] if rows else None):
         rows += page
-        if len(page) < PAGE:
-            return rows
-
-
-def _events(storage: SQLStorage, tenant: Tenant) -> list[Any]:
-    events: list[Any] = []
-    while True:
-        page = storage.read_events(tenant, after=events[-1].position if events else 0, limit=PAGE)
-        events += page
-        if len(page) < PAGE:
-            return events
+    return rows

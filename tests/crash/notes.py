@@ -31,7 +31,7 @@ def notes_request(backend: Backend) -> RequestContext:
 def notes_engine(
     storage: Storage, read_only: Collection[str] = (), timeout: float | None = None, **handlers: Callable[..., Any]
 ) -> Engine:
-    """An engine with a service `notes`, which has an action for each handler."""
+    """Return an engine with a service `notes`, which has an action for each handler."""
     actions = [
         create_action(
             name=name,
@@ -51,7 +51,7 @@ def run_note(backend: Backend, engine: Engine, action: str, request: RequestCont
 
 
 def outcomes(backend: Backend) -> list[str]:
-    """What the action log says of the tenant's executions, oldest first."""
+    """Return the outcomes of the tenant's executions in the action log, oldest first."""
 
     async def read() -> list[str]:
         async with backend.reading() as unit:
@@ -61,7 +61,7 @@ def outcomes(backend: Backend) -> list[str]:
 
 
 def nothing_is_written(backend: Backend) -> bool:
-    """No note, no event, and of each execution only that it failed."""
+    """Check that there is no note, no event, and no outcome but `failed`."""
     assert backend.run(backend.ids("notes")) == []
     assert list(backend.run(backend.read_events(backend.tenant))) == []
     assert set(outcomes(backend)) <= {"failed"}

@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test's own, which can be stopped and started again."""
+"""A PostgreSQL server of a test's own, which can be stopped and started again."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class StoppableServer:
         self.database: Database = make_database(superuser_url, f"stopped_{uuid4().hex}")
 
     def stop(self, mode: StopMode) -> None:
-        """`fast` ends each connection in order; `immediate` is as good as pulling the plug."""
+        """Stop: `fast` ends each connection in order, `immediate` ends the server like a power failure."""
         self._control("-m", mode, "stop")
 
     def start(self) -> None:
-        """In the same folder, on the same socket; what was in the middle of something recovers."""
+        """Start in the same folder, on the same socket. The server recovers."""
         self._control("-o", f'-h "" -k {self._folder}', "-l", str(self._server.log), "start")
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """A server that accepts what is sent and answers nothing, as long as the block."""
+        """Freeze the server during the block: it accepts data and answers nothing."""
         server = psutil.Process(int((self._folder / "postmaster.pid").read_text().split()[0]))
         processes = [server, *server.children(recursive=True)]
         for process in processes:
@@ -72,5 +72,5 @@ def stoppable_server() -> Iterator[StoppableServer]:
         try:
             yield server
         finally:
-            # Its own clean-up stops the process that it has started first, and knows of no other.
+            # The server's own clean-up knows only the process that it has started first.
             server.stop("immediate")

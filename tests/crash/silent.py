@@ -1,4 +1,4 @@
-"""What the suites of silent networks share: a storage behind a proxy, and callers that nobody waits for in vain."""
+"""Helpers of the suites of silent networks: a storage behind a proxy, and calls with a bound."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ ANSWER = 0.6
 """Seconds of `answer_timeout`."""
 
 GUARD = 30.0
-"""Seconds within which a caller has an answer here: its bound is 2 x (2 s for a connection + 2 x 0.6 s)."""
+"""Seconds within which a caller gets an answer here: its bound is 2 x (2 s for a connection + 2 x 0.6 s)."""
 
 
 def storage_through(proxy: FaultyProxy, database: Database, **options: Any) -> PostgresStorage:
-    """A storage behind a proxy, with little patience."""
+    """Return a storage behind a proxy, with short timeouts."""
     limits = {"answer_timeout": ANSWER, "connect_timeout": 2, "pool_timeout": 3.0}
     return PostgresStorage(proxy.url(database.app_url), **{**limits, **options})
 
 
 def within_guard(function: Callable[[], Any]) -> Any:
-    """Return the value of a function, which runs in a thread: where it takes too long, the test fails and goes on."""
+    """Run a function in a thread, and return its value. If it takes too long, fail the test without waiting for it."""
     made: list[Any] = []
     errors: list[BaseException] = []
 

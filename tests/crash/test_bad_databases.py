@@ -1,4 +1,4 @@
-"""Databases that are full, broken, busy or not there: `unavailable`, in bounded time, and nothing half written."""
+"""Databases that are full, broken, busy or missing: `unavailable`, in bounded time, and nothing half written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from actionengine.testing.base import error_of, value_of
 from tests.crash.notes import look, notes_engine, notes_request, nothing_is_written, outcomes, put, run_note
 
 BOUND = 60.0
-"""Seconds that a refusal may take: far less than for ever."""
+"""Seconds that a refusal may take."""
 
 BackendOn = Callable[[SQLStorage], Backend]
 
@@ -40,7 +40,7 @@ def bounded() -> Iterator[None]:
 
 
 class SmallDisk:
-    """A SQLite file that may have so many pages more than now."""
+    """A SQLite file that can grow by a number of pages only."""
 
     def __init__(self, path: Path) -> None:
         with SQLiteStorage(path) as storage:
@@ -152,7 +152,7 @@ def test_broken_file_is_unavailable_and_stays_as_it_is(
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def one_connection(request: pytest.FixtureRequest, tmp_path: Path) -> SQLStorage:
-    """A storage with one connection, for which nobody waits for long."""
+    """A storage with one connection, and short timeouts."""
     if request.param == "sqlite":
         return SQLiteStorage(tmp_path / "one.db", pool_size=1, max_overflow=0, pool_timeout=0.1, busy_timeout=0.1)
     database: Database = request.getfixturevalue("postgres_database")
@@ -190,7 +190,7 @@ def test_a_server_with_no_connection_left_is_unavailable(
         connection.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT 0')
         with bounded():
             refused = run_note(backend, engine, "put")
-        # Room is made by the limit: a server counts a closed connection for a moment more.
+        # Raise the limit: the server still counts closed connections for a moment.
         connection.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT -1')
 
     error_of(refused, ErrorCode.UNAVAILABLE)

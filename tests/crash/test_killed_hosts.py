@@ -1,5 +1,5 @@
-"""A host is killed, at chosen points and at random ones: what it was told is done is done once, nothing is half done,
-and what it asks again has one effect."""
+"""A host is killed at chosen points and at random: each acknowledged transfer exists once, none is half done, and a
+repeated request has one effect."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def kill_one(
     point: str | None = None,
     number: int = 1,
 ) -> list[str]:
-    """Start a host, kill it, check, ask everything again, check. What was done without being acknowledged."""
+    """Start a host, kill it, check, repeat its requests, check. Return the keys that were done but not acknowledged."""
     tenant = open_ledger(sql_database)
     path = starter.journal_path()
     pid = starter.start(order_of(sql_database, mode, tenant, path, point=point, number=number))
@@ -100,7 +100,7 @@ def kill_one(
 def kill_one_of_two(
     sql_database: SQLDatabase, starter: HostStarter, other_starter: HostStarter, mode: Mode, dice: random.Random
 ) -> None:
-    """Two hosts ask for the same; one of them is killed, and later the other one."""
+    """Start two hosts with the same requests; kill one of them, and later the other."""
     tenant = open_ledger(sql_database)
     paths = starter.journal_path(), other_starter.journal_path()
     run = uuid4().hex
@@ -143,7 +143,7 @@ def check_the_end(sql_database: SQLDatabase, mode: Mode, tenant: Tenant, journal
     acknowledged = journals[0].acknowledged | journals[-1].acknowledged
     for journal in journals:
         assert journal.failed == {}
-        # Two hosts with one key were given one answer.
+        # Two hosts with one key got one answer.
         assert journal.acknowledged.items() <= acknowledged.items()
     with sql_database.storage() as storage:
         found = read_books(storage, tenant)
@@ -158,7 +158,7 @@ def check_the_end(sql_database: SQLDatabase, mode: Mode, tenant: Tenant, journal
 
 
 async def ask_again(storage: SQLStorage, mode: Mode, tenant: Tenant, keys: Sequence[str]) -> dict[str, str]:
-    """The answers to everything that was asked, asked again."""
+    """Repeat all requests; return the answers."""
     engine = ledger_engine(storage)
     answers: dict[str, str] = {}
     for key in keys:

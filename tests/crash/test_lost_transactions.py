@@ -1,4 +1,4 @@
-"""Transactions that the database refuses, and handlers that meddle with them: run again, or refused as a whole."""
+"""Transactions that the database refuses, and handlers that interfere with them: repeated, or refused as a whole."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PAUSE = text("SELECT pg_sleep(0.005)")
 
 @pytest.fixture(scope="module")
 def shop(postgres_server: str) -> Database:
-    """A database with a table of the host's, and little patience for deadlocks."""
+    """A database with a table of the host, and a short deadlock timeout."""
     database = make_database(postgres_server, f"shop_{uuid4().hex}")
     name = make_url(database.owner_url).database
     with psycopg.connect(postgres_server, autocommit=True) as connection:
@@ -44,7 +44,7 @@ def shop(postgres_server: str) -> Database:
 
 @pytest.fixture
 def stock(shop: Database) -> Iterator[Callable[[], dict[int, int]]]:
-    """What is in stock: 100 of two things to begin with."""
+    """A function that returns the stock: at first 100 each of two things."""
     with psycopg.connect(shop.owner_url, autocommit=True) as connection:
         connection.execute("TRUNCATE stock")
         connection.execute("INSERT INTO stock VALUES (1, 100), (2, 100)")
@@ -52,7 +52,7 @@ def stock(shop: Database) -> Iterator[Callable[[], dict[int, int]]]:
 
 
 class Meeting:
-    """Where the first runs of two handlers wait for each other, in the middle of their transactions."""
+    """A point where the first runs of two handlers wait for each other, in their transactions."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -63,7 +63,7 @@ class Meeting:
             self.runs += 1
         deadline = time.monotonic() + 60
         while self.runs < 2 and time.monotonic() < deadline:
-            # In the database, so that other tasks go on meanwhile.
+            # A pause in the database lets other tasks continue.
             session.execute(PAUSE)
 
 
@@ -131,7 +131,7 @@ def test_actions_that_change_what_both_read_are_both_done_once(
 def test_serializable_actions_have_no_write_skew(
     shop: Database, stock: Callable[[], dict[int, int]], backend_on: BackendOn
 ) -> None:
-    """Write skew: each may empty one shelf as long as the other one is full. What fails is the commit."""
+    """Each action may empty one shelf while the other is full. The commit of one of them fails."""
     meeting = Meeting()
 
     def empty(shelf: int, ctx: ActionContext) -> Result[bool, Any]:
@@ -339,7 +339,7 @@ def test_an_async_session_refuses_to_end_the_transaction(storage: SQLStorage, en
 def test_handler_that_ends_the_transaction_has_failed(
     storage: SQLStorage, backend_on: BackendOn, end: Callable[[Session], None]
 ) -> None:
-    """What it has committed by itself stands; it is no success, and nobody is told of it."""
+    """The handler's own commit stands, but the action fails, and no event is emitted."""
 
     def meddle(data: None, ctx: ActionContext) -> Result[None, Any]:
         ctx.records("notes").insert({}, "of the handler")

@@ -43,7 +43,7 @@ from tests.waiting import wait_until
 
 WORKERS = 3
 BOUND = 60.0
-"""Seconds that one call may take while the server is away: far less than for ever."""
+"""Seconds that one call may take while the server is away."""
 
 HONEST = {ErrorCode.UNAVAILABLE, ErrorCode.CONFLICT, ErrorCode.TIMEOUT}
 
@@ -96,12 +96,12 @@ class Load:
         self._threads.shutdown()
 
     def wait_for_successes(self, more: int = 20) -> None:
-        """Until both modes have done so many more."""
+        """Wait until both modes have had so many more successes."""
         before = dict(self.done)
         wait_until(lambda: all(self.done[mode] >= before.get(mode, 0) + more for mode in self.codes))
 
     def wait_for_refusals(self) -> None:
-        """Until both modes have noticed that the server is away."""
+        """Wait until both modes have noticed that the server is away."""
         wait_until(lambda: all(codes[ErrorCode.UNAVAILABLE] for codes in self.codes.values()))
 
     def _in_thread(self, worker: int) -> None:
@@ -125,7 +125,7 @@ class Load:
                 self.done[mode] += 1
                 continue
             self.codes[mode][answer.failure().code] += 1
-            # A host that is refused does not ask again at once.
+            # A refused host pauses before it tries again.
             if mode == "sync":
                 time.sleep(0.01)
             else:

@@ -86,7 +86,7 @@ def keys_of(storage: PostgresStorage, tenant: Tenant) -> list[str]:
 
 
 class Callers:
-    """They ask with one key until it is done, and then with the next one."""
+    """Callers that each repeat a request until it succeeds, and then make the next one."""
 
     def __init__(self, engine: Engine, storage: PostgresStorage, tenant: Tenant) -> None:
         self.tenant = tenant
@@ -125,7 +125,7 @@ class Callers:
         return request_of(self.tenant, key)
 
     def _note(self, key: str, answer: Result[Any, Any], begun: float) -> bool:
-        """Note an answer; return whether it is a success."""
+        """Record an answer; return whether it is a success."""
         self.slowest = max(self.slowest, time.monotonic() - begun)
         if isinstance(answer, Success):
             self.done.append(key)

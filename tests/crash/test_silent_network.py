@@ -1,6 +1,6 @@
-"""The network goes silent, cuts, forgets: each caller has an answer within a bound, and the storage recovers by itself.
+"""The network goes silent, cuts, or forgets: each caller gets an answer within a bound, and the storage recovers.
 
-The bounds here are small, and the guards generous: what hangs would hang for ever.
+The bounds here are small, and the guards generous.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def backend(storage: PostgresStorage, backend_on: BackendOn) -> Backend:
 
 
 def look_up(backend: Backend) -> int:
-    """Ask through the pool of look-ups."""
+    """Read through the pool of look-ups."""
 
     async def ask() -> int:
         unit = backend.storage.unit_of_work(backend.tenant, "", backend.mode, read_only=True)
@@ -62,7 +62,7 @@ def look_up(backend: Backend) -> int:
 
 
 def warm(backend: Backend, number: int) -> None:
-    """Let both pools have idle connections: the main one as many as are named."""
+    """Fill both pools with idle connections: the main pool with this number."""
     together, together_async = threading.Barrier(number), asyncio.Barrier(number)
 
     def meet(data: None, ctx: ActionContext) -> Result[None, Any]:
@@ -84,7 +84,7 @@ def warm(backend: Backend, number: int) -> None:
 
 
 def test_first_connection_that_is_swallowed(proxy: FaultyProxy, backend: Backend) -> None:
-    """All callers have an answer at the same time, not one after the other."""
+    """All callers get an answer at the same time, not one after the other."""
     engine = notes_engine(backend.storage, put=put)
     proxy.swallow_new("after login")
     begun = time.monotonic()
@@ -133,12 +133,12 @@ def test_first_connection_of_a_hosts_own_engine(
     proxy.heal()
     assert failures_until_served(backend, engine, "put") == []
     with own.connect() as connection:
-        # The host's own waiting is the host's.
+        # The host's own statements are not bounded.
         connection.execute(text("SELECT pg_sleep(1.4)"))
     own.dispose()
     backend.run(disposed(own_async, backend.mode))
     for driver in opened:
-        # SQLAlchemy leaves one that fails while it opens to the garbage collector.
+        # SQLAlchemy leaves a connection that fails to open to the garbage collector.
         driver.pgconn.finish()
 
 
@@ -270,7 +270,7 @@ def test_threads_and_event_loops_tell_each_other(proxy: FaultyProxy, storage: Po
 
 
 def test_connections_in_use_are_not_cut(proxy: FaultyProxy, backend: Backend) -> None:
-    """A caller works in a connection while another one finds an idle one silent."""
+    """A caller works in a connection while another caller finds an idle one silent."""
     opened, ended = threading.Event(), threading.Event()
 
     def work(data: None, ctx: ActionContext) -> Result[None, Any]:
@@ -300,7 +300,7 @@ def test_connections_in_use_are_not_cut(proxy: FaultyProxy, backend: Backend) ->
 
 
 def statement(name: str) -> Callable[..., Any]:
-    """A handler that goes silent, and then asks for something in this way."""
+    """Return a function that runs a statement in this way."""
 
     def plain(ctx: ActionContext) -> None:
         ctx.session.execute(text("SELECT 1"))
@@ -334,7 +334,7 @@ def test_what_a_handler_asks_is_bounded(proxy: FaultyProxy, backend: Backend, wa
     engine = notes_engine(backend.storage, ask=ask, put=put)
 
     assert call(backend, engine, "ask") == ["unavailable"]
-    # The driver cannot close a stream of a connection that is gone.
+    # The driver cannot close the stream of a lost connection.
     gc.collect()
     assert outcomes(backend) == ["failed"]
     assert failures_until_served(backend, engine, "put") == []
@@ -382,7 +382,7 @@ def test_a_handlers_statement_may_take_longer(backend: Backend) -> None:
 
 
 def test_a_large_answer_may_take_longer_than_each_of_its_pieces(proxy: FaultyProxy, backend: Backend) -> None:
-    """Of a statement of the library's own."""
+    """This is about a statement of the library."""
 
     def fill(data: None, ctx: ActionContext) -> Result[None, Any]:
         for _ in range(20):
@@ -400,7 +400,7 @@ def test_a_large_answer_may_take_longer_than_each_of_its_pieces(proxy: FaultyPro
 
 
 def test_answer_counts_although_the_event_loop_was_blocked(storage: PostgresStorage) -> None:
-    """By a host: its timeouts are over, and so they would be for all that were under way."""
+    """A host has blocked it. All timeouts have passed, but the answers are there."""
     backend = AsyncBackend(storage)
     engine = notes_engine(storage, put=put)
     assert call(backend, engine, "put") == ["ok"]
@@ -465,7 +465,7 @@ def test_closing_is_bounded(proxy: FaultyProxy, storage: PostgresStorage, backen
 def test_key_is_free_once_a_waiting_task_was_ended(
     proxy: FaultyProxy, postgres_database: Database, ended_by: str
 ) -> None:
-    """Also where the server is not told that its client has given up."""
+    """Also if the server does not learn that its client has given up."""
     asked = asyncio.Event()
 
     async def ask(data: None, ctx: ActionContext) -> Result[None, Any]:
@@ -509,7 +509,7 @@ POINTS: list[CommitPoint] = ["before", "half", "after"]
 def test_a_retry_with_the_same_key_acts_once(
     proxy: FaultyProxy, backend: Backend, point: CommitPoint, fault: Fault, hang_ups_pass: bool
 ) -> None:
-    """Also where the server is not told that its client has given up: what holds the key there is ended."""
+    """Also if the server does not learn that its client has given up: the transaction with the key is ended."""
     if fault == "cut" and not hang_ups_pass:
         return
     engine = notes_engine(backend.storage, put=put)

@@ -21,7 +21,7 @@ from actionengine.storage.sql.migrations.autogenerate import compare
 from actionengine.storage.sql.protection import unprotect
 from actionengine.storage.sql.verification import Declared, declarations
 
-# All that a host writes in its own.
+# The environment that a host writes.
 ENV = """
 from alembic import context
 
@@ -80,7 +80,7 @@ class Host:
         self.config.attributes["metadata"] = self.metadata
 
     def revise(self) -> str:
-        """Write the revision that is due, and run it."""
+        """Write the next revision, and run it."""
         script = command.revision(self.config, "next", autogenerate=True)
         command.upgrade(self.config, "head")
         return Path(script.path).read_text()  # type: ignore[union-attr]
@@ -94,7 +94,7 @@ class Host:
                 connection.execute(text(statement))
 
     def differences(self) -> list[str]:
-        """What is not as declared, in the tables that are there."""
+        """Return the differences between the declarations and the existing tables."""
         with self.engine.connect() as connection:
             return [each.problem for each in compare(connection, declarations(self.metadata)).differences]
 
@@ -250,7 +250,7 @@ def test_a_batch_that_makes_a_table_anew_keeps_its_triggers(host: Host, name: st
         assert connection.execute(host.metadata.tables[name].select()).one().n == "x"
         with pytest.raises(Exception, match="no such function"):
             connection.execute(host.metadata.tables[name].delete())
-    # Without its column a trigger would be no protection; that it is gone is found.
+    # A trigger goes with its column, and the comparison finds that it is missing.
     with host.engine.begin() as connection:
         operations = Operations(MigrationContext.configure(connection))
         with operations.batch_alter_table(name, recreate="always") as batch:
@@ -267,7 +267,7 @@ def test_a_table_of_another_schema_is_protected(host: Host) -> None:
 
     command.revision(host.config, "next", autogenerate=True)
     (written,) = (host.folder / "versions").glob("*.py")
-    # It would drop what it does not know of.
+    # Autogenerate would drop tables that the metadata does not have.
     written.write_text("\n".join(line for line in written.read_text().splitlines() if "schema='jobs'" not in line))
     command.upgrade(host.config, "head")
 

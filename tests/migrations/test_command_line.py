@@ -21,7 +21,7 @@ def check(url: str, **options: str) -> None:
 
 @pytest.fixture
 def empty(postgres_server: str) -> Database:
-    """A database without our schema: as its owner, who is no superuser, and as a role that may only connect."""
+    """A database without our schema, for its owner, which is not a superuser, and for a role that may only connect."""
     name = f"empty_{uuid4().hex}"
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         for role in ("owner", "app"):
@@ -107,7 +107,7 @@ def test_keys_are_purged(run: Run, fresh_postgres_database: Database) -> None:
 def test_signing_is_switched_on_and_keys_are_changed(run: Run, fresh_postgres_database: Database) -> None:
     owner, app = fresh_postgres_database.owner_url, fresh_postgres_database.app_url
 
-    # A host can have its key before the database verifies it.
+    # A host may have its key before the database verifies it.
     check(app, signing_key="a key, of enough bytes")
     first = run("db", "sign", "--url", owner).stdout.rpartition("=")[2].strip()
 

@@ -53,7 +53,7 @@ COMMANDS = [
 
 
 def clean(done: object) -> str:
-    """What a command has said, which is no traceback and has no password in it."""
+    """Return the output of a command, and check that it has no traceback and no password."""
     said = f"{done.stdout}{done.stderr}"  # type: ignore[attr-defined]
     assert "Traceback" not in said
     assert SECRET not in said, said

@@ -97,7 +97,7 @@ def test_a_host_includes_ours_among_its_own(owner: Engine, host: Config) -> None
     with owner.begin() as connection:
         assert migrations.schema_version(connection) == migrations.HEAD
         assert inspect(connection).has_table("jobs")
-        # Ours, run by themselves, find that everything is there.
+        # Our own upgrade finds the schema.
         assert migrations.upgrade(connection) == migrations.HEAD
 
 

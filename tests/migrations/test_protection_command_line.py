@@ -61,7 +61,7 @@ def operated(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     engine = create_engine(url if request.param == "sqlite" else url.set(drivername="postgresql+psycopg"))
     yield Operated(engine, *urls)
     engine.dispose()
-    # What it declares is declared in this process only as long as it is there.
+    # Its declarations last as long as the module.
     sys.modules.pop("host_models_of_the_command_line", None)
 
 
@@ -96,7 +96,7 @@ def test_a_check_finds_what_nobody_declares(run: Run, operated: Operated) -> Non
         else "ALTER TABLE expenses RENAME TO costs; ALTER TABLE costs DISABLE TRIGGER ae_require_action"
     )
     lost = run(*check)
-    # An operator gets on, and can mend it.
+    # An operator can still connect, and repair it.
     assert run("tenant", "list", "--url", operated.app_url).returncode == 0
 
     assert found.returncode == 1

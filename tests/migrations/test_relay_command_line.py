@@ -36,7 +36,7 @@ from tests.command_line import Run
 
 
 class Host:
-    """A host with a database; `url` is what an operator calls it."""
+    """A host with a database at `url`."""
 
     def __init__(self, storage: PostgresStorage | SQLiteStorage, url: str) -> None:
         self.storage = storage
@@ -51,7 +51,7 @@ class Host:
         assert isinstance(self.engine.execute_action("desk", "tell", data, context), Success)
 
     def bury(self) -> str:
-        """Make a dead letter of what there is; its event's id."""
+        """Turn the pending event into a dead letter; return its id."""
 
         def refuse(event: Event) -> None:
             raise PublishError("nobody wants this", retry=False)
@@ -89,7 +89,7 @@ def test_what_is_due_is_delivered_as_cloudevents(run: Run, host: Host) -> None:
     lines = done.stdout.splitlines()
     events = [JSONFormat().read(CloudEvent, line.encode()) for line in lines]
     assert [event.get_type() for event in events] == ["desk.tell", "desk.tell"]
-    # Each has a subject of its own: no order is promised between them.
+    # Each event has a subject of its own, so that no order is promised.
     assert {json.loads(line)["data"]["input"]["text"] for line in lines} == {"one", "two"}
     assert {json.loads(line)["tenant"] for line in lines} == {str(host.tenant.id)}
 

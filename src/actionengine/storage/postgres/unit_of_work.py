@@ -80,7 +80,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             raise
 
     def queue_write(self, statement: str, parameters: Sequence[Any]) -> None:
-        """Run a statement whose rows nobody needs, in the round trip of the next statement."""
+        """Run a statement whose rows are not needed, in the round trip of the next statement."""
         if self._session is not None:
             # A handler's session makes and undoes its own savepoints without this unit of work.
             self.query(statement, parameters)

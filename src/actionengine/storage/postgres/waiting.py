@@ -203,7 +203,7 @@ class BoundedWait:
             self._leave(begun)
 
     def _leave(self, since: float) -> None:
-        # A network that drops the connection silently does not tell the server that nobody waits any more.
+        # If the network drops the connection silently, the server does not learn that its client has given up.
         end_backend(self._connection, self._timeout)
         self._on_failure(since)
         self._pgconn.finish()

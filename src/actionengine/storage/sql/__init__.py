@@ -1,1 +1,1 @@
-"""What the backends on SQLAlchemy share."""
+"""The parts that the backends on SQLAlchemy share."""

@@ -37,7 +37,7 @@ class Exclusive:
         return True
 
     def is_free(self) -> bool:
-        """Return whether nobody holds the lock."""
+        """Return whether the lock is free."""
         return self._holder is None
 
     def is_mine(self) -> bool:

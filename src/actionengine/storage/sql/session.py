@@ -166,7 +166,7 @@ class UnitOfWorkSession(Session):
 
 
 class AsyncUnitOfWorkSession(AsyncSession):
-    """The same for `async def` handlers."""
+    """A session for `async def` handlers."""
 
     sync_session_class = UnitOfWorkSession
 

@@ -94,7 +94,7 @@ class Transaction(ABC):
         """Return the rows of a statement."""
 
     def queue_write(self, statement: str, parameters: Sequence[Any]) -> None:
-        """Run a statement whose rows nobody needs, at the latest before the next statement."""
+        """Run a statement whose rows are not needed, at the latest before the next statement."""
         self.query(statement, parameters)
 
     def time(self) -> datetime:
@@ -322,7 +322,7 @@ class Transaction(ABC):
             self._release(broken=True)
 
     def _release(self, broken: bool = False) -> None:
-        """Return the connection to its pool, or close it if nobody may use it again."""
+        """Return the connection to its pool, or close it if it cannot be used again."""
         pooled, self._pooled = self._pooled, None
         session, connection = self._session, self._connection
         if pooled is None:

@@ -11,26 +11,10 @@ from functools import cache
 from importlib.resources import files
 
 from actionengine.storage.sql.grants import host_rights
+from actionengine.storage.sql.migrations.own_triggers import OF_TENANTS
 from actionengine.storage.sql.migrations.scripts import read_script, statements
 from actionengine.storage.sql.verification import Declared, Query
 from actionengine.storage.sql.verification_postgresql import compare_postgresql
-
-OF_TENANTS = (
-    "ae_documents",
-    "ae_document_keys",
-    "ae_idempotency_keys",
-    "ae_action_log",
-    "ae_action_log_subjects",
-    "ae_events",
-    "ae_outbox",
-    "ae_projects",
-    "ae_record_types",
-    "ae_changes",
-    "ae_change_targets",
-    "ae_patch_ops",
-    "ae_snapshots",
-)
-"""The tables whose rows belong to a tenant."""
 
 _ELSEWHERE = ("is missing", "past ours, since one permissive policy is enough")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-_OF_TENANTS = {
+OF_TENANTS = {
     "ae_documents": ("INSERT", "UPDATE", "DELETE"),
     "ae_document_keys": ("INSERT", "UPDATE", "DELETE"),
     "ae_idempotency_keys": ("INSERT", "UPDATE"),
@@ -19,7 +19,7 @@ _OF_TENANTS = {
     "ae_patch_ops": ("INSERT", "UPDATE", "DELETE"),
     "ae_snapshots": ("INSERT",),
 }
-"""The verbs that an action may use, on rows of its tenant."""
+"""The tables whose rows belong to a tenant, and the verbs that its actions may use."""
 
 _APPEND_ONLY = (
     "ae_action_log",
@@ -56,7 +56,7 @@ def own_triggers() -> str:
 
 
 def _triggers() -> Iterator[tuple[str, str, str | None, str]]:
-    for table, verbs in _OF_TENANTS.items():
+    for table, verbs in OF_TENANTS.items():
         for verb in verbs:
             yield verb, table, _CONDITIONS[verb], " outside an action of its tenant: go through the engine"
     for table in _APPEND_ONLY:
