@@ -46,7 +46,6 @@ class BoundedWait:
     __slots__ = (
         "_connection",
         "_inquired",
-        "_is_async",
         "_on_failure",
         "_pgconn",
         "_timeout",
@@ -59,7 +58,6 @@ class BoundedWait:
         self, connection: Any, is_async: bool, answer_timeout: float, on_failure: Callable[[float], None]
     ) -> None:
         self._connection = connection
-        self._is_async = is_async
         self._on_failure = on_failure
         self._pgconn = connection.pgconn
         self._timeout = answer_timeout

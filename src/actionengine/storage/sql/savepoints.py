@@ -94,7 +94,7 @@ class SavepointTransaction(Transaction):
             finally:
                 self._exclusive.leave()
         if savepoint is None:
-            savepoint = await self._run(self._make_savepoint, read_only)
+            savepoint = await self.run(self._make_savepoint, read_only)
         savepoint.scope.step_in()
         return savepoint
 
@@ -104,7 +104,7 @@ class SavepointTransaction(Transaction):
         try:
             if self._session is not None or not self._forget_unmade(savepoint):
                 self._check_open()
-                await self._in_mode(self._rollback_to, savepoint)
+                await self._in_mode(self._alone, False, self._undo_to, savepoint)
         finally:
             savepoint.scope.step_out()
 
@@ -112,7 +112,7 @@ class SavepointTransaction(Transaction):
         """Forget a savepoint. What was written since stays."""
         assert isinstance(savepoint, Savepoint)
         if self._session is not None or not self._forget_unmade(savepoint):
-            await self._run(self._release_savepoint, savepoint)
+            await self.run(self._release_savepoint, savepoint)
         savepoint.scope.step_out()
 
     async def flushed_subjects(self) -> Sequence[str]:
@@ -120,7 +120,7 @@ class SavepointTransaction(Transaction):
         if self._session is None and self._exclusive.is_free():
             return ()
         # Other tasks of the handler finish their statements first.
-        return await self._run(self._take_subjects)
+        return await self.run(self._take_subjects)
 
     # For the collections and the session
 
@@ -253,9 +253,6 @@ class SavepointTransaction(Transaction):
     def _drop_unmade(self, savepoint: Savepoint) -> None:
         del self._unmade[self._unmade.index(savepoint) :]
         self._scopes.leave(savepoint.scope)
-
-    def _rollback_to(self, savepoint: Savepoint) -> None:
-        self._alone(False, self._undo_to, savepoint)
 
     def _undo_to(self, savepoint: Savepoint) -> None:
         self._scopes.leave(savepoint.scope)

@@ -48,7 +48,7 @@ _INTERRUPTED = (
 class Transaction(ABC):
     """One transaction of one tenant, in one connection, which it takes when it is first used.
 
-    The methods with an underscore are plain functions. `_run` runs them in the mode of the transaction, one at a time,
+    The methods with an underscore are plain functions. `run` runs them in the mode of the transaction, one at a time,
     because the threads and tasks of a handler may use it at once.
     """
 
@@ -80,7 +80,8 @@ class Transaction(ABC):
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run a plain function in the transaction's mode, while no other thread or task uses the transaction."""
-        return await self._run(function, *arguments)
+        self._check_open()
+        return await self._in_mode(self._alone, True, function, *arguments)
 
     def track_write(self, collection: str) -> None:
         """Record a write. Raise `ActionError(internal)` if the transaction is read-only."""
@@ -198,10 +199,6 @@ class Transaction(ABC):
         """Stop a statement that runs in this connection, and free everything that the transaction holds."""
 
     # One user at a time
-
-    async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
-        self._check_open()
-        return await self._in_mode(self._alone, True, function, *arguments)
 
     async def _in_mode(self, function: Callable[..., T], *arguments: Any) -> T:
         if self._mode == "async" and not in_greenlet():

@@ -40,11 +40,11 @@ class SQLUnitOfWork(SavepointTransaction):
     async def now(self) -> datetime:
         """Return the time by the database's clock."""
         self._check_open()
-        return self._clock() if self._pooled is not None else await self._run(self.time)
+        return self._clock() if self._pooled is not None else await self.run(self.time)
 
     async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
         """Claim a key, waiting up to `wait` seconds for another unit of work that holds it."""
-        return await self._run(self._claim, claim, wait)
+        return await self.run(self._claim, claim, wait)
 
     @abstractmethod
     def records(self, collection: str) -> SQLRecords:
@@ -56,11 +56,11 @@ class SQLUnitOfWork(SavepointTransaction):
 
     async def read_log(self, query: LogQuery) -> Page[LogRow]:
         """Return rows of the action log, committed ones, newest first."""
-        return await self._run(read_page, query, self._find_log, self._read_log_rows)
+        return await self.run(read_page, query, self._find_log, self._read_log_rows)
 
     async def last_position(self) -> int:
         """Return the position of the tenant's last committed event; 0 if there is none."""
-        return await self._run(self._last_position)
+        return await self.run(self._last_position)
 
     async def record(self, recording: Recording) -> None:
         """Keep rows that the commit writes."""
@@ -70,7 +70,7 @@ class SQLUnitOfWork(SavepointTransaction):
     async def commit(self) -> None:
         """Write what was recorded and make everything visible at once."""
         try:
-            await self._run(self._commit)
+            await self.run(self._commit)
         finally:
             # Also if it is unknown whether the commit succeeded: reading the roles once too often does no harm.
             if self._touched_roles:

@@ -42,10 +42,6 @@ class ConnectionState:
         self.tenant: str | None = None
         self.usual_isolation = usual_isolation
 
-    def writing_tenant(self) -> str | None:
-        """Return the tenant, for the triggers."""
-        return self.tenant
-
 
 class SQLiteDatabase(Database):
     """A SQLite file. Its writers take turns, in the order in which they came; readers do not wait."""
@@ -190,7 +186,7 @@ class SQLiteDatabase(Database):
         state: ConnectionState | None = pooled.info.get(_STATE)
         if state is None:
             state = pooled.info[_STATE] = ConnectionState(connection.isolation_level)
-            connection.create_function("ae_writing_tenant", 0, state.writing_tenant)
+            connection.create_function("ae_writing_tenant", 0, lambda: state.tenant)
             connection.isolation_level = None
             cursor = connection.cursor()
             for pragma in self._pragmas:
