@@ -32,6 +32,7 @@ from tests.command_line import Run, run_command, run_command_process
 from tests.faulty_proxy import FaultyProxy
 from tests.growth import AnyStorage, open_growing_storage
 from tests.postgres import copy_database, started_postgres
+from tests.sqlite import copied_sqlite_files
 
 if TYPE_CHECKING:
     from tests.durable.databases import Durable
@@ -139,6 +140,13 @@ def proxy(durable_database: Durable) -> Iterator[FaultyProxy]:
     """A proxy before `durable_database`; tests of other databases have one of their own."""
     with FaultyProxy.before_postgres(durable_database.url) as proxy:
         yield proxy
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sqlite_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Copy a migrated SQLite file wherever a test opens a new one."""
+    with copied_sqlite_files(tmp_path_factory.mktemp("sqlite")):
+        yield
 
 
 @pytest.fixture(scope="session")
