@@ -27,10 +27,11 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from tests.backends import BACKENDS, requested_database
+from actionengine.testing import Backend
+from tests.backends import BACKENDS, MODES, AnyStorage, open_storage, requested_database
 from tests.command_line import Run, run_command, run_command_process
 from tests.faulty_proxy import FaultyProxy
-from tests.growth import AnyStorage, open_growing_storage
+from tests.growth import open_growing_storage
 from tests.postgres import copy_database, started_postgres
 from tests.sqlite import copied_sqlite_files
 
@@ -172,6 +173,22 @@ def postgres_database(postgres_server: str, postgres_template: Database) -> Data
 def fresh_postgres_database(postgres_server: str, postgres_template: Database) -> Database:
     """A migrated database of one test."""
     return copy_database(postgres_server, postgres_template, "fresh")
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def each_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnyStorage]:
+    """Each storage. The tests of a file share it, each with its own tenants."""
+    database = requested_database(request, request.param)
+    with open_storage(request.param, tmp_path_factory.mktemp("storage"), database) as storage:
+        yield storage
+
+
+@pytest.fixture(scope="module", params=MODES)
+def each_backend(request: pytest.FixtureRequest, each_storage: AnyStorage) -> Iterator[Backend]:
+    """Each storage in both modes, shared likewise."""
+    backend = MODES[request.param](each_storage)
+    yield backend
+    backend.close()
 
 
 @pytest.fixture(scope="module", params=BACKENDS)

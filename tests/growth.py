@@ -36,8 +36,7 @@ from actionengine import (
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.storage.records import APPROVALS
-
-AnyStorage = InMemoryStorage | SQLiteStorage | PostgresStorage
+from tests.backends import AnyStorage
 
 PLANS = ("force_custom_plan", "force_generic_plan")
 """The plans of a prepared statement on PostgreSQL: for its parameters, or (possible from the sixth run) for any."""
@@ -132,6 +131,7 @@ def count(storage: AnyStorage, tenant: Tenant, operation: Callable[[], object]) 
         return {"calls": _calls(operation)}
     if isinstance(storage, SQLiteStorage):
         return {"steps": _steps(storage, operation)}
+    assert isinstance(storage, PostgresStorage)
     statements = _statements(operation)
     return {plan: sum(pages_of(storage, tenant, *each, plan=plan) for each in statements) for plan in PLANS}
 

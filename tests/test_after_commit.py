@@ -4,61 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import pytest
-from examples.embedded_postgres import Database
 from returns.result import Failure, Result, Success
 
 from actionengine import (
     Actor,
     ApprovalPolicy,
     ErrorCode,
-    InMemoryStorage,
-    PostgresStorage,
     RequestContext,
-    SQLiteStorage,
-    create_engine,
     create_service,
 )
 from actionengine.actions import ActionHooks, HookDefinition
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
 from actionengine.storage.errors import SerializationFailure
-from actionengine.testing import AsyncBackend, Backend, SyncBackend
+from actionengine.testing import Backend, Harness, SyncBackend
 from actionengine.testing.backend import make_tenant
 from tests.conftest import make_action
 
-MODES = {"sync": SyncBackend, "async": AsyncBackend}
 
-
-@pytest.fixture(
-    scope="module", params=[f"{kind}-{backend}" for kind in ("memory", "sqlite", "postgres") for backend in MODES]
-)
-def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    kind, _, name = request.param.partition("-")
-    storage: InMemoryStorage | PostgresStorage | SQLiteStorage
-    if kind == "memory":
-        storage = InMemoryStorage()
-    elif kind == "sqlite":
-        storage = SQLiteStorage(tmp_path_factory.mktemp("after") / "after.db", synchronous="NORMAL")
-    else:
-        database: Database = request.getfixturevalue("postgres_database")
-        storage = PostgresStorage(database.app_url)
-    with storage:
-        backend = MODES[name](storage)
-        yield backend
-        backend.close()
-
-
-class Bench:
+class Bench(Harness):
     """An engine whose actions take notes after their commit."""
 
     def __init__(self, backend: Backend) -> None:
-        self.backend = backend
         backend.tenant = make_tenant()
         self.notes: list[str] = []
         self.threads: set[int] = set()
@@ -77,13 +49,13 @@ class Bench:
             make_action("break", self._handler(fails=True)),
         ]
         service = create_service(name="bench", description="A bench", actions=actions)
-        self.engine = create_engine(services=[service], storage=backend.storage)
+        super().__init__(backend, [service])
 
     def note(self, name: str) -> None:
         self.notes.append(name)
         self.threads.add(threading.get_ident())
         if name == "raise":
-            raise RuntimeError("it was not to be")
+            raise RuntimeError("refused by the test")
 
     def _handler(self, fails: bool = False) -> Any:
         @sync_and_async
@@ -92,7 +64,7 @@ class Bench:
                 ctx.after_commit(partial(self.note, name))
             for action, payload in data.get("steps", ()):
                 await ctx.execute_action("bench", action, payload)
-            return Failure("it was not to be") if fails or data.get("fails") else Success(len(self.notes))
+            return Failure("refused by the test") if fails or data.get("fails") else Success(len(self.notes))
 
         return handler
 
@@ -109,19 +81,14 @@ class Bench:
 
     def ask(self, action: str, *, by: str = "ann", key: str | None = None, **payload: Any) -> Any:
         """Execute `bench.action`, or `service.action`."""
-        service, _, name = action.rpartition(".")
+        name = action if "." in action else f"bench.{action}"
         actor = Actor.human(by, permissions=["agree"])
-        context = RequestContext(tenant=self.backend.tenant, actor=actor, idempotency_key=key)
-
-        async def execute() -> Any:
-            return await self.backend.execute(self.engine, service or "bench", name, payload, context)
-
-        return self.backend.run(execute())
+        return self.backend.run(self.execute(name, payload, actor=actor, key=key))
 
 
 @pytest.fixture
-def bench(backend: Backend) -> Bench:
-    return Bench(backend)
+def bench(each_backend: Backend) -> Bench:
+    return Bench(each_backend)
 
 
 def test_it_is_done_after_the_commit_once_and_in_order(bench: Bench) -> None:
@@ -181,7 +148,7 @@ def test_what_is_rolled_back_to_a_savepoint_is_not_done(bench: Bench) -> None:
 def test_work_is_dropped_when_the_outermost_action_rolls_back(bench: Bench) -> None:
     answer = bench.ask("work", notes=["outer"], steps=[["work", {"notes": ["inner"]}]], fails=True)
 
-    assert answer.failure().message == "it was not to be"
+    assert answer.failure().message == "refused by the test"
     assert bench.notes == []
 
 
@@ -267,7 +234,7 @@ def test_an_exception_in_it_is_logged_and_fails_nothing(bench: Bench, caplog: py
 
     assert bench.notes == ["before", "raise", "after"]
     assert "what was to follow the commit of bench.work raised" in caplog.text
-    assert "RuntimeError: it was not to be" in caplog.text
+    assert "RuntimeError: refused by the test" in caplog.text
 
 
 def test_what_waits_for_an_approval_is_done_when_it_is_granted(bench: Bench) -> None:

@@ -13,7 +13,8 @@ from actionengine import Actor, CallbackPublisher, Relay
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES
 from actionengine.text.names import fold
-from tests.growth import ANN, AnyStorage, Office, costs_the_same, fill
+from tests.backends import AnyStorage
+from tests.growth import ANN, Office, costs_the_same, fill
 
 
 def decided(office: Office, number: int) -> None:

@@ -22,7 +22,6 @@ from actionengine import (
     ErrorCode,
     InMemoryStorage,
     Limits,
-    PostgresStorage,
     RBACAuthorizer,
     Relay,
     RequestContext,
@@ -61,8 +60,9 @@ from actionengine.workflows.definitions.parse import MAX_BYTES
 from actionengine.workflows.definitions.triggers import MAX_BYTES as MAX_TRIGGER_BYTES
 from actionengine.workflows.runs import run, start
 from actionengine.workflows.services.quotas import MAX_TRIGGERS
+from tests.backends import AnyStorage
 from tests.conftest import make_action
-from tests.growth import AnyStorage, count
+from tests.growth import count
 
 PAGE = (Path(__file__).parent.parent / "docs" / "limits.md").read_text()
 BOSS = Actor.human("boss", permissions=["*"])
@@ -284,16 +284,9 @@ def test_exactly_the_limit_is_accepted_and_one_more_is_refused(office: Office, r
     assert len(error.message) < 1500
 
 
-@pytest.fixture(scope="module", params=["memory", "sqlite", "postgres"])
-def any_office(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
-    if request.param == "memory":
-        yield Office()
-    elif request.param == "sqlite":
-        with SQLiteStorage(tmp_path_factory.mktemp("limits") / "limits.db") as storage:
-            yield Office(storage)
-    else:
-        with PostgresStorage(request.getfixturevalue("postgres_database").app_url) as postgres:
-            yield Office(postgres)
+@pytest.fixture(scope="module")
+def any_office(each_storage: AnyStorage) -> Office:
+    return Office(each_storage)
 
 
 CURSORS = ("0198c0de-0000-7000-8000-000000000000", "no id", "\x00", "\ud800", "x" * 255, "", "é/1")

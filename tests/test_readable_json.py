@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from examples.embedded_postgres import Database
 from pydantic import BaseModel
 from returns.result import Failure, Result, Success
 
@@ -84,22 +82,6 @@ WRITERS: dict[str, Callable[[Any, ActionContext], Result[Any, Any]]] = {
 }
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"], scope="module")
-def any_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnyStorage]:
-    """Each storage. The tests of this module use a tenant each."""
-    storage: AnyStorage
-    if request.param == "memory":
-        storage = InMemoryStorage()
-    elif request.param == "sqlite":
-        folder: Path = tmp_path_factory.mktemp("readable")
-        storage = SQLiteStorage(folder / "test.db", busy_timeout=60.0)
-    else:
-        database: Database = request.getfixturevalue("postgres_database")
-        storage = PostgresStorage(database.app_url)
-    with storage:
-        yield storage
-
-
 def engine_with(storage: Any, write: Callable[[Any, ActionContext], Result[Any, Any]], value: Any) -> Engine:
     def give(data: Any) -> Result[Any, Any]:
         return Success(value)
@@ -129,12 +111,12 @@ _slugs = iter(range(10_000))
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_what_no_reader_could_read_fails_its_action(any_storage: AnyStorage, writer: str) -> None:
-    tenant = any_storage.create_tenant(slug=f"t{next(_slugs)}", name="T")
+def test_what_no_reader_could_read_fails_its_action(each_storage: AnyStorage, writer: str) -> None:
+    tenant = each_storage.create_tenant(slug=f"t{next(_slugs)}", name="T")
     context = RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key="k")
     expected = {ErrorCode.CONFLICT} if "error" in writer else {ErrorCode.INTERNAL, ErrorCode.INVALID_INPUT}
     for what, value in UNREADABLE.items():
-        engine = engine_with(any_storage, WRITERS[writer], value)
+        engine = engine_with(each_storage, WRITERS[writer], value)
         for action in ("run", "run", "hooked"):
             error = engine.execute_action("work", action, {}, context).failure()
             assert error.code in expected, what
@@ -142,14 +124,14 @@ def test_what_no_reader_could_read_fails_its_action(any_storage: AnyStorage, wri
     rows = [row for row in log_of(engine, tenant) if row.parent_id is None]
     assert len(rows) == 3 * len(UNREADABLE)
     assert {row.outcome for row in rows} <= {"failed", "invalid"}
-    assert list(any_storage.read_events(tenant)) == []
+    assert list(each_storage.read_events(tenant)) == []
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_what_is_within_the_bounds_is_read_again(any_storage: AnyStorage, writer: str) -> None:
-    tenant = any_storage.create_tenant(slug=f"t{next(_slugs)}", name="T")
+def test_what_is_within_the_bounds_is_read_again(each_storage: AnyStorage, writer: str) -> None:
+    tenant = each_storage.create_tenant(slug=f"t{next(_slugs)}", name="T")
     for what, value in READABLE.items():
-        engine = engine_with(any_storage, WRITERS[writer], value)
+        engine = engine_with(each_storage, WRITERS[writer], value)
         context = RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key=what)
         first, second = (engine.execute_action("work", "run", {}, context) for _ in range(2))
         # No storage accepts such a document.
@@ -160,7 +142,7 @@ def test_what_is_within_the_bounds_is_read_again(any_storage: AnyStorage, writer
         if writer == "result":
             assert first == Success(value)
     assert log_of(engine, tenant)
-    for stored in any_storage.read_events(tenant):
+    for stored in each_storage.read_events(tenant):
         json.loads(stored.event.payload)
 
 

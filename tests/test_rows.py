@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from examples.embedded_postgres import Database
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from returns.result import Failure, Result, Success
@@ -28,9 +26,7 @@ from actionengine import (
     ErrorCode,
     HookDefinition,
     InMemoryStorage,
-    PostgresStorage,
     RequestContext,
-    SQLiteStorage,
     Tenant,
     create_engine,
     create_event_type,
@@ -54,20 +50,6 @@ numbers = st.one_of(
     st.decimals(),
     st.sampled_from([None, True, 2**63 - 1, 2**63, -1, 10**400, Fraction(1, 3), Decimal("sNaN"), 1e308]),
 )
-
-
-@pytest.fixture(scope="module", params=["memory", "sqlite", "postgresql"])
-def each_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    if request.param == "memory":
-        yield InMemoryStorage()
-    elif request.param == "sqlite":
-        path: Path = tmp_path_factory.mktemp("rows") / "rows.db"
-        with SQLiteStorage(str(path)) as sqlite:
-            yield sqlite
-    else:
-        database: Database = request.getfixturevalue("postgres_database")
-        with PostgresStorage(database.app_url) as postgres:
-            yield postgres
 
 
 def engine_on(storage: Storage, *actions: Any, **options: Any) -> tuple[Engine, Tenant]:

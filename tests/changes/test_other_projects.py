@@ -14,7 +14,8 @@ from actionengine.changes import change_control_services
 from actionengine.changes.guard import RecordTypeGuard
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.tables import CHANGES, PROJECTS, RECORD_TYPES, Table
-from tests.growth import AnyStorage, Office, costs_the_same
+from tests.backends import AnyStorage
+from tests.growth import Office, costs_the_same
 
 
 class Plant(Office):

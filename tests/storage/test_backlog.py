@@ -31,7 +31,8 @@ from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.rows import Backlog
 from actionengine.storage.sqlite.statements import BACKLOG
 from actionengine.workflows import workflow_services
-from tests.growth import AnyStorage, fill
+from tests.backends import AnyStorage
+from tests.growth import fill
 
 BOSS = Actor.human("boss", permissions=["*"])
 

@@ -20,7 +20,8 @@ from actionengine.storage.records import APPROVALS, RESERVED_PREFIX
 from actionengine.storage.sql.documents import Listing
 from actionengine.storage.sqlite import statements as sqlite
 from actionengine.workflows.runs import step_handlers, store
-from tests.growth import PLANS, AnyStorage, explain, fill
+from tests.backends import AnyStorage
+from tests.growth import PLANS, explain, fill
 
 KEY = {"requested_by": "human:ann", "status": "pending"}
 

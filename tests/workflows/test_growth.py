@@ -22,7 +22,8 @@ from actionengine.workflows.runs.step_handlers import ASSIGNMENTS
 from actionengine.workflows.runs.store import ENDS, RUNS, TRIGGERS, derived_run_id
 from actionengine.workflows.runtime.scheduler import Scheduler
 from actionengine.workflows.services import purge as purging
-from tests.growth import AnyStorage, Office, costs_the_same, count, fill
+from tests.backends import AnyStorage
+from tests.growth import Office, costs_the_same, count, fill
 
 if TYPE_CHECKING:
     from actionengine.durable.client import DurableClient
