@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,10 @@ from time import monotonic
 from typing import Any
 from uuid import UUID
 
-from actionengine import Tenant
+import pytest
+from returns.result import Failure, Success
+
+from actionengine import ActionError, Actor, ErrorCode, Tenant
 from actionengine.boundary.boundary import AdmittedRequest, Boundary
 from actionengine.boundary.capabilities import SYSTEM_PRIVILEGED
 from actionengine.boundary.commands.processes import ProcessLimits
@@ -20,9 +23,39 @@ from actionengine.boundary.declarations import ModuleAction
 from actionengine.boundary.module_actions import MODULE_ACTIONS
 from actionengine.boundary.module_handle import ModuleHandle
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult, ModuleContext
+from actionengine.boundary.runner import RunnerResult
 
 ACME = Tenant(UUID(int=1), "acme")
 EVERYTHING = ("fs:read", "fs:write", "cmd:run", "git:diff")
+
+
+def asking(root: Path, action: str, *capabilities: str, **changes: Any) -> ExecutionRequest:
+    """A request. Of the keywords, those that are no field of a request are its input."""
+    input = {name: changes.pop(name) for name in list(changes) if name not in ExecutionRequest.model_fields}
+    module = ModuleContext(id="site", root=root, tenant=ACME)
+    asked = {"tenant": ACME, "module": module, "actor": Actor.ai("helper"), "input": input}
+    return ExecutionRequest.model_validate({**asked, "action": action, "capabilities": capabilities, **changes})
+
+
+def result(answer: RunnerResult) -> ExecutionResult:
+    """The result in an answer."""
+    assert isinstance(answer, Success), answer
+    found: ExecutionResult = answer.unwrap()
+    return found
+
+
+def error(answer: RunnerResult) -> ActionError:
+    """The error in an answer."""
+    assert isinstance(answer, Failure), answer
+    found: ActionError = answer.failure()
+    return found
+
+
+def code_of(call: Callable[[], object]) -> ErrorCode:
+    """The code of the error that a call raises."""
+    with pytest.raises(ActionError) as caught:
+        call()
+    return caught.value.code
 
 
 def admit(

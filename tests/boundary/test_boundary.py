@@ -15,7 +15,6 @@ from actionengine import Tenant
 from actionengine.boundary import child
 from actionengine.boundary.boundary import Boundary
 from actionengine.boundary.capabilities import (
-    CODE_MODULE_DEFAULT,
     PROFILES,
     READ_ONLY,
     SYSTEM_PRIVILEGED,
@@ -32,7 +31,6 @@ from actionengine.boundary.errors import (
 )
 from actionengine.boundary.module_actions import MODULE_ACTIONS
 from actionengine.boundary.request import ExecutionRequest, ModuleContext
-from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from tests.boundary.modules import ACME
 
 NAMESAKE = Tenant(UUID(int=2), ACME.slug)
@@ -123,80 +121,10 @@ def test_no_more_is_asked_for_than_the_profile_grants(refusal_of: Any, tmp_path:
         assert refusal_of(asking(tmp_path, capabilities=profile.capabilities), profile) is None
 
 
-def test_a_refusal_names_the_capabilities() -> None:
-    boundary = Boundary(READ_ONLY, MODULE_ACTIONS)
-
-    with pytest.raises(CapabilityNotGrantedError, match="READ_ONLY does not grant cmd:run, net:http") as more:
-        boundary.admit(asking(capabilities=["fs:read", "net:http", "cmd:run"]))
-    with pytest.raises(CapabilityNotGrantedError, match="edit_file needs fs:read, fs:write") as fewer:
-        Boundary(CODE_MODULE_DEFAULT, MODULE_ACTIONS).admit(asking(action="edit_file", capabilities=["cmd:run"]))
-
-    assert more.value.details["capabilities"] == ["cmd:run", "net:http"]
-    assert fewer.value.details["capabilities"] == ["fs:read", "fs:write"]
-
-
-def test_a_refusal_tells_nothing_of_the_other_tenant() -> None:
-    module = ModuleContext(id="site", root=Path("/nowhere"), tenant=Tenant(UUID(int=7), "globex"))
-
-    with pytest.raises(TenantMismatchError) as caught:
-        Boundary(READ_ONLY, MODULE_ACTIONS).admit(asking(module=module))
-
-    told = str(caught.value.to_dict())
-    assert "globex" not in told
-    assert str(UUID(int=7)) not in told
-
-
-def test_whose_module_it_is_comes_before_all_else() -> None:
-    """Else the answer would tell what the profile grants, or that there is such an action, to another tenant."""
-    other = ModuleContext(id="site", root=Path("/nowhere"), tenant=NAMESAKE)
-
-    request = asking(module=other, action="no-such", input={"path": "/"}, capabilities=["net:http"])
-
-    assert refusal_here(request, READ_ONLY) == TenantMismatchError.refusal
-    mine = asking(action="no-such", input={"path": "/"}, capabilities=["net:http"])
-    assert refusal_here(mine, READ_ONLY) == CapabilityNotGrantedError.refusal
-
-
 @pytest.mark.parametrize("path", ["../a", "/a", "a/../b", "", "a//b", "C:x", "~"])
 @both_sides
 def test_paths_are_checked(refusal_of: Any, path: str, tmp_path: Path) -> None:
     assert refusal_of(asking(tmp_path, input={"path": path}), READ_ONLY) == "path_escape"
-
-
-def test_an_action_that_there_is_not_is_named_with_the_nearest() -> None:
-    with pytest.raises(ActionError, match="did you mean 'read'") as caught:
-        Boundary(READ_ONLY, MODULE_ACTIONS).admit(asking(action="raed"))
-    assert caught.value.code is ErrorCode.NOT_FOUND
-
-    with pytest.raises(ActionError) as long:
-        Boundary(READ_ONLY, MODULE_ACTIONS).admit(asking(action="x" * 100_000))
-    assert len(long.value.details["action"]) == 200
-
-
-def test_an_input_is_the_actions() -> None:
-    with pytest.raises(ActionError, match="read: ") as caught:
-        Boundary(READ_ONLY, MODULE_ACTIONS).admit(asking(input={"path": "a", "other": 1}))
-
-    assert caught.value.code is ErrorCode.INVALID_INPUT
-
-
-def test_a_boundary_needs_a_profile_and_distinct_actions() -> None:
-    with pytest.raises(ConfigurationError, match="CapabilityProfile"):
-        Boundary("READ_ONLY", MODULE_ACTIONS)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="'read'"):
-        Boundary(READ_ONLY, [*MODULE_ACTIONS, MODULE_ACTIONS[0]])
-
-
-def test_the_profiles_grant_what_is_written() -> None:
-    assert {name: sorted(profile.capabilities) for name, profile in PROFILES.items()} == {
-        "CODE_MODULE_DEFAULT": ["cmd:run", "fs:read", "fs:write", "git:diff"],
-        "WORKFLOW_MODULE_DEFAULT": ["cmd:run", "fs:read"],
-        "READ_ONLY": ["fs:read"],
-        "SYSTEM_PRIVILEGED": ["cmd:run", "fs:read", "fs:write", "git:diff", "net:http"],
-    }
-    assert not any(profile.require_file_isolation for profile in PROFILES.values())
-    with pytest.raises(ValueError, match="fs:everything"):
-        CapabilityProfile("MINE", ["fs:everything"])
 
 
 # Requests

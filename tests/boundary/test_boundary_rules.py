@@ -23,7 +23,7 @@ from actionengine.boundary import (
     create_module_action,
 )
 from actionengine.boundary.boundary import Boundary, validate_module
-from actionengine.boundary.capabilities import PROFILES, WORKFLOW_MODULE_DEFAULT, Capability
+from actionengine.boundary.capabilities import PROFILES, Capability
 from actionengine.boundary.errors import (
     BoundaryError,
     CapabilityNotGrantedError,
@@ -173,7 +173,9 @@ def test_profiles_grant_what_their_names_say() -> None:
         "READ_ONLY": ["fs:read"],
         "SYSTEM_PRIVILEGED": ["cmd:run", "fs:read", "fs:write", "git:diff", "net:http"],
     }
-    assert WORKFLOW_MODULE_DEFAULT.name == "WORKFLOW_MODULE_DEFAULT"
+    assert not any(profile.require_file_isolation for profile in PROFILES.values())
+    with pytest.raises(ValueError, match="fs:everything"):
+        CapabilityProfile("MINE", ["fs:everything"])
 
 
 def test_an_unknown_action_is_not_found_with_the_nearest_name() -> None:

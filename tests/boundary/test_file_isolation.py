@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from returns.result import Failure
 
 from actionengine.boundary import (
     CODE_MODULE_DEFAULT,
@@ -30,8 +29,8 @@ from actionengine.boundary import (
 from actionengine.boundary.commands import confinement
 from actionengine.boundary.commands.file_access import FileAccess, FilePolicy, ruleset_for
 from actionengine.boundary.commands.processes import IsolationMethod, run_process
-from actionengine.errors import ActionError, ConfigurationError, ErrorCode
-from tests.boundary.modules import ACME
+from actionengine.errors import ConfigurationError, ErrorCode
+from tests.boundary.modules import ACME, error
 from tests.boundary.processes import PYTHON
 from tests.boundary.walled import SECRET, Walled
 
@@ -116,13 +115,6 @@ def asking(root: Path, *argv: str, capabilities: tuple[str, ...] = ("cmd:run",),
 
 def ran(runner: Runner, request: ExecutionRequest) -> ExecutionResult:
     return runner.execute(request).unwrap()
-
-
-def refusal(runner: Runner, request: ExecutionRequest) -> ActionError:
-    answer = runner.execute(request)
-    assert isinstance(answer, Failure), answer
-    error: ActionError = answer.failure()
-    return error
 
 
 def what_is_refused(runner: Runner, hidden: Walled) -> tuple[ExecutionResult, dict[str, Any]]:
@@ -223,7 +215,7 @@ def test_required_isolation_lets_commands_write_with_fs_write(
     without = asking(walled.root, "sh", "-c", script, capabilities=("cmd:run", "fs:read"))
     having = asking(walled.root, "sh", "-c", script, capabilities=("cmd:run", "fs:write"))
     if not HERE:
-        assert refusal(runner, having).details["refusal"] == "file_isolation_missing"
+        assert error(runner.execute(having)).details["refusal"] == "file_isolation_missing"
         return
 
     before = sorted(os.listdir(walled.root))
@@ -257,11 +249,11 @@ def test_required_isolation_refuses_commands_where_it_is_missing(
     told: list[Any] = []
     runner = InProcessRunner(REQUIRING, telemetry=[told.append])
 
-    error = refusal(runner, asking(walled.root, "touch", "new"))
+    refused = error(runner.execute(asking(walled.root, "touch", "new")))
 
-    assert (error.code, error.details["refusal"]) == (ErrorCode.FORBIDDEN, FileIsolationError.refusal)
-    assert error.details["file_isolation"] == "not_enforced"
-    assert "require_file_isolation" in error.message
+    assert (refused.code, refused.details["refusal"]) == (ErrorCode.FORBIDDEN, FileIsolationError.refusal)
+    assert refused.details["file_isolation"] == "not_enforced"
+    assert "require_file_isolation" in refused.message
     assert told[-1].refusal == "file_isolation_missing"
     assert not (walled.root / "new").exists()
     assert file_isolation() == "none"

@@ -15,15 +15,10 @@ import pytest
 
 from actionengine.boundary.errors import MissingModuleError, PathEscapeError
 from actionengine.boundary.files.files import FileEntry, ModuleFiles
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ErrorCode
+from tests.boundary.modules import code_of
 from tests.boundary.traversals import ODD_NAMES, REFUSED
 from tests.boundary.walled import Walled
-
-
-def code_of(call: Callable[[], object]) -> ErrorCode:
-    with pytest.raises(ActionError) as raised:
-        call()
-    return raised.value.code
 
 
 def paths(entries: Iterator[FileEntry]) -> list[str]:

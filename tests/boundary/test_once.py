@@ -31,7 +31,7 @@ from actionengine.boundary.idempotency.working_copy import CopyLimits
 from actionengine.boundary.module_handle import ModuleHandle
 from actionengine.boundary.request import ExecutionResult
 from actionengine.errors import ActionError, ErrorCode
-from tests.boundary.modules import EVERYTHING, admit, do, perform, tree
+from tests.boundary.modules import EVERYTHING, admit, code_of, do, perform, tree
 
 PROJECT = Path(__file__).parents[2]
 KILLS = 6
@@ -77,12 +77,6 @@ def beside(root: Path) -> list[str]:
     folder = Journal(root).folder
     names = [*os.listdir(folder), *os.listdir(folder / "done")]
     return sorted(name.rpartition(".")[2] for name in names if name not in ("lock", "done", "purge"))
-
-
-def code_of(made: Callable[[], object]) -> ErrorCode:
-    with pytest.raises(ActionError) as caught:
-        made()
-    return caught.value.code
 
 
 def test_a_key_has_its_effect_once_and_its_result_again(root: Path) -> None:

@@ -18,17 +18,16 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from returns.result import Failure, Success
 
 from actionengine.boundary.capabilities import CODE_MODULE_DEFAULT, READ_ONLY, SYSTEM_PRIVILEGED, CapabilityProfile
 from actionengine.boundary.commands.processes import ProcessLimits, network_isolation
 from actionengine.boundary.in_process import InProcessRunner
-from actionengine.boundary.request import ExecutionRequest, ExecutionResult, ModuleContext
-from actionengine.boundary.runner import BoundaryRunner, RunnerResult
+from actionengine.boundary.runner import BoundaryRunner
 from actionengine.boundary.subprocess_runner import SubprocessRunner
 from actionengine.boundary.telemetry import ExecutionEvent
-from actionengine.context import Actor, Tenant
-from actionengine.errors import ActionError, ConfigurationError, ErrorCode
+from actionengine.context import Tenant
+from actionengine.errors import ConfigurationError, ErrorCode
+from tests.boundary.modules import asking, error, result
 from tests.boundary.processes import alive
 from tests.boundary.runner_actions import ACTIONS
 from tests.waiting import wait_until
@@ -38,7 +37,6 @@ pytestmark = [
     pytest.mark.usefixtures("no_child_is_left"),
 ]
 
-TENANT = Tenant(id=uuid4(), slug="acme")
 MakeRunner = Callable[..., BoundaryRunner]
 
 
@@ -61,25 +59,6 @@ def root(tmp_path: Path) -> Path:
     root = tmp_path / "module"
     root.mkdir()
     return root
-
-
-def asking(root: Path, action: str, *capabilities: str, timeout: float = 60.0, **changes: Any) -> ExecutionRequest:
-    input = {name: changes.pop(name) for name in list(changes) if name not in ExecutionRequest.model_fields}
-    module = ModuleContext(id="shop", root=root, tenant=TENANT)
-    asked = {"tenant": TENANT, "module": module, "actor": Actor.ai("helper"), "timeout": timeout, "input": input}
-    return ExecutionRequest.model_validate({**asked, "action": action, "capabilities": capabilities, **changes})
-
-
-def result(answer: RunnerResult) -> ExecutionResult:
-    assert isinstance(answer, Success), answer
-    done: ExecutionResult = answer.unwrap()
-    return done
-
-
-def error(answer: RunnerResult) -> ActionError:
-    assert isinstance(answer, Failure), answer
-    told: ActionError = answer.failure()
-    return told
 
 
 def test_a_handler_gets_its_input_and_its_module(make: MakeRunner, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,10 +40,6 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def code_of(caught: pytest.ExceptionInfo[ActionError]) -> ErrorCode:
-    return caught.value.code
-
-
 @calls
 def test_a_call_takes_each_capability_that_it_needs(root: Path, call: str) -> None:
     needed, made = CALLS[call]
@@ -69,7 +65,7 @@ def test_nothing_is_done_after_the_deadline(root: Path, call: str) -> None:
     with work_in(root, seconds=-1.0) as work, pytest.raises(ActionError) as caught:
         CALLS[call][1](work)
 
-    assert code_of(caught) is ErrorCode.TIMEOUT
+    assert caught.value.code is ErrorCode.TIMEOUT
     assert [path.name for path in root.iterdir()] == ["a.txt"]
 
 
@@ -81,7 +77,7 @@ def test_nothing_is_done_once_it_is_cancelled(root: Path, call: str) -> None:
         with pytest.raises(ActionError) as caught:
             CALLS[call][1](work)
 
-    assert code_of(caught) is ErrorCode.CONFLICT
+    assert caught.value.code is ErrorCode.CONFLICT
     assert caught.value.details["cancelled"] is True
     assert [path.name for path in root.iterdir()] == ["a.txt"]
 
@@ -90,7 +86,7 @@ def test_a_command_ends_with_the_work(root: Path) -> None:
     with work_in(root, seconds=0.5) as work, pytest.raises(ActionError) as caught:
         work.run(["sleep", "60"])
 
-    assert code_of(caught) is ErrorCode.TIMEOUT
+    assert caught.value.code is ErrorCode.TIMEOUT
     assert "request_id" in caught.value.details
 
 
@@ -100,7 +96,7 @@ def test_a_command_ends_at_its_own_timeout_and_the_work_goes_on(root: Path) -> N
             work.run(["sleep", "60"], timeout=0.3)
         assert work.read("a.txt") == b"a\n"
 
-    assert code_of(caught) is ErrorCode.TIMEOUT
+    assert caught.value.code is ErrorCode.TIMEOUT
     assert "request_id" not in caught.value.details
 
 
@@ -163,4 +159,4 @@ def test_a_file_that_is_no_text_is_not_edited(root: Path) -> None:
     with work_in(root) as work, pytest.raises(ActionError) as caught:
         work.edit_file("b", unified_diff("a\n", "b\n", "b"))
 
-    assert code_of(caught) is ErrorCode.UNPROCESSABLE
+    assert caught.value.code is ErrorCode.UNPROCESSABLE

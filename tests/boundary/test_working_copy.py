@@ -35,10 +35,6 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def failure(caught: pytest.ExceptionInfo[ActionError]) -> ErrorCode:
-    return caught.value.code
-
-
 def test_a_copy_is_like_its_module(root: Path, tmp_path: Path) -> None:
     os.utime(root / "a.txt", (1, 1))
 
@@ -185,7 +181,7 @@ def test_a_copy_is_found_again_by_another_process(root: Path, tmp_path: Path) ->
     )
     with pytest.raises(ActionError) as caught:
         WorkingCopy.open(tmp_path / "none")
-    assert failure(caught) is ErrorCode.NOT_FOUND
+    assert caught.value.code is ErrorCode.NOT_FOUND
 
 
 def test_a_diff_against_a_module_that_was_changed_is_a_conflict(root: Path, tmp_path: Path) -> None:
@@ -196,7 +192,7 @@ def test_a_diff_against_a_module_that_was_changed_is_a_conflict(root: Path, tmp_
     with pytest.raises(ActionError) as caught:
         copy.diff()
 
-    assert failure(caught) is ErrorCode.CONFLICT
+    assert caught.value.code is ErrorCode.CONFLICT
     assert [change.path for change in copy.changes_of_module()] == ["a.txt"]
 
 
@@ -213,14 +209,14 @@ def test_a_folder_replaced_while_it_is_read_is_a_conflict(root: Path, put: str) 
     with pytest.raises(ActionError) as caught:
         list(found)
 
-    assert failure(caught) is ErrorCode.CONFLICT
+    assert caught.value.code is ErrorCode.CONFLICT
 
 
 def test_an_error_of_an_open_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(ActionError) as caught, os_error_message("read", tmp_path):
         raise OSError(errno.EIO, "broken", 7)
 
-    assert failure(caught) is ErrorCode.UNAVAILABLE
+    assert caught.value.code is ErrorCode.UNAVAILABLE
 
 
 def test_a_dropped_copy_is_gone_whatever_its_permissions(root: Path, tmp_path: Path) -> None:
@@ -242,7 +238,7 @@ def test_a_folder_that_is_there_is_not_replaced(root: Path, tmp_path: Path) -> N
     with pytest.raises(ActionError) as caught:
         WorkingCopy.create(root, tmp_path / "copy")
 
-    assert failure(caught) is ErrorCode.CONFLICT
+    assert caught.value.code is ErrorCode.CONFLICT
     assert sorted(os.listdir(tmp_path)) == ["copy", "module"]
 
 
@@ -257,7 +253,7 @@ def test_a_module_that_is_too_large_is_refused_without_traces(root: Path, tmp_pa
     with pytest.raises(ActionError) as caught:
         WorkingCopy.create(root, tmp_path / "copy", limits)
 
-    assert failure(caught) is ErrorCode.UNPROCESSABLE
+    assert caught.value.code is ErrorCode.UNPROCESSABLE
     assert "the limit of a copy" in caught.value.message
     assert os.listdir(tmp_path) == ["module"]
 

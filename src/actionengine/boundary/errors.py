@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -66,6 +67,14 @@ class PathEscapeError(BoundaryError):
 
     refusal = "path_escape"
     default_code = ErrorCode.INVALID_INPUT
+
+
+def os_refusal(error: OSError, message: str, codes: Mapping[int, ErrorCode], **details: Any) -> ActionError:
+    """Return an error of the system as an `ActionError`: its code in `codes` or `unavailable`, its name as `reason`."""
+    number = error.errno or 0
+    text = f"{message}: {error.strerror or str(error) or type(error).__name__}"
+    reason = errno.errorcode.get(number, "unknown")
+    return ActionError(codes.get(number, ErrorCode.UNAVAILABLE), text, {**details, "reason": reason})
 
 
 def _again(kind: type[BoundaryError], code: ErrorCode, message: str, details: Mapping[str, Any]) -> BoundaryError:

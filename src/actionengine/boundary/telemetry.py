@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from inspect import iscoroutinefunction
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from returns.result import Failure, Result
@@ -74,32 +74,24 @@ class Telemetry:
         duration = perf_counter() - self._started
         if isinstance(answer, Failure):
             error = answer.failure()
-            self._notify("failed", duration, error.code, error.details.get("refusal"))
+            self._notify("failed", duration=duration, error=error.code, refusal=error.details.get("refusal"))
         else:
-            self._notify("completed", duration)
+            self._notify("completed", duration=duration)
 
-    def _notify(
-        self,
-        kind: Literal["started", "completed", "failed"],
-        duration: float | None = None,
-        error: ErrorCode | None = None,
-        refusal: str | None = None,
-    ) -> None:
+    def _notify(self, kind: Literal["started", "completed", "failed"], **outcome: Any) -> None:
         if not self._sinks:
             return
         request = self._request
         event = ExecutionEvent(
-            kind,
-            request.id,
-            request.action,
-            request.module.id if request.module else None,
-            request.tenant.id if request.tenant else None,
-            str(request.actor) if request.actor else None,
-            self._runner,
-            datetime.now(UTC),
-            duration,
-            error,
-            refusal,
+            kind=kind,
+            request_id=request.id,
+            action=request.action,
+            module_id=request.module.id if request.module else None,
+            tenant_id=request.tenant.id if request.tenant else None,
+            actor=str(request.actor) if request.actor else None,
+            runner=self._runner,
+            at=datetime.now(UTC),
+            **outcome,
         )
         for sink in self._sinks:
             try:

@@ -87,7 +87,12 @@ def work(
         from actionengine.boundary.remote.runner_worker import RunnerWorker
         from actionengine.boundary.roots import ModuleRoots
 
-        behind = _runner(kind, _profile(profile, require_file_isolation), actions, readable or [], writable or [])
+        if profile not in PROFILES:
+            fail(f"there is no profile {profile!r}: give one of {', '.join(PROFILES)}")
+        granted = CapabilityProfile(
+            profile, PROFILES[profile].capabilities, require_file_isolation=require_file_isolation
+        )
+        behind = _runner(kind, granted, actions, readable or [], writable or [])
         worker = RunnerWorker(
             *(url, behind, ModuleRoots(modules)),
             queue=queue,
@@ -108,12 +113,6 @@ def work(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
-
-
-def _profile(name: str, require_file_isolation: bool) -> CapabilityProfile:
-    if name not in PROFILES:
-        fail(f"there is no profile {name!r}: give one of {', '.join(PROFILES)}")
-    return CapabilityProfile(name, PROFILES[name].capabilities, require_file_isolation=require_file_isolation)
 
 
 def _runner(

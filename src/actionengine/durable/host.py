@@ -257,21 +257,15 @@ class DurableHost:
         database: Any = self._instance._sys_db
         database.transition_delayed_workflows = partial(release_due, database)
         self._switch.is_patient.set()
-        scheduler = Scheduler(self._client)
-        self._threads = [
-            start_watched(
-                *(partial(self._renew, leases), _LEASE, self._ended),
-                without=f"the lease of {self.executor_id} is not renewed",
+        works = (
+            (partial(self._renew, leases), _LEASE, self._ended, f"the lease of {self.executor_id} is not renewed"),
+            (partial(self._look_after, leases), "actionengine-recovery", self._stopping, "no work is taken over"),
+            (
+                *(partial(Scheduler(self._client).run, self._stopping), "actionengine-scheduler", self._stopping),
+                "no schedule is served",
             ),
-            start_watched(
-                *(partial(self._look_after, leases), "actionengine-recovery", self._stopping),
-                without="nothing is taken over from dead executors",
-            ),
-            start_watched(
-                *(partial(scheduler.run, self._stopping), "actionengine-scheduler", self._stopping),
-                without="no schedule is served",
-            ),
-        ]
+        )
+        self._threads = [start_watched(*work) for work in works]
 
     def _give_up_lease(self) -> None:
         assert self._engine is not None

@@ -287,7 +287,7 @@ def _finished(
         bytes(run.printed["stdout"]),
         bytes(run.printed["stderr"]),
         duration,
-        _network(command.network, means),
+        "granted" if command.network else "not_enforced" if means == "none" else "isolated",
         "cpu" if limit == "cpu" else "file" if limit == "file" else None,
         file_isolation,
     )
@@ -296,9 +296,3 @@ def _finished(
 def _shown(run: SupervisedProcess) -> dict[str, str]:
     """Return the beginning of the output."""
     return {name: bytes(text[:_SHOWN]).decode("utf-8", "replace") for name, text in run.printed.items()}
-
-
-def _network(granted: bool, means: IsolationMethod) -> NetworkIsolation:
-    if granted:
-        return "granted"
-    return "not_enforced" if means == "none" else "isolated"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
-from actionengine.boundary.errors import no_root
+from actionengine.boundary.errors import no_root, os_refusal
 from actionengine.boundary.files.locks import locked
 from actionengine.boundary.files.paths import (
     MAX_PATH_LENGTH,
@@ -231,10 +231,8 @@ def _os_error_message(verb: str, path: str) -> Iterator[None]:
 
 
 def _refusal(error: OSError, verb: str, path: str) -> ActionError:
-    code = _CODES.get(error.errno or 0, ErrorCode.UNAVAILABLE)
-    reason = errno.errorcode.get(error.errno or 0, "unknown")
     shown = storable_text(path[:200])
-    return ActionError(code, f"cannot {verb} {shown!r}: {error.strerror or error}", {"path": shown, "reason": reason})
+    return os_refusal(error, f"cannot {verb} {shown!r}", _CODES, path=shown)
 
 
 def _no_file(path: str, what: str) -> ActionError:

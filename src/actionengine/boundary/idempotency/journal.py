@@ -183,7 +183,7 @@ class Journal:
                 self._record({**noted, "left": noted["left"] - 1})
                 return
             done = [self._done / name for name in os.listdir(self._done) if _is_done(name)]
-            entries = sorted(((_time_of(entry), entry) for entry in done), reverse=True)
+            entries = sorted(((entry.lstat().st_mtime, entry) for entry in done), reverse=True)
             room = most if len(entries) <= most else most - most // _SPARE
             kept = [(at, entry) for at, entry in entries[:room] if at >= now - age]
             for _, entry in entries[:room][len(kept) :] + entries[room:]:
@@ -322,10 +322,6 @@ def _to_entry(folder: Path) -> dict[str, Any]:
             message = f"the journal has a damaged entry {folder.name!r}: inspect it, and remove it"
             raise ActionError(ErrorCode.UNAVAILABLE, message, {"entry": folder.name}) from None
     return form
-
-
-def _time_of(path: Path) -> float:
-    return path.lstat().st_mtime
 
 
 def _remove(path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Any, Literal
 
+from actionengine.boundary.errors import os_refusal
 from actionengine.boundary.files.paths import MAX_PATH_LENGTH, TEMPORARY_PREFIX
 from actionengine.boundary.files.safe_open import FILE, FOLDER, closing
 from actionengine.errors import ActionError, ErrorCode, storable_text
@@ -118,15 +119,13 @@ def os_error_message(verb: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        code = _CODES.get(error.errno or 0, ErrorCode.UNAVAILABLE)
-        reason = errno.errorcode.get(error.errno or 0, "unknown")
         name = storable_text(folder.name)
         # Callers do not learn where modules are stored: the error has only the last name of the path. The name is a
         # number if an open folder was listed.
-        is_named = isinstance(error.filename, str | bytes)
-        where = f" ({storable_text(os.path.basename(os.fsdecode(error.filename)))!r})" if is_named else ""
-        message = f"cannot {verb} {name!r}: {error.strerror or type(error).__name__}{where}"
-        raise ActionError(code, message, {"folder": name, "reason": reason}) from error
+        what = repr(name)
+        if isinstance(error.filename, str | bytes):
+            what += f" at {storable_text(os.path.basename(os.fsdecode(error.filename)))!r}"
+        raise os_refusal(error, f"cannot {verb} {what}", _CODES, folder=name) from error
 
 
 def _nodes_in(folder: int, above: str, root: Path, take: Take) -> Iterator[tuple[str, Node]]:
@@ -134,7 +133,9 @@ def _nodes_in(folder: int, above: str, root: Path, take: Take) -> Iterator[tuple
     for name in sorted(os.listdir(folder)):
         path = above + name
         if len(path) > MAX_PATH_LENGTH:
-            raise _too_deep(root, path)
+            name, shown = storable_text(root.name), storable_text(path[:200])
+            message = f"{name!r} contains a path of more than {MAX_PATH_LENGTH} characters, which begins with {shown!r}"
+            raise ActionError(ErrorCode.UNPROCESSABLE, message, {"folder": name, "path": shown})
         node = _node(path, name, folder, take)
         if node is None:
             continue
@@ -142,12 +143,6 @@ def _nodes_in(folder: int, above: str, root: Path, take: Take) -> Iterator[tuple
         if node.kind == "folder":
             with closing(os.open(name, FOLDER, dir_fd=folder)) as inner:
                 yield from _nodes_in(inner, f"{path}/", root, take)
-
-
-def _too_deep(root: Path, path: str) -> ActionError:
-    name, shown = storable_text(root.name), storable_text(path[:200])
-    message = f"{name!r} contains a path of more than {MAX_PATH_LENGTH} characters, which begins with {shown!r}"
-    return ActionError(ErrorCode.UNPROCESSABLE, message, {"folder": name, "path": shown})
 
 
 def _node(path: str, name: str, folder: int, take: Take) -> Node | None:

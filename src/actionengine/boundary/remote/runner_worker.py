@@ -153,7 +153,7 @@ class RunnerWorker:
             here = self._roots.context(order.request.tenant, module.id)
         except ActionError as refusal:
             return answer_to_text(Failure(refusal.without_traceback()))
-        if _expired_error(execution, order.wait_seconds):
+        if _has_expired(execution, order.wait_seconds):
             message = f"no worker started the work {order.request.id} ({order.request.action}) in time"
             return answer_to_text(Failure(ActionError(ErrorCode.UNAVAILABLE, message)))
         running = _RunningRequest(id, execution.began_at)
@@ -169,7 +169,7 @@ class RunnerWorker:
                 self._running.discard(running)
         if running.cancelled.is_set():
             self._release(running, answer)
-        return answer_to_text(_by(self.id, answer))
+        return answer_to_text(answer.map(lambda result: result.model_copy(update={"worker": self.id})))
 
     def _own(self, id: str) -> DurableExecution:
         """Return the execution that this worker has just started."""
@@ -245,13 +245,7 @@ class RunnerWorker:
                     each.cancelled.set()
 
 
-def _expired_error(execution: DurableExecution, wait_seconds: float) -> bool:
+def _has_expired(execution: DurableExecution, wait_seconds: float) -> bool:
     """Return whether a request started for the first time only after its caller should have withdrawn it."""
     waited = (execution.began_at or execution.created_at) - execution.created_at
     return execution.attempts <= 1 and waited > (wait_seconds + 1) * 1000
-
-
-def _by(worker: str, answer: RunnerResult) -> RunnerResult:
-    if isinstance(answer, Failure):
-        return answer
-    return Success(answer.unwrap().model_copy(update={"worker": worker}))
