@@ -1,4 +1,4 @@
-"""What the tests of the boundary share: modules with secrets around them, and the means that commands run by."""
+"""Fixtures of the tests of the boundary: modules with secrets around them, and isolation methods of commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.boundary.walled import Walled
 
 @pytest.fixture
 def no_child_is_left() -> Iterator[None]:
-    """Children that were there before, such as servers of other tests, may stay."""
+    """Fail if the test leaves a child process. Earlier children, such as servers of other tests, may stay."""
     before = children()
     yield
     assert children() <= before
@@ -34,7 +34,7 @@ def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Is
 
 @pytest.fixture(params=["namespace", "seccomp", "none"])
 def any_means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> IsolationMethod:
-    """Without any, all is as with the filter of calls, except the filter."""
+    """Run the test with each isolation method, and with none."""
     means: IsolationMethod = request.param
     insist_on(means, monkeypatch)
     return means
@@ -61,7 +61,7 @@ def files(walled: Walled) -> Iterator[ModuleFiles]:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary folders are made."""
+    """The folder for temporary folders."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))

@@ -1,4 +1,4 @@
-"""Does keyed work in forks of itself, each killed at one of the calls that it makes of the system.
+"""Keyed work in forks, each killed at one of its system calls.
 
 `python -m tests.boundary.killed_work <folder> <seed> <rounds>`: each round makes a module, kills the work in it once
 or more often, has it done, and tells in a line of JSON how it went.
@@ -45,7 +45,7 @@ class Nothing(BaseModel):
 
 
 def in_journal(root: Path) -> list[str]:
-    """What lies in a module's journal, but for what always does."""
+    """Return the entries of a module's journal, without the files that always exist."""
     folder = Journal(root).folder
     return [
         name for name in (*os.listdir(folder), *os.listdir(folder / "done")) if name not in ("lock", "done", "purge")
@@ -66,7 +66,7 @@ ACTION = create_module_action(
 
 
 def make_module(root: Path) -> None:
-    """A module that the work has not been done in."""
+    """Create a module in which the work was not done."""
     for folder in ("old/er", "kept", "folds/deep"):
         (root / folder).mkdir(parents=True)
     for name in ("log.txt", "old/a", "old/er/b", "kept/c", "turns", "folds/deep/d"):
@@ -81,7 +81,7 @@ def keyed(root: Path) -> AdmittedRequest:
 
 
 def count_calls(then: Callable[[int], None]) -> None:
-    """Have `then` called before and after each call of the system that is counted, with its number."""
+    """Call `then` before and after each counted system call, with its number."""
     number = 0
 
     def counting(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,7 +102,7 @@ def count_calls(then: Callable[[int], None]) -> None:
 
 
 def killed_at(point: int, admitted: AdmittedRequest) -> bool:
-    """Do keyed work in a fork, which is killed at this call; whether it was."""
+    """Do keyed work in a fork that is killed at this call. Return whether it was killed."""
     child = os.fork()
     if child == 0:
         try:
@@ -114,7 +114,7 @@ def killed_at(point: int, admitted: AdmittedRequest) -> bool:
 
 
 def points(root: Path) -> int:
-    """How many there are."""
+    """Return the number of counted calls."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -131,7 +131,7 @@ def points(root: Path) -> int:
 
 
 def settle(root: Path) -> ExecutionResult:
-    """Ask again until there is an answer: as long as a killed command is being ended, one may be a refusal."""
+    """Repeat the request until it has an answer: while a killed command ends, it may be refused."""
     while True:
         try:
             return run_once(keyed(root), perform)
@@ -160,7 +160,7 @@ def main(folder: Path, seed: int, rounds: int) -> None:
     for number in range(rounds):
         root = folder / f"module-{number}"
         make_module(root)
-        # Spread over all of the work in the first place, so that no part of it is left out.
+        # The first kills are spread evenly over the work.
         tried = [1 + (number * most) // rounds + dice.randrange(max(1, most // rounds))]
         tried += [dice.randint(1, most) for _ in range(dice.choice((0, 0, 1, 2)))]
         killed = [killed_at(point, keyed(root)) for point in tried]

@@ -1,6 +1,6 @@
-"""Writers that are killed: at each call that changes files, and at random moments. After each, every file is whole.
+"""Writers that are killed at each call that changes files, and at random moments. Afterwards every file is complete.
 
-`killed_writers.py ROOT ROUNDS` prints `whole` where that was so.
+`killed_writers.py ROOT ROUNDS` prints `whole` if this holds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def content(number: int) -> bytes:
 
 
 def killed_at(step: int, *, after: bool) -> None:
-    """Have this process kill itself at its n-th step, before or after it is done."""
+    """Make this process kill itself before or after its n-th step."""
     left = step
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,7 +49,7 @@ def killed_at(step: int, *, after: bool) -> None:
 
 
 def in_another(work: Callable[[], None], *, killed_after: float | None = None) -> int:
-    """Run work in another process, which is perhaps killed; gives how it ended."""
+    """Run work in a fork, and kill it after some seconds if given. Return its exit code."""
     process = os.fork()
     if process == 0:
         try:

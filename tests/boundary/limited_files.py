@@ -1,4 +1,4 @@
-"""A process with few descriptors and small files, and without privileges: prints how it is told of that."""
+"""A process with few descriptors, small files and no privileges. It prints the errors that it gets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def main(root: str) -> None:
         os.chmod(each, 0)
     with ModuleFiles(".") as files:
         limit(resource.RLIMIT_NOFILE, 12)
-        # However deep, a path takes two descriptors.
+        # A path of any depth needs two descriptors.
         tell("deep", lambda: files.write("d/" * 400 + "x", b"deep"))
         tell("read", lambda: files.read("unreadable"))
         tell("write", lambda: files.write("closed/x", b""))

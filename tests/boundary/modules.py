@@ -1,4 +1,4 @@
-"""Modules, requests and work of the tests."""
+"""Modules, requests and work for tests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EVERYTHING = ("fs:read", "fs:write", "cmd:run", "git:diff")
 
 
 def asking(root: Path, action: str, *capabilities: str, **changes: Any) -> ExecutionRequest:
-    """A request. Of the keywords, those that are no field of a request are its input."""
+    """Return a request. Keywords that are not fields of a request are its input."""
     input = {name: changes.pop(name) for name in list(changes) if name not in ExecutionRequest.model_fields}
     module = ModuleContext(id="site", root=root, tenant=ACME)
     asked = {"tenant": ACME, "module": module, "actor": Actor.ai("helper"), "input": input}
@@ -38,21 +38,21 @@ def asking(root: Path, action: str, *capabilities: str, **changes: Any) -> Execu
 
 
 def result(answer: RunnerResult) -> ExecutionResult:
-    """The result in an answer."""
+    """Return the result in an answer."""
     assert isinstance(answer, Success), answer
     found: ExecutionResult = answer.unwrap()
     return found
 
 
 def error(answer: RunnerResult) -> ActionError:
-    """The error in an answer."""
+    """Return the error in an answer."""
     assert isinstance(answer, Failure), answer
     found: ActionError = answer.failure()
     return found
 
 
 def code_of(call: Callable[[], object]) -> ErrorCode:
-    """The code of the error that a call raises."""
+    """Return the code of the error that a call raises."""
     with pytest.raises(ActionError) as caught:
         call()
     return caught.value.code
@@ -67,7 +67,7 @@ def admit(
     actions: Iterable[ModuleAction] = MODULE_ACTIONS,
     **of_request: Any,
 ) -> AdmittedRequest:
-    """A request that has passed the boundary, with what its action needs unless told otherwise."""
+    """Return an admitted request, by default with the capabilities of its action."""
     module = ModuleContext(id="site", root=root, tenant=ACME)
     boundary = Boundary(SYSTEM_PRIVILEGED, actions)
     asked = boundary.actions[action].capabilities if capabilities is None else capabilities
@@ -80,7 +80,7 @@ def admit(
 def work_in(
     root: Path, *capabilities: str, seconds: float = 60.0, cancelled: threading.Event | None = None
 ) -> ModuleHandle:
-    """A door to a module, with these capabilities."""
+    """Return a handle of a module with these capabilities."""
     admitted = admit(root, "run", {"argv": ["true"]}, capabilities={"cmd:run", *(capabilities or EVERYTHING)})
     request = admitted.request.model_copy(update={"capabilities": frozenset(capabilities or EVERYTHING)})
     return ModuleHandle(
@@ -109,12 +109,12 @@ def perform(admitted: AdmittedRequest) -> ExecutionResult:
 
 
 def do(root: Path, action: str, /, **input: Any) -> Any:
-    """What a module action gives."""
+    """Return the output of a module action."""
     return perform(admit(root, action, input)).output
 
 
 def tree(root: Path) -> dict[str, tuple[str, int | None, bytes | str | None]]:
-    """All that is below a folder."""
+    """Return the contents of a folder."""
     found: dict[str, tuple[str, int | None, bytes | str | None]] = {}
     for folder, folders, files in os.walk(root):
         for name in folders + files:

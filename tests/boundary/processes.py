@@ -1,4 +1,4 @@
-"""What tests of processes share: running them, which ones are alive, and where the system has which means."""
+"""Helpers for tests of processes: to run them, to find the live ones, and to choose isolation methods."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ time.sleep(float(sys.argv[2]))
 
 
 def alive(marker: str) -> list[int]:
-    """The processes that have a text in their environment."""
+    """Return the processes with a text in their environment."""
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -45,7 +45,7 @@ def alive(marker: str) -> list[int]:
 
 
 def children(process: int | None = None) -> set[int]:
-    """The children of a process, of this one by default, zombies among them."""
+    """Return the children of a process, by default of this one, zombies included."""
     found: set[int] = set()
     for task in Path(f"/proc/{process or os.getpid()}/task").iterdir():
         with suppress(OSError):
@@ -54,7 +54,7 @@ def children(process: int | None = None) -> set[int]:
 
 
 def insist_on(means: IsolationMethod, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have commands isolated by these means, or skip the test where the system has them not."""
+    """Isolate commands by this method, or skip the test if the system does not have it."""
     for network in (False, True):
         monkeypatch.setitem(processes._known, network, means)
     if not has(means):
@@ -63,7 +63,7 @@ def insist_on(means: IsolationMethod, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @cache
 def has(means: IsolationMethod) -> bool:
-    """Whether the system has the means that are insisted on."""
+    """Return whether the system has the chosen method."""
     try:
         return run_process(("true",), folder="/", timeout=60.0).exit_code == 0
     except ActionError:

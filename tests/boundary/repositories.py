@@ -17,14 +17,14 @@ _AUTHOR = ("-c", "user.name=Ada", "-c", "user.email=ada@example.com", "-c", "ini
 
 
 def git(root: Path, *arguments: str, stdin: str = "") -> str:
-    """Run git, and give what it prints."""
+    """Run git and return its output."""
     command = ("git", *_AUTHOR, *arguments)
     ran = subprocess.run(command, cwd=root, env=_ENVIRONMENT, check=True, capture_output=True, input=stdin.encode())
     return ran.stdout.decode("utf-8", "replace")
 
 
 def make_repository(root: Path, files: Mapping[str, str]) -> Path:
-    """Make a work tree with one commit of these files."""
+    """Create a work tree with one commit of these files."""
     root.mkdir(parents=True)
     git(root, "init", "-q")
     for name, text in files.items():

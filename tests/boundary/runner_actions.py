@@ -1,4 +1,4 @@
-"""Module actions that try what handlers can get wrong; both processes of a subprocess runner import them."""
+"""Module actions with mistakes of handlers. Both processes of a subprocess runner import them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from actionengine.errors import ActionError, ErrorCode
 
 
 class Input(BaseModel):
-    """What these actions take."""
+    """The input of these actions."""
 
     text: str = ""
     number: int = 0
@@ -67,7 +67,7 @@ def exits(data: Input, work: ModuleHandle) -> Any:
 
 
 def sleeps(data: Input, work: ModuleHandle) -> Any:
-    """Leaves daemons, and calls its work every now and then."""
+    """Start daemons, and call the handle at times."""
     for _ in range(data.number):
         subprocess.Popen(("sleep", "1000"), start_new_session=True)
     if "CMD" in data.text:
@@ -79,13 +79,13 @@ def sleeps(data: Input, work: ModuleHandle) -> Any:
 
 
 def late(data: Input, work: ModuleHandle) -> Any:
-    """Never calls its work."""
+    """Never call the handle."""
     time.sleep(data.number / 1000)
     return "late"
 
 
 def connects(data: Input, work: ModuleHandle) -> Any:
-    """Whether a port of this machine is reached, by this process and by a command."""
+    """Return whether this process and a command reach a port of this machine."""
     code = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), 30)"
     command = work.run((sys.executable, "-I", "-S", "-c", code, str(data.number)))
     try:
@@ -96,7 +96,7 @@ def connects(data: Input, work: ModuleHandle) -> Any:
 
 
 def threads(data: Input, work: ModuleHandle) -> Any:
-    """Leaves a thread that never ends."""
+    """Start a thread that never ends."""
     threading.Thread(target=signal.pause if data.number else lambda: time.sleep(1000)).start()
     return "done"
 

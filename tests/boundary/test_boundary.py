@@ -1,4 +1,4 @@
-"""The boundary lets through what the profile grants and the request has, for the module of the request's tenant."""
+"""The boundary admits only the capabilities of profile and request, for a module of the request's tenant."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def refusal_here(request: ExecutionRequest, profile: CapabilityProfile) -> str |
 
 
 def refusal_there(request: ExecutionRequest, profile: CapabilityProfile) -> str | None:
-    """What the other process says to a request that nobody has checked before."""
+    """Return the other process's refusal of a request that this process did not check."""
     answer = child._execute(
         {
             "profile": profile.name,
@@ -112,7 +112,7 @@ def test_work_has_the_capabilities_of_its_request_only(refusal_of: Any, tmp_path
 
 @both_sides
 def test_no_more_is_asked_for_than_the_profile_grants(refusal_of: Any, tmp_path: Path) -> None:
-    """Also where the action would not use it."""
+    """This holds also for capabilities that the action does not use."""
     (tmp_path / "a.txt").write_text("a")
     for profile in PROFILES.values():
         for more in set(Capability) - profile.capabilities:

@@ -1,4 +1,4 @@
-"""The rules of the boundary one by one, at their edges: whose a module is, what is granted, and the way to a file."""
+"""The rules of the boundary at their edges: tenants of modules, capabilities, and the resolution of paths."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_request_has_a_tenant_and_a_module_of_it(
 
 
 def test_the_capabilities_that_count_are_those_of_the_request() -> None:
-    """The profile would grant more: what the request does not ask for, its work does not get."""
+    """The profile grants more, but work has only the capabilities that its request asks for."""
     boundary = Boundary(CODE_MODULE_DEFAULT, ACTIONS)
     error = refusal(CapabilityNotGrantedError, boundary, action="cmd:try")
     assert error.message == "cmd:try needs cmd:run, which the request does not ask for"
@@ -233,7 +233,7 @@ def test_the_refusal_of_a_path_shows_its_beginning() -> None:
     escape("\ud800", "odd").message.encode()
 
 
-# The way down
+# Resolution of paths
 
 
 @pytest.fixture

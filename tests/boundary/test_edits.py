@@ -1,4 +1,4 @@
-"""Unified diffs: what is made applies, to what it was made of alone."""
+"""A unified diff applies to the text from which it was created, and to no other."""
 
 from __future__ import annotations
 

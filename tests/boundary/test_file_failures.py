@@ -1,4 +1,4 @@
-"""The files of a module when something fails: the system, a writer that is killed, two writers at once."""
+"""The files of a module after failures: of the system, of killed writers, and with two writers at once."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class TestSystemErrors:
         assert sorted(os.listdir(walled.root)) == ["folder", "inside.txt"]
 
     def test_what_the_system_permits_or_lacks_is_told(self, tmp_path: Path) -> None:
-        """In a process with few descriptors and small files, which is nobody special."""
+        """This runs in a process with few descriptors, small files and no privileges."""
         done = subprocess.run(
             [sys.executable, str(LIMITED), str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
         )
@@ -182,7 +182,7 @@ class TestWholeOrNotAtAll:
 
     @pytest.mark.parametrize("rounds", [pytest.param(25, id="short"), pytest.param(1500, marks=pytest.mark.soak)])
     def test_a_writer_that_is_killed_leaves_whole_files(self, rounds: int, tmp_path: Path) -> None:
-        """At each of its steps, and at any moment: see the script."""
+        """It is killed at each of its steps, and at random moments: see the script."""
         done = subprocess.run(
             [sys.executable, str(KILLED), str(tmp_path), str(rounds)],
             capture_output=True,

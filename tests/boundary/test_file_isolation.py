@@ -1,4 +1,4 @@
-"""Commands reach the files of their module, and no others, where the kernel has Landlock; elsewhere results say so."""
+"""With Landlock, commands reach only the files of their module; elsewhere results say that they reach others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="runs commands o
 
 HERE = file_isolation() == "landlock"
 ABI = confinement.landlock_abi()
-"""As it is, whatever a test makes of it."""
+"""The real version; tests may replace the function."""
 ISOLATED = "isolated" if HERE else "not_enforced"
 REQUIRING = CapabilityProfile("REQUIRING", ["fs:read", "fs:write", "cmd:run", "git:diff"], require_file_isolation=True)
 
@@ -98,7 +98,7 @@ print(json.dumps({
 
 @pytest.fixture
 def hidden(walled: Walled) -> Walled:
-    """A module, and things outside that a command can try."""
+    """A module, and files outside that commands try to reach."""
     (walled.root / "made").write_text("made here")
     (walled.outside / "empty").mkdir()
     (walled.outside / "program").write_text("#!/bin/sh\nexit 0\n")
@@ -124,7 +124,7 @@ def what_is_refused(runner: Runner, hidden: Walled) -> tuple[ExecutionResult, di
 
 
 def check_refused(result: ExecutionResult, answers: dict[str, Any], hidden: Walled) -> None:
-    """All of it, or the result tells that none of it holds."""
+    """Check that everything was refused, or that the result says that nothing is isolated."""
     if not HERE:
         assert result.file_isolation == "not_enforced"
         return
@@ -209,7 +209,7 @@ def test_a_readable_path_that_is_not_there_is_no_trouble(walled: Walled) -> None
 def test_required_isolation_lets_commands_write_with_fs_write(
     kind: type[InProcessRunner] | type[SubprocessRunner], walled: Walled
 ) -> None:
-    """The profile grants `fs:write`; what counts is that the request has it."""
+    """The profile grants `fs:write`, but the request must have it."""
     runner = kind(REQUIRING)
     script = 'cat inside.txt; echo x > "$TMPDIR/x"; echo changed > inside.txt; rm -r folder; echo > new'
     without = asking(walled.root, "sh", "-c", script, capabilities=("cmd:run", "fs:read"))
@@ -230,7 +230,7 @@ def test_required_isolation_lets_commands_write_with_fs_write(
 
 
 def no_landlock(number: int) -> Any:
-    """Calls of the system where those of Landlock fail."""
+    """Return a system call function in which the calls of Landlock fail."""
     calls = confinement.syscall
 
     def call(name: int, *arguments: Any) -> int:
@@ -337,7 +337,7 @@ def test_tcp_is_closed_where_no_other_means_close_it(walled: Walled, monkeypatch
         request = asking(walled.root, *PYTHON, code, port, capabilities=("cmd:run", "net:http"))
         having = ran(InProcessRunner(profile), request)
 
-    # UDP is not bounded by it, so that the network counts as not enforced.
+    # Landlock does not bound UDP, so the network is not enforced.
     assert (without.output["exit_code"] != 0, without.network) == (ABI >= 4, "not_enforced")
     assert (having.output["exit_code"], having.network) == (0, "granted")
 
@@ -397,7 +397,7 @@ def test_rules_give_files_only_rights_of_files_and_of_the_abi(tmp_path: Path, mo
     assert not confinement.allow(9, 1, str(tmp_path / "missing"), confinement.READ)
     assert not confinement.allow(9, 1, str(tmp_path / "file" / "below"), confinement.READ)
 
-    # Never the making of devices: 1 << 6 and 1 << 11.
+    # Never the rights to make devices: 1 << 6 and 1 << 11.
     assert [rights for rights, _ in rules] == [0x17BF, 0b111, 0x37BF, 0b111, 0x77BF, 0x4007, 0x77BF, 0xC007]
 
 

@@ -1,4 +1,4 @@
-"""The files of a module: what is read and written, what is listed, and what no path and no link gets at."""
+"""The files of a module: reading, writing, listing, and paths and links that lead out."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ class TestWalking:
         os.close(folder)
 
         assert code_of(lambda: list(files.walk())) == ErrorCode.UNPROCESSABLE
-        # What pytest removes the tree with knows no depth.
+        # pytest cannot remove a tree of this depth.
         subprocess.run(["rm", "-rf", str(walled.root / "d")], check=True)
 
     def test_what_vanishes_meanwhile_is_left_out(self, files: ModuleFiles, walled: Walled) -> None:
@@ -258,7 +258,7 @@ class TestTraversals:
             assert text in paths(files.walk())
             assert Path(os.path.realpath(walled.root / text)).is_relative_to(walled.root)
             files.delete(text)
-            # A later name may be that of a folder.
+            # A later name may equal that of a folder.
             rmtree(walled.root / text.split("/")[0], ignore_errors=True)
         walled.check_outside()
 

@@ -1,4 +1,4 @@
-"""A diff of a git work tree shows nothing that is outside of its module, whatever its repository leads to."""
+"""A diff of a git work tree shows nothing outside its module, wherever its repository leads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def theirs(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def replaced(path: Path, target: Path) -> None:
-    """Put a link in a place, whatever was there."""
+    """Replace a path by a link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -158,7 +158,7 @@ def test_a_file_behind_a_link_is_not_there(mine: Path, theirs: Path) -> None:
     "name", [b"../theirs/salaries", b"/etc/hostnames.txt", b"folder/../../salar", b".GIT/configfile"]
 )
 def test_an_index_that_names_what_no_module_has_is_refused(name: bytes, mine: Path, tmp_path: Path) -> None:
-    """Git writes no such index, and reads one that was made by hand."""
+    """Git does not write such an index, but reads a handmade one."""
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs/salaries").write_text(SECRET)
     placeholder = b"x" * len(name)
@@ -175,7 +175,7 @@ def test_an_index_that_names_what_no_module_has_is_refused(name: bytes, mine: Pa
 
 
 def swapping(root: Path, swap: Callable[[int], None]) -> Callable[..., CompletedCommand]:
-    """Runs git as work does, after something has happened in the module."""
+    """Runs git as work does, after a change in the module."""
     turns = iter(range(100))
 
     def run(argv: Sequence[str], folder: int, reached: int, environment: Mapping[str, str]) -> CompletedCommand:
@@ -203,7 +203,7 @@ def test_what_is_swapped_while_git_runs_changes_nothing(turn: int, mine: Path, t
 
 
 def check_swapped_while_copied(mine: Path, theirs: Path, points: Sequence[int]) -> None:
-    """Replace everything by links at one point of the copying, and look at what the diff says."""
+    """Replace everything by links at one point of the copying, and check the diff."""
     (mine / ".git/refs/heads/main").write_text(git(theirs, "rev-parse", "HEAD"))
     told = []
     for point in points:
@@ -262,7 +262,7 @@ def test_files_are_not_written_through_links_of_the_copy(mine: Path, tmp_path: P
     assert list(outside.iterdir()) == []
 
 
-# What it says
+# The output
 
 
 def conflicting(root: Path) -> None:
@@ -345,7 +345,7 @@ def test_it_says_what_git_says(change: Callable[[Path], None], path: str | None,
     assert do(mine, "diff", path=path)["diff"] == expected
 
 
-# How much
+# Limits
 
 
 def test_more_than_it_may_copy_is_refused(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

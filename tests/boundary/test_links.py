@@ -1,4 +1,4 @@
-"""Symbolic links in a module: followed inside, refused where they lead out, also while they are being exchanged."""
+"""Symbolic links in a module are followed inside, and refused if they lead out, also while they are replaced."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ class TestOutside:
             files.read("link")
 
 
-# Trees made at random, and what other resolvers say of them.
+# Random trees, compared with other resolvers.
 
 NAMES = st.sampled_from("abc")
 STEPS = st.lists(st.sampled_from(["a", "b", "c", "..", ".", ""]), min_size=1, max_size=5)
@@ -220,7 +220,7 @@ def grown(tree: Tree) -> Iterator[Walled]:
             made = walled.root / place
             if Path(os.path.realpath(made.parent)) != made.parent:
                 continue
-            # What is there already stays.
+            # Existing files stay.
             with suppress(OSError):
                 made.parent.mkdir(parents=True, exist_ok=True)
                 if target is not None:
@@ -273,7 +273,7 @@ def check_wild(tree: Tree, paths: list[str]) -> None:
 
 
 def beneath(root: int, path: str) -> int | None:
-    """What the system itself says that opening a path beneath a folder gives: the number of an error, or None."""
+    """Return the error number of opening a path beneath a folder with the system's own call, or None."""
     how = struct.pack("QQQ", os.O_RDONLY | os.O_CLOEXEC, 0, RESOLVE_BENEATH)
     libc = ctypes.CDLL(None, use_errno=True)
     number = NUMBERS_OF_OPENAT2[platform.machine()]
@@ -344,9 +344,9 @@ LONG = [pytest.param(0.4, id="short"), pytest.param(20.0, id="long", marks=pytes
 
 
 def race(seconds: float, swap: Callable[[], None], *work: Callable[[], None]) -> None:
-    """Swap, and do each work, again and again in threads of their own, until each was done without a refusal.
+    """Swap, and do each work, repeatedly in separate threads, until each was done without a refusal.
 
-    What fails but with an `ActionError` is raised here.
+    Raises all errors but `ActionError`.
     """
     begun = monotonic()
     counts = [0] * (len(work) + 1)
@@ -380,7 +380,7 @@ def test_a_folder_swapped_for_a_link_is_never_followed_out(seconds: float, files
     def swap() -> None:
         folder.rename(aside)
         for target in (walled.outside, "../outside"):
-            # The writer may have made the folder anew.
+            # The writer may have created the folder again.
             with suppress(OSError):
                 folder.symlink_to(target)
                 folder.unlink()

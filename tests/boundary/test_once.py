@@ -1,4 +1,4 @@
-"""ModuleHandle under an idempotency key takes effect once in its module, whatever happens to those who do it."""
+"""Work under an idempotency key takes effect once in its module, even if processes are killed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Nothing(BaseModel):
 
 
 def doing(root: Path, handler: Callable[[Path], Any], key: str | None = "one", **of_request: Any) -> AdmittedRequest:
-    """ModuleHandle that does this in the folder that it is given."""
+    """Return a request whose handler calls this with its folder."""
 
     def called(data: Nothing, work: ModuleHandle) -> Any:
         return handler(work.module.root)
@@ -55,7 +55,7 @@ def doing(root: Path, handler: Callable[[Path], Any], key: str | None = "one", *
 
 
 def append(root: Path, key: str | None = "one", line: str = "line", **of_request: Any) -> AdmittedRequest:
-    """ModuleHandle that adds a line."""
+    """Return a request that appends a line."""
     return admit(root, "run", {"argv": ["sh", "-c", f"echo {line} >> log.txt"]}, idempotency_key=key, **of_request)
 
 
@@ -73,7 +73,7 @@ def lines(root: Path) -> list[str]:
 
 
 def beside(root: Path) -> list[str]:
-    """What is in the journal: `done`, `ready`, and what should not be."""
+    """Return the states of a journal's entries, and the names of unexpected files."""
     folder = Journal(root).folder
     names = [*os.listdir(folder), *os.listdir(folder / "done")]
     return sorted(name.rpartition(".")[2] for name in names if name not in ("lock", "done", "purge"))
@@ -289,7 +289,7 @@ def test_work_is_forgotten_after_its_time_and_beyond_a_number(root: Path) -> Non
 
 
 def looked_at(work: Callable[[], object]) -> int:
-    """How many entries of folders are looked at, or listed."""
+    """Count the entries of folders that are read or listed."""
     number = 0
     usual, listed = Path.lstat, os.listdir
 
@@ -391,7 +391,7 @@ def test_a_link_in_the_journals_place_is_not_followed(root: Path, tmp_path: Path
 
 
 class Waits(threading.Event):
-    """Asked by who waits, before each further try: whether the work is cancelled, which it never is."""
+    """An event that is never set. A waiting caller checks it before each attempt."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -451,7 +451,7 @@ def test_a_module_removed_during_the_wait_is_reported(root: Path) -> None:
     journal = Journal(root)
 
     class Removes(threading.Event):
-        """Removes the module once somebody waits for it."""
+        """Removes the module when a caller waits for it."""
 
         def is_set(self) -> bool:
             shutil.rmtree(root, ignore_errors=True)
@@ -540,7 +540,7 @@ def test_a_module_that_is_not_there_is_missing(tmp_path: Path) -> None:
 
 
 def interrupted(root: Path) -> None:
-    """Leave keyed work when it has taken effect and nothing of it is carried out."""
+    """Stop keyed work after its commit, before any change is applied."""
     journal = Journal(root)
     run_once(append(root), perform)
     (done,) = journal.folder.glob("done/*.done")
@@ -588,7 +588,7 @@ steps = st.tuples(st.sampled_from(["write", "remove", "folder", "link", "private
 
 
 def step(root: Path, kind: str, path: str, other: str) -> None:
-    """Something that a command may do, as far as it can."""
+    """One thing that a command may do."""
     place = root / path
     try:
         if kind == "write":
@@ -657,7 +657,7 @@ def kill(folder: Path, seed: int, rounds: int) -> list[dict[str, Any]]:
 def check_kills(told: list[dict[str, Any]]) -> None:
     for each in told:
         assert each["killed"][0], each
-        # Nobody sees a part of it that cannot be completed, and whoever completes it does it once.
+        # Every visible part can be completed, and is completed once.
         assert each["left"] in ("before", "after") or each["interrupted"], each
         assert each["strange"] == [], each
         assert each["recovered"] in ("before", "after"), each
@@ -665,7 +665,7 @@ def check_kills(told: list[dict[str, Any]]) -> None:
         assert each["done"] == "after", each
         assert each["again"] == [True, 0, "after"], each
         assert each["beside"] == [".done"], each
-    # The kills were of every kind.
+    # The kills hit every phase.
     assert {each["left"] for each in told} == {"before", "between", "after"}
 
 

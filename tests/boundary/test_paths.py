@@ -1,4 +1,4 @@
-"""Which paths requests may name: the refused ones with their own error, the odd ones as they are."""
+"""Paths in requests: refused ones have their own error, and odd ones stay unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands may use: memory, time, files, and networks."""
+"""The limits of commands: memory, time, files and networks."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ for family in (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_PAC
 call = ctypes.CDLL(None, use_errno=True).syscall
 calls = [(425, 8, bytes(200)), (438, 0, 0)]
 if os.uname().machine == "x86_64":
-    # By the number of x32, and with bits above those of a family.
+    # With the number of x32, and with bits above those of a family.
     calls += [(0x40000000 + 41, 2, 1, 0), (41, ctypes.c_long(2 + (1 << 40)), 1, 0)]
 for number, *arguments in calls:
     if call(number, *arguments) != -1 or ctypes.get_errno() != errno.EPERM:
@@ -169,7 +169,7 @@ def test_means_that_have_worked_are_insisted_on(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_without_namespaces_calls_are_filtered_also_when_nested(tmp_path: Path) -> None:
-    """In a user namespace where no further ones can be made, which such a command can see to if it is root's."""
+    """The command runs in a user namespace that permits no further ones, as a command of root can arrange."""
     if network_isolation() != "namespace" or os.geteuid() != 0:
         pytest.skip("needs namespaces and root")
     code = """

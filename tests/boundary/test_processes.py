@@ -1,4 +1,4 @@
-"""Commands get what they are given, and nothing of them is left, whatever they try."""
+"""Commands get only their own environment, and leave no process behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.usefixtures("no_child_is_left"),
 ]
 
-# What a command is given
+# The environment of a command
 
 
 def test_a_command_runs_in_its_folder_and_says_how_it_ended(any_means: IsolationMethod, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_folder_of_any_depth_is_gone_afterwards(temporary: Path) -> None:
 
 
 _OF_THE_C_LIBRARY = 0b11 << 31
-"""Signals 32 and 33: no program can set them, so that how a test run was started may show in them."""
+"""Signals 32 and 33, which programs cannot set: a command inherits them from the start of the test run."""
 
 
 def test_a_command_inherits_no_descriptors_and_no_signal_masks(means: IsolationMethod) -> None:
@@ -154,7 +154,7 @@ def test_a_lot_goes_in_and_out() -> None:
     assert run("cat", stdin=text, limits=ProcessLimits(output_bytes=3_000_000)).stdout == text
 
 
-# What cannot be run
+# Commands that cannot run
 
 
 @pytest.mark.parametrize(
@@ -223,13 +223,13 @@ def test_a_limit_that_is_no_positive_whole_number_is_refused(name: str, value: A
         ProcessLimits(**{name: value})
 
 
-# How it is ended
+# Endings
 
 
 def test_a_timeout_ends_a_command_that_ignores_signals(means: IsolationMethod, marker: str) -> None:
     script = "trap '' TERM INT HUP; echo begun; sleep 1000; sleep 1000"
 
-    # On a slow machine it takes a while before the command has begun.
+    # On a slow machine the command starts late.
     for timeout in (0.4, 3.0, 30.0):
         error = refused("sh", "-c", script, timeout=timeout, environment={"MARKER": marker})
         if error.details["stdout"]:
@@ -266,7 +266,7 @@ def test_a_command_is_cancelled_from_another_thread(means: IsolationMethod, mark
 
 
 def test_a_hundred_daemons_are_ended(any_means: IsolationMethod, marker: str) -> None:
-    """They are there when it prints more than it may."""
+    """They run when the command exceeds its limit of output."""
     limits = ProcessLimits(processes=1000, output_bytes=3)
 
     error = refused(*PYTHON, DAEMONS, "100", "1000", environment={"MARKER": marker}, limits=limits)

@@ -1,4 +1,4 @@
-"""Where modules lie."""
+"""The folders of modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runners in this process and in one of their own: the same answers, and nothing left behind."""
+"""The runners in this process and in subprocesses give the same answers, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_what_is_no_profile_is_refused_when_the_runner_is_made(make: Any) -> Non
         make("READ_ONLY")
 
 
-# What handlers give
+# Outputs of handlers
 
 
 def test_an_exception_of_a_handler_is_not_shown(make: MakeRunner, root: Path) -> None:
@@ -335,7 +335,7 @@ def test_in_process_the_network_is_told_of_commands(root: Path) -> None:
     assert result(runner.execute(asking(root, "run", "cmd:run", "net:http", argv=["true"]))).network == "granted"
 
 
-# Once
+# Idempotency keys
 
 
 def test_with_a_key_the_work_takes_effect_once(make: MakeRunner, root: Path) -> None:

@@ -182,7 +182,7 @@ def test_it_is_the_same_under_an_event_loop(site: Site) -> None:
 
 
 class DeployInput(BaseModel):
-    """A text that nobody is to see, and one that is called otherwise outside."""
+    """A secret text, and a text with an alias."""
 
     token: SecretStr
     to: str = Field(alias="where")

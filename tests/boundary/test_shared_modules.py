@@ -1,4 +1,4 @@
-"""Many that work in one module at once, and what the system does not permit in it: nothing is lost, nothing stuck."""
+"""Concurrent work in one module, and missing permissions in it: nothing is lost or stuck."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def at_once(*tasks: Callable[[], Any]) -> list[Any]:
-    """What each gives, or raises, when they all begin together."""
+    """Return the results or errors of calls that start together."""
     barrier = threading.Barrier(len(tasks))
 
     def begin(task: Callable[[], Any]) -> Any:
@@ -236,7 +236,7 @@ def test_no_exception_of_a_handler_or_sink_ends_the_host(root: Path, raised: Bas
 
 
 class Odd(BaseException):
-    """What ends more than itself, where nobody stops it."""
+    """The exceptions that end more than their own code."""
 
 
 @pytest.mark.parametrize("raised", [Odd(), GeneratorExit()], ids=["odd", "generator"])

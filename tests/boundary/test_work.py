@@ -1,4 +1,4 @@
-"""The door of a handler: what the request does not ask for it does not get, and nothing after the end."""
+"""The handle gives a handler only the capabilities of its request, and nothing after the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Working copies: like their modules, apart from them, and with what became different in them."""
+"""Working copies equal their modules, are separate from them, and know their changes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # ruff: noqa: E501, RUF001
-"""What attackers give for a path: each of these is refused, or is an odd name that stays inside."""
+"""Paths that attackers give: each is refused, or is an odd name that stays inside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ REFUSED = (
     "../outside/secret", "../module/inside.txt", "../module-evil/secret", "..//secret", "..///secret", ".././secret",
     "../" * 20 + "etc/passwd", "../" * 300 + "etc/passwd", "a/" * 50 + "../" * 51 + "secret", "folder/..", "x/../x",
     "inside.txt/..", "inside.txt/../../secret", "....//....//../secret", "..././../secret",
-    # What a filter that removes `../` once leaves behind.
+    # The results of a filter that removes `../` once.
     "....//secret", "....//....//secret", "..././secret/..", "....//....//....//etc/passwd", "..././..././/secret",
     ".../...//secret", "....//" * 20 + "secret",
     # Not normalised.
@@ -32,7 +32,7 @@ REFUSED = (
     "\0", "../secret\0", "../secret\0.txt", "inside.txt\0", "inside.txt\0.png", "inside.txt\0../../secret", "\0../secret",
     "folder\0/inside.txt", "a\nb", "a\rb", "../secret\n", "\t../secret", "a\x1b[2Jb", "a\x7fb", "a\x80b", "a\x9fb", "\x01",
     "..\t/secret", "..\r\n/secret", "inside.txt\n", "\n", "a/\n/b", "\x85",
-    # What UTF-8 cannot carry.
+    # Not encodable in UTF-8.
     "\ud800", "a\udcffb", "\udcc0\udcae\udcc0\udcae/secret", "..\udcc0\udcaf", "\udc2e\udc2e/secret", "x/\udfff",
     # Too long.
     "a" * 256, "a" * 1001, "a/" * 500 + "b", "é" * 128, "folder/" + "a" * 256, "\N{GRINNING FACE}" * 64,
@@ -52,21 +52,21 @@ ODD_NAMES = (
     # Look-alikes.
     "．．／secret", "．．/secret", "．．", "‥/secret", "…/secret", "․․/secret", "..／secret", "..∕secret", "..⁄secret", "﹒﹒/secret",
     "。。/secret", "..⧸secret", "..＼secret", "．/secret", "..﹨secret", "／etc／passwd", "～/secret", "Ｃ：/secret", "..\u00a0/secret",
-    # With what is not seen.
+    # With invisible characters.
     ".\u200b./secret", "..\u200b/secret", "\ufeff../secret", "\u202e../secret", ".\u0301./secret", "..\u2028/secret", ".\u200d.",
     "\u2060../secret", ".\u00ad./secret", "\u200b", "\u2029",
     # Dots and spaces that are not `..`.
     "...", ".../secret", "....", "..../secret", "....../secret", ".. /secret", " ../secret", ". ./secret", "..;/secret",
     "..;a=b/secret", ";..;/secret", "..a/secret", "a../secret", "..../..../secret", "...../secret", ".secret", "..secret", "secret..",
     " ", "  /secret", "a /b", ". ", ".. ", "..?/secret", "..#/secret", "'../secret'/x".replace("../", ".. /"), "*", "?", "*/*",
-    # What a shell, a template or an environment would make something of.
+    # With a meaning in shells, templates or environments.
     "$HOME/secret", "${HOME}/secret", "$(pwd)/secret", "`pwd`/secret", "%HOME%/secret", "%SYSTEMROOT%/win.ini", "-rf", "--",
     "a;b", "a|b", "a&b", "a>b", "a\"b", "a'b", "{a,b}", "[a]", "!x", "#x", "@x", "=x", "a$IFS", "{{7*7}}", "<x>", "a~", "a/~", "a/~root",
     # Windows devices, streams and schemes, which are names here.
     "CON", "nul", "AUX.txt", "COM1", "LPT1/secret", "inside.txt::$DATA", "folder:stream", "file:/secret", "file:secret",
     "a/C:", "a/C:/secret", "PROGRA~1", "git~1/x", "SECRET.", "ab:c",
-    # Names of this system's that mean nothing inside.
+    # Names of this system without a meaning inside.
     "proc/self/root/etc/passwd", "dev/null", "etc/passwd", "dev/fd/0", "self", "...git/x", ".gitignore", ".github/x", "a.git/x",
-    # As long as it may be.
+    # Of the maximal length.
     "a" * 255, "a/" * 499 + "b", "é" * 127,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Does keyed work as a user whom the permissions of folders bind, and is killed in the middle of it: tells what it saw.
+"""Keyed work as a user without privileges, killed at one of its steps. It reports the results.
 
 `python -m tests.boundary.unprivileged <folder> <step>`: in a folder where everybody may write, killed at every so many
 calls of the system.
@@ -21,7 +21,7 @@ from tests.boundary.modules import EVERYTHING, admit, perform, tree
 
 
 def act(data: Nothing, work: ModuleHandle) -> None:
-    """Changes in folders that are closed before, afterwards, or both."""
+    """Change files in folders that are read-only before, afterwards, or both."""
     root = work.module.root
     for folder in ("both", "before", "gone/deep", "gone"):
         (root / folder).chmod(0o755)
@@ -42,7 +42,7 @@ ACTION = create_module_action(name="act", description="Acts.", validation=Nothin
 
 
 def make_module(root: Path) -> None:
-    """Folders with a file in each, some of them closed."""
+    """Create folders with a file in each, some of them read-only."""
     for name in ("both", "before", "gone/deep", "gone", "after"):
         (root / name).mkdir(parents=True, exist_ok=True)
         (root / name / "a").write_text(name)
@@ -59,7 +59,7 @@ def keyed(root: Path) -> AdmittedRequest:
 def main(folder: Path, step: int) -> None:
     """See above."""
     if os.geteuid() == 0:
-        # What is imported when it is first used may be out of reach then.
+        # Imports on first use would fail later.
         make_module(folder / "first")
         run_once(keyed(folder / "first"), perform)
         os.setresgid(65534, 65534, 65534)

@@ -1,4 +1,4 @@
-"""A module with a secret on every side of it, and what is seen of the world outside."""
+"""A module with secrets around it."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Walled:
         return seen
 
     def check_outside(self) -> None:
-        """Nothing outside is changed, made or missing."""
+        """Check that nothing outside was changed, created or removed."""
         assert self._around() == self._at_first
 
     def link(self, name: str, target: str | Path) -> None:
-        """A symbolic link in the module."""
+        """Create a symbolic link in the module."""
         made = self.root / name
         made.parent.mkdir(parents=True, exist_ok=True)
         made.symlink_to(target)

@@ -57,7 +57,7 @@ class Child:
         return self._process.exitcode
 
     def kill(self) -> None:
-        """End it as the system does when it is out of memory."""
+        """Kill it, as a system without memory does."""
         with suppress(ProcessLookupError):
             self.send_signal(signal.SIGKILL)
         self.wait()
@@ -69,7 +69,7 @@ def _run(program: str, options: dict[str, Any], test: Connection) -> None:
 
 @dataclass(frozen=True)
 class Durable:
-    """A database that is set up; `url` is that of the processes, who may not change its schema on PostgreSQL."""
+    """A migrated database; `url` has the role of the processes, which may not change its schema on PostgreSQL."""
 
     url: str
     children: list[Child] = field(default_factory=list)
@@ -92,7 +92,7 @@ class Durable:
 
 
 def empty_database(superuser_url: str) -> Database:
-    """A database with nothing in it, its owner, and a role that may only connect."""
+    """Create an empty database, with its owner and a role that may only connect."""
     name = f"durable_{uuid4().hex}"
     with psycopg.connect(superuser_url, autocommit=True) as connection:
         for role in ("owner", "app"):
@@ -109,7 +109,7 @@ def postgres(superuser_url: str) -> Durable:
 
 @cache
 def _template(superuser_url: str) -> Database:
-    """A database that is set up, which nobody opens: others are copies of it."""
+    """Create a migrated database that stays unopened: others are copies of it."""
     database = empty_database(superuser_url)
     upgrade(database.owner_url, app_role="app")
     return database
@@ -139,7 +139,7 @@ def change(durable: Durable, statement: str, **values: Any) -> None:
 
 
 def eventually(question: Callable[[], Any], seconds: float = 90.0) -> Any:
-    """The first answer that is true."""
+    """Return the first true answer."""
     until = time.monotonic() + seconds
     while True:
         answer = question()

@@ -24,7 +24,7 @@ def append(path: str, line: str) -> str:
 
 
 def begin_and_wait(folder: str) -> int:
-    """Tell which process has begun, and wait until it is let go, or its process stops."""
+    """Record the process, and wait until the test releases it, or its process stops."""
     append(f"{folder}/begun", str(os.getpid()))
     while not Path(folder, "go").exists():
         if _stopping.is_set():

@@ -1,4 +1,4 @@
-"""`DurableHost` and `DurableClient`: what is enqueued is executed, by one process or, where that dies, by another."""
+"""`DurableHost` and `DurableClient`: one process executes enqueued work, and another one if that process dies."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def shared_queue(durable: Durable) -> str:
 
 @pytest.fixture
 def file_database(tmp_path: Path) -> Iterator[Durable]:
-    """For what has nothing to do with the kind of database."""
+    """A database for tests that do not depend on its kind."""
     database = sqlite(tmp_path)
     yield database
     database.end()
@@ -72,7 +72,7 @@ def test_what_is_enqueued_twice_is_executed_once(
     assert (found[waiting].status, found[waiting].executor, found[waiting].attempts) == ("ENQUEUED", None, 0)
     assert (found[id].status, found[id].attempts) == ("SUCCESS", 1)
     assert found[id].executor is not None
-    # Each is when a transaction began, and the one that takes it may have begun before the one that enqueues it.
+    # These are starts of transactions: the one that takes it may start before the one that enqueues it.
     assert (found[id].began_at or 0) > 0 < found[id].created_at
     client.forget(id)
     assert client.find(id) == {}
@@ -192,12 +192,12 @@ def test_what_a_dead_host_had_in_hand_is_taken_over(
     durable: Durable, client: DurableClient, queue: str, tmp_path: Path, how: str
 ) -> None:
     id = uuid4().hex
-    # That a process has gone is seen whatever its lease; of one that stands still, the lease has to run out.
+    # A process that is gone is noticed at once; the lease of a frozen one must run out.
     lease = 5.0 if how == "killed" else 1.5
     first = durable.start("executor", queue=queue, lease=lease)
     client.enqueue("begin_and_wait", str(tmp_path), queue=queue, id=id)
     assert eventually(lambda: lines_of(tmp_path / "begun")) == [str(first.pid)]
-    # One on another queue sees to the dead of all queues, and executes nothing that it does not know.
+    # A host of another queue takes over dead hosts of all queues, and executes no unknown function.
     bystander = durable.start("executor", queue=f"{queue} of others", lease=lease)
     second = durable.start("executor", queue=queue, lease=lease)
 
@@ -206,12 +206,12 @@ def test_what_a_dead_host_had_in_hand_is_taken_over(
     else:
         first.send_signal(signal.SIGSTOP)
 
-    # On a machine that stalls, a lease of this length runs out once more than it should.
+    # On a slow machine, a short lease may run out once too often.
     assert eventually(lambda: str(second.pid) in lines_of(tmp_path / "begun"))
     (tmp_path / "go").touch()
     assert eventually(lambda: client.find(id)[id].status == "SUCCESS")
     if how == "frozen":
-        # What it thinks of the end is not recorded.
+        # Its own result is not recorded.
         first.send_signal(signal.SIGCONT)
         assert eventually(lambda: str(first.pid) in lines_of(tmp_path / "done"))
     assert client.status(id) == ("SUCCESS", second.pid)

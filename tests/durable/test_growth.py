@@ -1,4 +1,4 @@
-"""What the durable engine is asked, and asks by itself, does not cost more the more executions have ended."""
+"""The cost of queries to the durable engine does not grow with the number of ended executions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Statement = tuple[str, Any]
 
 @pytest.fixture(params=["sqlite", "postgres"], scope="module")
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Durable]]:
-    """Two databases: in one, much more has happened. SQLite has no statistics; PostgreSQL makes them by itself."""
+    """Two databases, one with many more executions. SQLite has no statistics; PostgreSQL creates its own."""
     made = []
     for size in SIZES:
         is_file = request.param == "sqlite"
@@ -49,14 +49,14 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def file_database(tmp_path: Path) -> Iterator[Durable]:
-    """For what has nothing to do with the kind of database."""
+    """A database for tests that do not depend on its kind."""
     database = sqlite(tmp_path)
     yield database
     database.end()
 
 
 def fill(durable: Durable, number: int, name: str = "work", status: str = "SUCCESS", ago: int = 3 * DAY) -> None:
-    """Executions that have ended, or wait, since some days; the database has no statistics of them."""
+    """Add executions that ended, or wait, since some days; the database has no statistics of them."""
     engine = opened(durable_url(durable.url))
     schema, now = (
         ("", "strftime('%s') * 1000")
@@ -95,11 +95,11 @@ def fill_schedules(durable: Durable, number: int) -> None:
 
 
 def do_nothing() -> None:
-    """What the executions are of."""
+    """The functions of the executions."""
 
 
 def host_looks(client: DurableClient) -> None:
-    """What a host does again and again, with nothing to do."""
+    """Do one round of an idle host."""
     database = client._opened()._sys_db
     release_due(database)
     database.cancel_timed_out_workflows(10)
@@ -188,7 +188,7 @@ def _statements() -> Iterator[list[Statement]]:
 
 
 def _cost(durable: Durable, asked: Statement) -> int:
-    """Steps of SQLite, or pages of PostgreSQL, of a statement, which is taken back."""
+    """Return the steps (SQLite) or pages (PostgreSQL) of a statement, and roll it back."""
     statement, parameters = asked
     if durable.url.startswith("sqlite"):
         return _steps(durable.url.removeprefix("sqlite:///"), statement, parameters)
@@ -198,7 +198,7 @@ def _cost(durable: Durable, asked: Statement) -> int:
         try:
             (explained,) = connection.execute(question, parameters).fetchone() or ("[]",)
         except psycopg.errors.UniqueViolation:
-            # It has been added by the operation itself.
+            # The operation itself has added it.
             return 0
         connection.rollback()
     (found,) = explained if isinstance(explained, list) else json.loads(explained)
@@ -217,7 +217,7 @@ def _steps(path: str, statement: str, parameters: Any) -> int:
     try:
         connection.execute(statement, parameters).fetchall()
     except sqlite3.IntegrityError:
-        # It has been added by the operation itself.
+        # The operation itself has added it.
         pass
     finally:
         connection.rollback()

@@ -1,4 +1,4 @@
-"""Leases: who lives, and whose work can be taken over."""
+"""Leases of executors, and the work that others can take over."""
 
 from __future__ import annotations
 

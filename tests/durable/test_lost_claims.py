@@ -1,4 +1,4 @@
-"""What an executor has taken, and does not know of: the answer to its taking was lost."""
+"""Executions that an executor has taken without knowing: the answer of the database was lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`QueueRunner` and `RunnerWorker`: work that is done by other processes, behind a boundary on each side."""
+"""`QueueRunner` and `RunnerWorker`: work in other processes, behind a boundary on each side."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ EVERYTHING = ("fs:read", "fs:write", "cmd:run", "git:diff")
 
 
 class Site:
-    """Modules, and the side that asks for work in them."""
+    """Modules, and the caller of work in them."""
 
     def __init__(self, durable: Durable, modules: Path, queue: str) -> None:
         self.durable = durable
@@ -100,7 +100,7 @@ def quiet(site: Site) -> Iterator[Site]:
 
 @pytest.fixture
 def file_site(tmp_path: Path) -> Iterator[Site]:
-    """The same for what has nothing to do with the kind of database."""
+    """The same for tests that do not depend on the kind of database."""
     database = sqlite(tmp_path)
     found = Site(database, tmp_path / "modules", uuid4().hex)
     found.modules.mkdir()
@@ -110,7 +110,7 @@ def file_site(tmp_path: Path) -> Iterator[Site]:
 
 
 def kept(site: Site) -> int:
-    """How many requests stand in the database."""
+    """Return the number of requests in the database."""
     client = DurableClient(site.durable.url)
     try:
         return int(client._ask(lambda found: len(found.list_workflows(name=EXECUTE))))
@@ -158,7 +158,7 @@ def test_the_difference_from_a_commit_is_told(site: Site) -> None:
 
 def test_work_of_many_is_shared_by_the_workers(site: Site) -> None:
     module = site.module()
-    # More of them are under way at once than one worker takes.
+    # More requests run at once than one worker takes.
     script = "touch {}; until test $(ls | wc -l) -gt 8; do sleep 0.05; done"
     ask = [request(module, "run", argv=["sh", "-c", script.format(number)]) for number in range(12)]
 
@@ -364,7 +364,7 @@ def test_without_a_worker_it_is_unavailable_and_is_never_run(quiet: Site) -> Non
     cancelled = threading.Event()
     cancelled.set()
     client = DurableClient(quiet.durable.url)
-    # Of senders that were killed: nobody withdraws these.
+    # Requests of killed senders, which are not withdrawn.
     for name, patience in (("late", 0.01), ("patient", 60.0)):
         order = WorkMessage(request=request(module, "write", path=name, text=""), wait_seconds=patience)
         client.enqueue(EXECUTE, order.to_text(), queue=quiet.queue, id=f"{module.id}/{name}")
@@ -469,7 +469,7 @@ def test_a_key_that_another_caller_cancelled_works_again(site: Site, tmp_path: P
         assert eventually(lambda: lines_of(begun))
         cancelled.set()
 
-    # Where the other one's work is done before the caller that has cancelled looks again, it gets that.
+    # A caller that has cancelled gets the other caller's result if it is there in time.
     answer = first.result()
     if isinstance(answer, Failure):
         refused(answer, ErrorCode.CONFLICT)
@@ -575,7 +575,7 @@ def test_a_worker_that_is_told_to_stop_finishes_or_gives_back(file_site: Site, t
 @pytest.mark.parametrize("durable", ["postgres"], indirect=True)
 def test_another_worker_replaces_a_frozen_one(quiet: Site, tmp_path: Path) -> None:
     module = quiet.module()
-    # The lease that counts is that of whoever looks: this one never takes the other one for dead.
+    # The lease of the checking worker counts: this one never takes the other for dead.
     first = quiet.worker(lease=30.0)
     begun, go = tmp_path / "begun", tmp_path / "go"
     marker = f"0.{uuid4().int}"
@@ -590,7 +590,7 @@ def test_another_worker_replaces_a_frozen_one(quiet: Site, tmp_path: Path) -> No
     second = quiet.worker(lease=1.0)
     assert eventually(lambda: len(lines_of(begun)) == 2)
     first.send_signal(signal.SIGCONT)
-    # The one that has woken sees that the work is another's, and ends it.
+    # The worker that wakes up notices that it has lost the work, and ends it.
     assert eventually(lambda: len(_processes_with(marker)) <= 2)
     go.touch()
     asking.join()
@@ -647,7 +647,7 @@ def test_telemetry_is_told_on_the_senders_side(file_site: Site) -> None:
 
 
 def _processes_with(marker: str) -> list[str]:
-    """The command lines of live processes that have a marker in them."""
+    """Return the command lines of live processes with a marker."""
     found = []
     for each in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -661,7 +661,7 @@ def _processes_with(marker: str) -> list[str]:
 
 @pytest.mark.soak
 def test_workers_killed_again_and_again_do_each_thing_once(durable: Durable, tmp_path: Path) -> None:
-    """60 kills, of three workers at random, while eight senders ask."""
+    """Kill random ones of three workers 60 times, while eight senders ask."""
     (tmp_path / "modules").mkdir()
     site = Site(durable, tmp_path / "modules", uuid4().hex)
     sender = site.sender(wait_seconds=120.0)

@@ -45,7 +45,7 @@ def children() -> Iterator[list[subprocess.Popen[str]]]:
 
 
 def work(url: str, folder: Path, *options: str) -> subprocess.Popen[str]:
-    """A worker that has begun to take requests."""
+    """Start a worker, and wait until it takes requests."""
     child = subprocess.Popen(
         [*COMMAND, "--url", url, "--modules", str(folder / "modules"), "--profile", "CODE_MODULE_DEFAULT", *options],
         stderr=subprocess.PIPE,
@@ -158,7 +158,7 @@ def test_what_cannot_be_done_is_told_in_a_line(run: Run, tmp_path: Path, wrong: 
 
 
 def test_server_that_is_not_there_is_told_in_a_line(run_process: Run) -> None:
-    # The durable engine keeps the stream of errors that it has found first.
+    # The durable engine keeps the stream of errors of its first use.
     options = ("--url", "postgresql://nobody@127.0.0.1:1/nothing", "--profile", "READ_ONLY", "--modules", ".")
 
     assert_refused(run_process("runner", "work", *options), "cannot be")

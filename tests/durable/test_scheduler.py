@@ -1,4 +1,4 @@
-"""The scheduler: each schedule is served, whatever the others are like."""
+"""The scheduler serves each schedule, even if others are broken."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NINE = datetime(2026, 3, 2, 9, tzinfo=UTC)
 
 
 class Client(DurableClient):
-    """A durable engine that notes what it is asked for."""
+    """A durable engine that records its calls."""
 
     def __init__(self) -> None:
         self.listed: dict[str, Schedule] = {}
@@ -55,7 +55,7 @@ class Client(DurableClient):
         self.listed[name] = Schedule(name, "fire", cron, zone, context, "q")
 
     def take(self) -> list[tuple[str, str]]:
-        """The names and times of what was enqueued since."""
+        """Return the names and times of new executions."""
         taken = [(id.split("-", 2)[1], at) for _, (at, _), _, id in self.enqueued]
         self.enqueued = []
         return taken

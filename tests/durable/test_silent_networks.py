@@ -1,4 +1,4 @@
-"""Nothing that this process asks of the durable engine's database waits without a bound, and all of it comes back."""
+"""No query to the durable engine's database waits without a limit, and everything recovers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from tests.faulty_proxy import CommitPoint, Fault, FaultyProxy
 BOUNDS = Bounds(connect_timeout=2, answer_timeout=0.5)
 
 LONG = 60.0
-"""Seconds that nothing here takes on a busy machine, unless it waits for a silent network."""
+"""More seconds than any step needs on a busy machine without waiting for a silent network."""
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def url(durable_database: Durable, proxy: FaultyProxy) -> str:
 
 @pytest.fixture
 def client(durable_database: Durable) -> Iterator[DurableClient]:
-    """A client whose network is whole."""
+    """A client with an intact network."""
     client = DurableClient(durable_database.url)
     yield client
     client.close()
@@ -103,7 +103,7 @@ def test_a_host_takes_work_again_after_losing_its_connections(
         client.enqueue("append", str(path), "after", queue=queue, id=uuid4().hex)
         assert eventually(lambda: lines_of(path) == ["before", "after"], LONG)
 
-        # Until nothing gets through at all, and for longer than a lease.
+        # The silence lasts longer than a lease.
         with proxy.swallowing_everything():
             client.enqueue("append", str(path), "later", queue=queue, id=uuid4().hex)
             time.sleep(3 * BOUNDS.answer_timeout)
@@ -138,7 +138,7 @@ def test_a_host_stops_on_a_silent_network_for_good(
 
     id = uuid4().hex
     client.enqueue("append", str(tmp_path / "lines"), "nobody", queue=queue, id=id)
-    # What DBOS has left behind ends, or finds no connection.
+    # The threads that DBOS left behind end, or find no connection.
     assert eventually(lambda: f"queue-worker-{queue}" not in {thread.name for thread in threading.enumerate()}, LONG)
     assert client.find(id)[id].status == "ENQUEUED"
     client.cancel(id)
@@ -170,7 +170,7 @@ def test_a_host_does_not_start_if_the_network_falls_silent(
         proxy.swallow_new()
         proxy.swallow()
 
-    # DBOS asks for a lost connection again and again, also before it has begun.
+    # DBOS retries a lost connection, also during its start.
     monkeypatch.setattr(_sys_db_postgres.PostgresSystemDatabase, "verify_migrations", fall_silent)
 
     with pytest.raises(DurableUnavailable, match=r"answer|timeout"):
@@ -208,7 +208,7 @@ def test_each_caller_gets_an_answer_or_a_refusal_in_time(url: str, proxy: Faulty
         return str(refusal.value)
 
     with proxy.swallowing_everything(), ThreadPoolExecutor(16) as pool:
-        # The first connection of a pool is opened by one caller, and the others wait for it.
+        # One caller opens the first connection of a pool, and the others wait for it.
         assert all("cannot be reached" in each for each in pool.map(refusal, range(16)))
     assert client.find("nothing") == {}
     client.close()

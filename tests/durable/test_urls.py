@@ -1,4 +1,4 @@
-"""Where the durable engine's tables can be, and what is said of other places."""
+"""URLs of the durable engine's database, and errors for other URLs."""
 
 from __future__ import annotations
 

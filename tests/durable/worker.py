@@ -18,7 +18,7 @@ from tests.durable.actions import ACTIONS
 
 def main(options: dict[str, Any], test: Connection) -> None:
     profile = PROFILES[options.get("profile", "CODE_MODULE_DEFAULT")]
-    # By what lies there, commands of the tests tell how far they have come.
+    # Commands of the tests report their progress by files there.
     outside = [tempfile.gettempdir()]
     runner: BoundaryRunner = (
         SubprocessRunner(profile, writable=outside)
