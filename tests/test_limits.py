@@ -421,7 +421,7 @@ def test_a_change_has_a_number_of_targets_ops_and_fields(office: Office, monkeyp
         assert (error.code, error.details) == (ErrorCode.UNPROCESSABLE, {"limit": 1})
     error = office.ask("changes.preview", {"change_id": change.id}).failure()
     assert error.code is ErrorCode.UNPROCESSABLE
-    assert "has 1 fields, and may have 1" in error.message
+    assert "has 1 fields; at most 1 are allowed" in error.message
 
 
 def test_a_default_event_too_large_says_how_much_is_left_out(office: Office) -> None:

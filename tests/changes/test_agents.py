@@ -163,7 +163,7 @@ async def test_a_change_edited_after_its_approval_is_not_merged(harness: Harness
 
     answer = await harness.ask("approvals.approve", {"approval_id": needed.details["approval_id"]}, by=BOSS)
 
-    refused(answer, ErrorCode.CONFLICT, "edited after its approval was asked for")
+    refused(answer, ErrorCode.CONFLICT, "edited after its approval was requested")
     assert await harness.status(change) == "Draft"
 
 

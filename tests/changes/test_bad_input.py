@@ -451,8 +451,8 @@ async def test_an_op_on_a_target_of_another_type_is_unprocessable(harness: Harne
 @pytest.mark.parametrize(
     ("op", "reason"),
     [
-        (rename("job", "hours", "title"), "'title' is there already"),
-        (add("job", "title"), "'title' is there already"),
+        (rename("job", "hours", "title"), "'title' exists already"),
+        (add("job", "title"), "'title' exists already"),
         (put("job", "nothing"), "there is no field 'nothing'"),
         (remove("job", "nothing"), "there is no field 'nothing'"),
         (rename("job", "nothing", "b"), "there is no field 'nothing'"),

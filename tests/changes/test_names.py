@@ -24,10 +24,10 @@ async def test_a_field_is_one_field_in_both_spellings(harness: Harness) -> None:
     assert await harness.names(project) == [NFC, "a"]
 
     change = await harness.change(project, add("job", NFD))
-    refused(await harness.merge(change), ErrorCode.UNPROCESSABLE, "is there already")
+    refused(await harness.merge(change), ErrorCode.UNPROCESSABLE, "exists already")
     await harness.merged(project, put("job", NFC, "text"))
     change = await harness.change(project, put("job", NFC))
-    refused(await harness.op(change, remove("job", NFD)), CONFLICT, "is about")
+    refused(await harness.op(change, remove("job", NFD)), CONFLICT, "delete it first")
     await harness.merged(project, rename("job", NFD, "b"))
     await harness.merged(project, rename("job", "b", NFD), add("job", "c", before=NFC))
 

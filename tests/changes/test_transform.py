@@ -314,38 +314,41 @@ def test_a_type_inherits_fields_as_the_nearest_declares_them() -> None:
 @pytest.mark.parametrize(
     ("op", "reason"),
     [
-        (add("job", "title"), "the field 'title' is there already"),
-        (add("job", "place", before="time"), "there is no field 'time' before which it could stand"),
+        (add("job", "title"), "the field 'title' exists already"),
+        (add("job", "place", before="time"), "there is no field 'time' to place it before"),
         (add("job", "note"), "the base type 'thing' has the field 'note' already"),
-        (add("job", "code"), "the base type 'thing' has, and requires, the field 'code'"),
-        (add("job", "code", True, override=True), "the base type 'thing' has, and requires, the field 'code'"),
+        (add("job", "code"), "the base type 'thing' requires the field 'code': choose another name"),
+        (
+            add("job", "code", True, override=True),
+            "the base type 'thing' requires the field 'code': choose another name",
+        ),
         (put("job", "place"), "there is no field 'place'"),
-        (put("job", "title", before="time"), "there is no field 'time' before which it could stand"),
+        (put("job", "title", before="time"), "there is no field 'time' to place it before"),
         (put("job", "note"), "'note' is a field of the base type 'thing': change it there"),
         (put("job", "code", required=True), "'code' is a field of the base type 'thing': change it there"),
         (
             put("repair", "code"),
-            "E7: the base type 'thing' requires the field 'code': say required: true",
+            "E7: the base type 'thing' requires the field 'code': set required: true",
         ),
         (remove("job", "place"), "there is no field 'place'"),
         (remove("job", "note"), "'note' is a field of the base type 'thing': change it there"),
         (remove("repair", "code"), "E7: the base type 'thing' requires the field 'code'"),
         (rename("job", "place", "site"), "there is no field 'place'"),
-        (rename("job", "title", "date"), "the field 'date' is there already"),
+        (rename("job", "title", "date"), "the field 'date' exists already"),
         (rename("job", "title", "note"), "the base type 'thing' has the field 'note' already"),
-        (rename("job", "title", "code"), "the base type 'thing' has, and requires, the field 'code'"),
+        (rename("job", "title", "code"), "the base type 'thing' requires the field 'code': choose another name"),
         (rename("repair", "code", "number"), "E7: the base type 'thing' requires the field 'code'"),
         (
             put("thing", "note", required=True),
-            "E7: the derived type 'repair' has the field 'note', and does not require it",
+            "E7: the derived type 'repair' does not require the field 'note'",
         ),
         (
             add("thing", "part", required=True),
-            "E7: the derived type 'repair' has the field 'part', and does not require it",
+            "E7: the derived type 'repair' does not require the field 'part'",
         ),
         (
             rename("thing", "code", "part"),
-            "E7: the derived type 'repair' has the field 'part', and does not require it",
+            "E7: the derived type 'repair' does not require the field 'part'",
         ),
         (add("site", "a"), "there is no record type 'site' in the project of the change"),
     ],
@@ -361,7 +364,7 @@ def test_an_op_is_refused_with_the_reason(op: PatchOp, reason: str) -> None:
 
 def test_a_file_is_not_edited_here() -> None:
     diff = "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n"
-    with pytest.raises(OpRefused, match="edit_file x: files are edited in a workspace"):
+    with pytest.raises(OpRefused, match="edit_file x: the op edits a file"):
         transform(FAMILY, [parse_op("edit_file", {"file_path": "x", "diff": diff})])
 
 
@@ -377,7 +380,7 @@ def test_a_file_is_not_edited_here() -> None:
             [state("a", "b", schema()), state("b", None, schema(), project="yard")],
             "the base type 'b' of 'a' is of another project",
         ),
-        ([state("a", "a", schema())], "the base types of 'a' go round in a cycle: a → a"),
+        ([state("a", "a", schema())], "the base types of 'a' form a cycle: a → a"),
         (
             [
                 state("d", "a", schema()),
@@ -385,7 +388,7 @@ def test_a_file_is_not_edited_here() -> None:
                 state("b", "c", schema()),
                 state("c", "a", schema()),
             ],
-            "the base types of 'a' go round in a cycle: a → b → c → a",
+            "the base types of 'a' form a cycle: a → b → c → a",
         ),
         ([state("a", None, schema("x", "y", "x"))], "'a' has the field 'x' twice"),
         (
@@ -414,7 +417,7 @@ def test_a_cycle_is_found_wherever_it_is_closed(graph: TypeGraph, data: st.DataO
     below = data.draw(st.sampled_from([key, *graph.descendants(key)]))
     types = {**graph.types, key: replace(graph.types[key], base_type=below)}
     order = data.draw(st.permutations(sorted(types)))
-    with pytest.raises(GraphError, match="go round in a cycle"):
+    with pytest.raises(GraphError, match="form a cycle"):
         transform(TypeGraph(types[each] for each in order), [])
 
 

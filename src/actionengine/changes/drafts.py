@@ -46,7 +46,7 @@ async def insert_target(store: Store, change: Row, type: str, selector: Mapping[
     `not_found` for a record type outside its project (P1)."""
     if change["status"] not in ACCEPTS_TARGETS:
         raise conflict(
-            f"targets are added while a change is Draft, and this one is {change['status']}", status=change["status"]
+            f"targets can be added to a Draft only, and the change is {change['status']}", status=change["status"]
         )
     if type == "record_type":
         await store.record_type(change["project_id"], selector["record_type_key"])
@@ -75,7 +75,7 @@ async def insert_op(store: Store, change: Row, target_id: str | None, op: PatchO
     """
     if change["status"] not in ACCEPTS_OPS:
         raise conflict(
-            f"{op}: a change that is {change['status']} takes no op", status=change["status"], op_type=op.op_type
+            f"{op}: a change that is {change['status']} accepts no ops", status=change["status"], op_type=op.op_type
         )
     targets = await store.targets.find(
         {"change_id": change["id"]} | ({"id": target_id} if target_id is not None else {})
@@ -113,7 +113,7 @@ async def _check_others(store: Store, change: Row, op: PatchOp) -> None:
         pending = {"change_id": change["id"], "record_type_key": op.record_type, column: name, "executed_at": None}
         for other in await store.ops.find(pending, columns=("id", "op_type", "payload")):
             raise conflict(
-                f"{op}: the pending op {other['id']} ({to_op(other)}) is about {name!r} too",
+                f"{op}: the pending op {other['id']} ({to_op(other)}) is on {name!r} too: delete it first",
                 op_type=op.op_type,
                 field=name,
                 op_id=other["id"],

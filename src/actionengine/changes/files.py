@@ -137,7 +137,7 @@ def edit_text(op: PatchOp, state: FileState, texts: Mapping[str, str | None]) ->
         raise _refusal(op, f"{path!r} cannot be created: {other!r} exists, and a path is either a file or a folder")
     if len(after.encode()) > MAX_DIFF_BYTES:
         # No later op could edit it, or take this one back.
-        raise _refusal(op, f"{path!r} would be larger than {MAX_DIFF_BYTES} bytes", limit=MAX_DIFF_BYTES)
+        raise _refusal(op, f"{path!r} would be larger than the limit of {MAX_DIFF_BYTES} bytes", limit=MAX_DIFF_BYTES)
     return after
 
 

@@ -85,7 +85,7 @@ async def execute_change(ctx: InternalContext, change_id: str, settings: FileSet
     store = open_store(ctx)
     change = await store.change(change_id, lock=True)
     if change["status"] == "Merged":
-        raise conflict(f"the change {change_id!r} is merged: it is never executed again", status="Merged")
+        raise conflict(f"the change {change_id!r} is merged: it cannot be executed again", status="Merged")
     project = await store.project(change["project_id"])
     if project["require_review"] and change["status"] != "Ready":
         raise conflict(
@@ -136,7 +136,7 @@ def _check_approved(ctx: InternalContext, change: Row) -> None:
     approved = ctx.approved
     if approved is not None and approved.action.startswith("changes.") and change["updated_at"] > approved.asked_at:
         raise conflict(
-            f"the change {change['id']!r} was edited after its approval was asked for: reject that, and ask again",
+            f"the change {change['id']!r} was edited after its approval was requested: reject it, and request another",
             approval_id=approved.approval_id,
         )
 

@@ -48,7 +48,7 @@ def transform(graph: TypeGraph, ops: Sequence[PatchOp]) -> Transformed:
     for op in ops:
         key = op.record_type
         if key is None:
-            raise OpRefused(op, "files are edited in a workspace of a module, and there is none")
+            raise OpRefused(op, "the op edits a file, and the project has no module with files")
         if key not in schemas:
             raise OpRefused(op, f"there is no record type {key!r} in the project of the change")
         before = schemas[key]
@@ -74,12 +74,12 @@ def edit(op: PatchOp, schema: Schema) -> Schema:
     assert name is not None
     before = payload.get("before")
     if before is not None and before not in schema:
-        raise OpRefused(op, f"there is no field {before!r} before which it could stand")
+        raise OpRefused(op, f"there is no field {before!r} to place it before")
     if op.resulting_field is not None and op.resulting_field in schema:
-        raise OpRefused(op, f"the field {op.resulting_field!r} is there already")
+        raise OpRefused(op, f"the field {op.resulting_field!r} exists already")
     if op.op_type == "add_field":
         if len(schema.fields) >= MAX_FIELDS:
-            raise OpRefused(op, f"the record type has {len(schema.fields)} fields, and may have {MAX_FIELDS}")
+            raise OpRefused(op, f"the record type has {len(schema.fields)} fields; at most {MAX_FIELDS} are allowed")
         return schema.adding(Field.of(name, payload["definition"]), before)
     current = schema.get(name)
     if current is None:
@@ -101,14 +101,14 @@ def _check_inheritance(graph: TypeGraph, op: PatchOp, schemas: Mapping[str, Sche
         if op.op_type != "set_field":
             raise OpRefused(op, f"E7: the base type {base!r} requires the field {name!r}")
         if not op.payload["definition"].get("required"):
-            raise OpRefused(op, f"E7: the base type {base!r} requires the field {name!r}: say required: true")
+            raise OpRefused(op, f"E7: the base type {base!r} requires the field {name!r}: set required: true")
     is_inherited = name not in schemas[key] and op.op_type != "add_field"
     if is_inherited and (base := graph.declaring(key, name, schemas)) is not None:
         raise OpRefused(op, f"{name!r} is a field of the base type {base!r}: change it there")
     if op.resulting_field is None:
         return
     if (base := graph.requiring(key, op.resulting_field, schemas)) is not None:
-        raise OpRefused(op, f"the base type {base!r} has, and requires, the field {op.resulting_field!r}")
+        raise OpRefused(op, f"the base type {base!r} requires the field {op.resulting_field!r}: choose another name")
     if not op.payload.get("override") and (base := graph.declaring(key, op.resulting_field, schemas)) is not None:
         raise OpRefused(op, f"the base type {base!r} has the field {op.resulting_field!r} already")
 
@@ -121,4 +121,4 @@ def _check_derived(graph: TypeGraph, op: PatchOp, name: str, changed: Schema, sc
     for derived in graph.descendants(op.record_type):
         own = schemas[derived].get(name)
         if own is not None and not own.required:
-            raise OpRefused(op, f"E7: the derived type {derived!r} has the field {name!r}, and does not require it")
+            raise OpRefused(op, f"E7: the derived type {derived!r} does not require the field {name!r}")

@@ -100,7 +100,7 @@ def check_hierarchy(graph: TypeGraph) -> None:
                 raise GraphError(f"the base type {base!r} of {key!r} is of another project")
             if base in checked and base in path:
                 cycle = (*path[path.index(base) :], base)
-                raise GraphError(f"the base types of {base!r} go round in a cycle: {' → '.join(cycle)}")
+                raise GraphError(f"the base types of {base!r} form a cycle: {' → '.join(cycle)}")
             key = base
 
 
@@ -110,7 +110,7 @@ def check_fields(graph: TypeGraph, schemas: Mapping[str, Schema]) -> None:
     for key, schema in schemas.items():
         if counts[key] > MAX_FIELDS:
             raise GraphError(
-                f"{key!r} would have {counts[key]} fields with those of its base types, and may have {MAX_FIELDS}"
+                f"{key!r} would have {counts[key]} fields including inherited ones; at most {MAX_FIELDS} are allowed"
             )
         for name, count in Counter(schema.names).items():
             if count > 1:

@@ -87,13 +87,11 @@ def _removes(op: PatchOp) -> bool:
 
 
 def _description(change: Row, removes: Sequence[FieldOfType], restores_empty: Sequence[FieldOfType]) -> str:
-    sentences = [f"Takes back what the change {change['id']} has done."]
+    sentences = [f"Takes back the change {change['id']}."]
     if removes:
-        sentences.append(f"Removes what that change added, with what documents have in it: {_listed(removes)}.")
+        sentences.append(f"Removes these fields with their contents: {_listed(removes)}.")
     if restores_empty:
-        sentences.append(
-            f"Does not bring back what documents had in what that change removed: {_listed(restores_empty)}."
-        )
+        sentences.append(f"Restores these fields without their contents: {_listed(restores_empty)}.")
     return " ".join(sentences)
 
 

@@ -1,4 +1,4 @@
-"""The service `changes`: drafts, their targets and ops, their life, and what becomes of them."""
+"""The service `changes`: drafts, targets, ops, transitions, merges, workspaces and compensations."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from actionengine.changes.services.inputs import (
     StopWorkspace,
     Transition,
 )
-from actionengine.changes.states import ACCEPTS_OPS, can_transition
+from actionengine.changes.states import ACCEPTS_OPS, TRANSITIONS, can_transition
 from actionengine.changes.store import open_store, page
 from actionengine.changes.workspaces import (
     close_workspace,
@@ -128,9 +128,11 @@ async def _delete_patch_op(data: PatchOpReference, ctx: InternalContext) -> Resu
         if op["change_id"] != change["id"]:
             break
         if op["executed_at"] is not None:
-            raise conflict(f"the op {op['id']} has been executed: it stays", op_id=op["id"])
+            raise conflict(
+                f"the op {op['id']} is executed and cannot be deleted: take the change back instead", op_id=op["id"]
+            )
         if change["status"] not in ACCEPTS_OPS:
-            raise conflict(f"no op is deleted from a change that is {change['status']}", status=change["status"])
+            raise conflict(f"ops cannot be deleted from a change that is {change['status']}", status=change["status"])
         await store.ops.delete({"id": op["id"]})
         await store.changes.update([{"id": change["id"], "updated_at": await store.now()}])
         return Success(StoredPatchOp(**op))
@@ -222,7 +224,10 @@ async def _transition(
         ctx.suppress_default_event()
         return Success(Change(**change))
     if not can_transition(change["status"], data.status, require_review=True):
-        raise conflict(f"a change that is {change['status']} cannot become {data.status}", status=change["status"])
+        allowed = ", ".join(sorted(TRANSITIONS[change["status"]])) or "no other status"
+        raise conflict(
+            f"a change that is {change['status']} cannot become {data.status}, only {allowed}", status=change["status"]
+        )
     if data.status == "WorkspaceRunning" and settings.workspaces is not None and await has_files(store, change):
         await start_workspace(ctx, settings, change)
     elif change["status"] == "WorkspaceRunning":
@@ -257,33 +262,33 @@ def changes_service(
     applying = partial(merging, approval=merge_approval)
     return create_service(
         name="changes",
-        description="How record types evolve: drafted, reviewed, executed once, and never edited afterwards",
+        description="Changes of record types and files: drafted, reviewed, executed once, and never edited afterwards",
         permissions=filter(None, (permissions.author, permissions.approve)),
         actions=[
-            declare("create", "Begin a change, a draft", _create, CreateChange, permission=permissions.author),
+            declare("create", "Draft a change", _create, CreateChange, permission=permissions.author),
             of_change("get", "One change", _get, ChangeReference),
             reading("list", "Changes, by id", _list, ListChanges),
-            drafting("add_target", "Say what a draft is about", _add_target, AddTarget),
-            of_change("list_targets", "What a change is about", _list_targets, ListOfChange),
+            drafting("add_target", "Add a target to a draft", _add_target, AddTarget),
+            of_change("list_targets", "The targets of a change", _list_targets, ListOfChange),
             drafting("add_patch_op", "Add an edit of a target", _add_patch_op, AddPatchOp),
-            of_change("list_patch_ops", "The edits of a change, in their order", _list_patch_ops, ListPatchOps),
-            drafting("delete_patch_op", "Take back an edit that is not executed", _delete_patch_op, PatchOpReference),
+            of_change("list_patch_ops", "The edits of a change, in order", _list_patch_ops, ListPatchOps),
+            drafting("delete_patch_op", "Delete an edit that is not executed", _delete_patch_op, PatchOpReference),
             declare(
                 "transition",
-                "Move a change on in its life; to Merged, as merge does",
+                "Move a change to another status; Merged merges it",
                 bind(_transition, permissions),
                 Transition,
                 resource=_subject,
             ),
             of_change(
                 "preview",
-                "What a change would do, and which documents would fit no longer",
+                "The effect of a change, and the documents that would no longer fit",
                 bind(_preview),
                 ChangeReference,
             ),
             applying(
                 "execute",
-                "Apply the edits of a change, which stays where it is in its life",
+                "Apply the edits of a change, which keeps its status",
                 bind(_execute),
                 emits=(CHANGE_EXECUTED, RECORD_TYPE_CHANGED),
             ),
@@ -295,33 +300,36 @@ def changes_service(
             ),
             merging(
                 "write_files",
-                "Write what is missing in a module of the files that a change has edited",
+                "Write the missing edits of a change's files",
                 bind(_write_files),
             ),
             drafting(
                 "start_workspace",
-                "Make a working copy in which a change is tried",
+                "Create a working copy in which a change is tried",
                 bind(_start_workspace),
                 ChangeReference,
             ),
             drafting(
-                "stop_workspace", "Stop the workspace of a change, and drop it", bind(_stop_workspace), StopWorkspace
+                "stop_workspace",
+                "Stop a workspace and remove its copy",
+                bind(_stop_workspace),
+                StopWorkspace,
             ),
             of_change(
                 "workspace",
-                "The edits of a change, tried in its workspace, and what differs there",
+                "The edits of a change, tried in its workspace, and the diff",
                 bind(_view_workspace),
                 ChangeReference,
             ),
             of_change(
                 "list_snapshots",
-                "What record types were like just before a change, by key",
+                "The schemas of record types before a change, by key",
                 _list_snapshots,
                 ListOfChange,
             ),
             drafting(
                 "plan_compensation",
-                "Draft a change that takes one back",
+                "Draft a change that takes another one back",
                 bind(_plan_compensation),
                 PlanCompensation,
             ),

@@ -28,7 +28,7 @@ _SELECTORS = {
 
 def _unreserved(key: str) -> str:
     if key.startswith(RESERVED_PREFIX):
-        raise ValueError(f"keys that begin with {RESERVED_PREFIX!r} are the library's own")
+        raise ValueError(f"keys that begin with {RESERVED_PREFIX!r} are reserved: choose another key")
     return key
 
 

@@ -1,4 +1,4 @@
-"""The service `projects`: what record types and changes belong to."""
+"""The service `projects`, to which record types and changes belong."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from actionengine.storage.records import new_id
 async def _create(data: CreateProject, ctx: InternalContext) -> Result[Project, ActionError]:
     store = open_store(ctx)
     if await store.projects.find({"name": data.name}, columns=("id",)):
-        raise conflict(f"there is a project {data.name!r} already", name=data.name)
+        raise conflict(f"the tenant has a project {data.name!r} already: choose another name", name=data.name)
     project = {"id": new_id(), **data.model_dump(), "created_at": await store.now()}
     await store.projects.insert([project])
     ctx.add_subject(f"project/{project['id']}")
@@ -51,9 +51,9 @@ def projects_service(permissions: ChangeControlPermissions) -> Service:
     reading = partial(declare, permission=permissions.read, read_only=True)
     return create_service(
         name="projects",
-        description="What record types and changes belong to",
+        description="Projects, each with its record types and changes",
         actions=[
-            declare("create", "Make a project", _create, CreateProject, permission=permissions.manage),
+            declare("create", "Create a project", _create, CreateProject, permission=permissions.manage),
             reading("get", "One project", _get, ProjectReference, resource=_subject),
             reading("list", "The tenant's projects, by id", _list, Page),
         ],

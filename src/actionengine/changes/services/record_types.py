@@ -39,9 +39,9 @@ async def _create(data: CreateRecordType, ctx: InternalContext) -> Result[Record
     await store.project(data.project_id)
     name = data.name or data.key
     if await store.record_types.find({"project_id": data.project_id, "key": data.key}, columns=("id",)):
-        raise conflict(f"there is a record type {data.key!r} in this project already", key=data.key)
+        raise conflict(f"the project has a record type {data.key!r} already: choose another key", key=data.key)
     if await store.record_types.find({"name": name}, columns=("id",)):
-        raise conflict(f"there is a record type named {name!r} already: give this one another name", name=name)
+        raise conflict(f"the tenant has a record type named {name!r} already: choose another name", name=name)
     document = data.schema.document()
     await _check_base(store, data, document)
     at = await store.now()
@@ -109,8 +109,8 @@ async def _activate(data: RecordTypeReference, ctx: InternalContext) -> Result[R
     for other in await store.first_of_key(data.key, lock=True):
         if other["status"] == "active" and other["id"] != row["id"]:
             raise conflict(
-                f"the record type {data.key!r} of another project is active: ctx.records({data.key!r}) would not know "
-                f"which of them is meant",
+                f"the record type {data.key!r} in another project is active, and a tenant has one per key: "
+                f"retire that one first",
                 project_id=other["project_id"],
             )
     return Success(await _with_status(store, ctx, row, "active"))
@@ -177,18 +177,23 @@ def record_types_service(permissions: ChangeControlPermissions) -> Service:
     of_type = partial(reading, resource=_subject)
     service = create_service(
         name="record_types",
-        description="The types of a tenant's records, their history, and the documents that are of them",
+        description="The types of a tenant's records, their history and their documents",
         actions=[
-            managing("create", "Make a record type, a draft", _create, CreateRecordType),
+            managing("create", "Create a record type as a draft", _create, CreateRecordType),
             of_type("get", "One record type", _get, RecordTypeReference),
             reading("list", "The record types of a project, by key", _list, ListRecordTypes),
-            deciding("activate", "From now on, documents are validated against the type", _activate),
-            deciding("retire", "From now on, there are no new documents of the type", _retire),
-            of_type("schema_at", "The schema as a change has left it, or as it was at a time", _schema_at, GetSchemaAt),
-            of_type("verify_history", "Whether all ops lead to what is stored", _verify_history, RecordTypeReference),
+            deciding("activate", "Validate documents against the type from now on", _activate),
+            deciding("retire", "Refuse new documents of the type from now on", _retire),
+            of_type("schema_at", "The schema after a change, or at a time", _schema_at, GetSchemaAt),
+            of_type(
+                "verify_history",
+                "Compare a replay of all ops with the stored schemas",
+                _verify_history,
+                RecordTypeReference,
+            ),
             of_type(
                 "check_documents",
-                "The documents that do not fit the schema, as it is or as a change would make it",
+                "The documents that do not fit the schema, as it is or after a change",
                 _check_documents,
                 CheckDocuments,
             ),
