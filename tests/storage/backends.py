@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, make_url
 
 from actionengine import PostgresStorage, SQLiteStorage
+from tests.backends import sqlite_file
 
 SQLStorage = PostgresStorage | SQLiteStorage
 
@@ -40,6 +42,5 @@ def sqlite_backend(path: str) -> SQLDatabase:
     def open(**options: Any) -> SQLiteStorage:
         return SQLiteStorage(path, **options)
 
-    with open():
-        pass
+    sqlite_file(Path(path))
     return SQLDatabase("sqlite", open, create_engine(f"sqlite:///{path}"))

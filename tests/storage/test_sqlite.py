@@ -29,12 +29,13 @@ from actionengine import (
 )
 from actionengine.storage.sqlite.driver import ReleasingConnection
 from actionengine.testing import StorageConformance
+from tests.backends import sqlite_file
 
 
 class TestSQLiteStorage(StorageConformance):
     @pytest.fixture
     def storage(self, tmp_path: Path) -> Iterator[SQLiteStorage]:
-        with SQLiteStorage(tmp_path / "actionengine.db") as storage:
+        with SQLiteStorage(sqlite_file(tmp_path / "actionengine.db")) as storage:
             yield storage
 
 
@@ -64,7 +65,7 @@ def run(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Iterator[SQLiteStorage]:
-    with SQLiteStorage(tmp_path / "actionengine.db") as storage:
+    with SQLiteStorage(sqlite_file(tmp_path / "actionengine.db")) as storage:
         yield storage
 
 

@@ -35,6 +35,7 @@ from actionengine.storage.outbox import EVENTS, QUEUES, TRIGGERS, WORKFLOWS
 from actionengine.workflows import WorkflowPublisher, WorkflowRuntime, workflow_services
 from actionengine.workflows.runs.events import CONTROL
 from actionengine.workflows.runtime.step_actions import StepActions
+from tests.backends import sqlite_file
 
 NOTE = {"name": "a", "type": "record_mutation", "collection": "notes", "operation": "insert", "data": {"n": 1}}
 APPROVED = [
@@ -49,7 +50,7 @@ class Office:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.storage = SQLiteStorage(folder / "office.sqlite")
+        self.storage = SQLiteStorage(sqlite_file(folder / "office.sqlite"))
         action = create_action(name="tell", description="", handler=lambda data: Success(None))
         host = create_service(name="host", description="", actions=[action])
         services = [*workflow_services(open=True), host]

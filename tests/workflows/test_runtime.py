@@ -33,6 +33,7 @@ from actionengine.storage.errors import StorageError
 from actionengine.storage.outbox import QUEUES
 from actionengine.workflows import WorkflowRuntime, workflow_services
 from actionengine.workflows.runtime.step_actions import RolesOf
+from tests.backends import sqlite_file
 
 STEPS = {
     "held": [{"name": name, "type": "action", "action": "notes.hold"} for name in ("first", "second")],
@@ -65,7 +66,7 @@ class Office:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.held, self.released = threading.Event(), threading.Event()
-        self.storage = SQLiteStorage(folder / "office.sqlite")
+        self.storage = SQLiteStorage(sqlite_file(folder / "office.sqlite"))
         action = create_action(name="add", description="Write a note", handler=add, permission="notes.add")
         hold = create_action(name="hold", description="Wait", handler=self.hold, read_only=True)
         notes = create_service(name="notes", description="Notes", actions=[action, hold])
