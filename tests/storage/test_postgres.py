@@ -36,11 +36,16 @@ from tests.conftest import log_of
 from tests.waiting import wait_until
 
 
+@pytest.fixture(scope="module")
+def shared_storage(postgres_database: Database) -> Iterator[PostgresStorage]:
+    with PostgresStorage(postgres_database.app_url) as storage:
+        yield storage
+
+
 class TestPostgresStorage(StorageConformance):
     @pytest.fixture
-    def storage(self, postgres_database: Database) -> Iterator[PostgresStorage]:
-        with PostgresStorage(postgres_database.app_url) as storage:
-            yield storage
+    def storage(self, shared_storage: PostgresStorage) -> PostgresStorage:
+        return shared_storage
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])

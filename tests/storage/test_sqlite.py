@@ -32,11 +32,16 @@ from actionengine.testing import StorageConformance
 from tests.backends import sqlite_file
 
 
+@pytest.fixture(scope="module")
+def shared_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SQLiteStorage]:
+    with SQLiteStorage(sqlite_file(tmp_path_factory.mktemp("suite") / "actionengine.db")) as storage:
+        yield storage
+
+
 class TestSQLiteStorage(StorageConformance):
     @pytest.fixture
-    def storage(self, tmp_path: Path) -> Iterator[SQLiteStorage]:
-        with SQLiteStorage(sqlite_file(tmp_path / "actionengine.db")) as storage:
-            yield storage
+    def storage(self, shared_storage: SQLiteStorage) -> SQLiteStorage:
+        return shared_storage
 
 
 TABLES = (

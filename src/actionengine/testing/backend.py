@@ -269,7 +269,8 @@ class AsyncBackend(Backend):
 
     def close(self) -> None:
         """Close the connections that the storage has opened in this loop, then the loop."""
-        aclose: Callable[[], Awaitable[None]] | None = getattr(self.storage, "aclose", None)
+        aclose: Callable[[], Awaitable[None]] | None
+        aclose = getattr(self.storage, "aclose_loop", getattr(self.storage, "aclose", None))
 
         async def close_storage() -> None:
             if aclose is not None:
