@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 settings.register_profile(
     "searching", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
-# Each run tries the same examples; campaigns look for others.
-settings.register_profile("same", settings.get_profile("searching"), derandomize=True)
+# Each run tries the same examples; campaigns look for more, and for others.
+settings.register_profile("same", settings.get_profile("searching"), derandomize=True, max_examples=50)
 settings.load_profile("same")
 
 

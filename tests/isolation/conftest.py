@@ -10,14 +10,14 @@ from tests.isolation.harness import SQLHarness
 
 
 @pytest.fixture(scope="package")
-def unsigned_harness(postgres_server: str) -> Iterator[SQLHarness]:
+def unsigned(postgres_server: str) -> Iterator[SQLHarness]:
     harness = SQLHarness(postgres_server, is_signed=False)
     yield harness
     harness.close()
 
 
 @pytest.fixture(scope="package")
-def signed_harness(postgres_server: str) -> Iterator[SQLHarness]:
+def signed(postgres_server: str) -> Iterator[SQLHarness]:
     harness = SQLHarness(postgres_server, is_signed=True)
     yield harness
     harness.close()
@@ -26,5 +26,5 @@ def signed_harness(postgres_server: str) -> Iterator[SQLHarness]:
 @pytest.fixture(scope="package", params=["unsigned", "signed"])
 def harness(request: pytest.FixtureRequest) -> SQLHarness:
     """Each of the two databases."""
-    found: SQLHarness = request.getfixturevalue(f"{request.param}_harness")
+    found: SQLHarness = request.getfixturevalue(request.param)
     return found

@@ -62,7 +62,7 @@ def insertions(party: Party) -> dict[str, str]:
     }
 
 
-def signed(harness: SQLHarness, party: Party, action_id: str) -> Settings:
+def signed_settings(harness: SQLHarness, party: Party, action_id: str) -> Settings:
     """Return the settings of the engine itself."""
     settings = {"app.tenant_id": party.id, "app.action_id": action_id}
     if harness.is_signed:
@@ -87,7 +87,7 @@ def a_tenant_that_does_not_exist(harness: SQLHarness, party: Party) -> Settings:
 
 
 def a_tenant_without_an_action(harness: SQLHarness, party: Party) -> Settings:
-    return signed(harness, party, "")
+    return signed_settings(harness, party, "")
 
 
 NOBODY = [no_tenant, an_empty_tenant, an_action_without_a_tenant, a_tenant_that_does_not_exist]
@@ -137,7 +137,7 @@ def test_outside_an_action_nothing_is_changed(
 def test_outside_an_action_a_protected_table_says_where_to_go(harness: SQLHarness, statement: str) -> None:
     refusal = pytest.raises(DatabaseError, match="on host_notes outside an action: go through the engine")
 
-    with prompt(harness.database.app_url, signed(harness, harness.victim, "")) as connection, refusal:
+    with prompt(harness.database.app_url, signed_settings(harness, harness.victim, "")) as connection, refusal:
         connection.execute(statement.encode())
 
 
@@ -152,22 +152,22 @@ def test_a_tenant_reads_its_own_rows(harness: SQLHarness) -> None:
     assert all(seen.values())
 
 
-def test_an_unsigned_tenant_reads_nothing(signed_harness: SQLHarness) -> None:
-    named = {"app.tenant_id": signed_harness.victim.id, "app.action_id": "x"}
+def test_an_unsigned_tenant_reads_nothing(signed: SQLHarness) -> None:
+    named = {"app.tenant_id": signed.victim.id, "app.action_id": "x"}
 
-    with prompt(signed_harness.database.app_url, named) as connection:
+    with prompt(signed.database.app_url, named) as connection:
         found = [connection.execute(f"SELECT * FROM {table}".encode()).fetchall() for table in GUARDED]
 
     assert found == [[]] * len(GUARDED)
 
 
-def test_a_signature_of_another_key_opens_nothing(signed_harness: SQLHarness) -> None:
-    forged = signed(signed_harness, signed_harness.victim, "x")
+def test_a_signature_of_another_key_opens_nothing(signed: SQLHarness) -> None:
+    forged = signed_settings(signed, signed.victim, "x")
     another = Signer("another key, just as long as the right one")
-    forged["app.signature"] = another.context("w", signed_harness.victim.id, "x")
+    forged["app.signature"] = another.context("w", signed.victim.id, "x")
     refusal = pytest.raises(DatabaseError, match="the signature of this transaction's context is missing or wrong")
 
-    with refusal as refused, prompt(signed_harness.database.app_url, forged):
+    with refusal as refused, prompt(signed.database.app_url, forged):
         pass
 
     assert refused.value.sqlstate == "AE003"
@@ -178,20 +178,20 @@ def test_a_signature_of_another_key_opens_nothing(signed_harness: SQLHarness) ->
     [("r", "VICTIM", "x"), ("w", "ATTACKER", "x"), ("w", "VICTIM", "y"), ("w", "VICTIM", ""), ("w", "VICTIM|x", "")],
 )
 def test_a_hosts_signature_is_for_one_mode_tenant_and_action(
-    signed_harness: SQLHarness, mode: str, tenant: str, action: str
+    signed: SQLHarness, mode: str, tenant: str, action: str
 ) -> None:
-    tenant = tenant.replace("VICTIM", signed_harness.victim.id).replace("ATTACKER", signed_harness.attacker.id)
-    signature = Signer(KEY).context("w", signed_harness.victim.id, "x")
+    tenant = tenant.replace("VICTIM", signed.victim.id).replace("ATTACKER", signed.attacker.id)
+    signature = Signer(KEY).context("w", signed.victim.id, "x")
 
-    with prompt(signed_harness.database.app_url) as connection, pytest.raises(DatabaseError, match="missing or wrong"):
+    with prompt(signed.database.app_url) as connection, pytest.raises(DatabaseError, match="missing or wrong"):
         connection.execute("SELECT public.ae_open(%s, %s, %s, %s)", (tenant, action, mode, signature))
 
 
-def test_a_hosts_signature_as_such_is_nobodys(signed_harness: SQLHarness) -> None:
-    signature = Signer(KEY).context("w", signed_harness.victim.id, "x")
-    settings = {"tenant_id": signed_harness.victim.id, "action_id": "x"}
+def test_a_hosts_signature_as_such_is_nobodys(signed: SQLHarness) -> None:
+    signature = Signer(KEY).context("w", signed.victim.id, "x")
+    settings = {"tenant_id": signed.victim.id, "action_id": "x"}
 
-    with prompt(signed_harness.database.app_url) as connection:
+    with prompt(signed.database.app_url) as connection:
         for name, value in settings.items():
             connection.execute("SELECT set_config(%s, %s, false)", (f"app.{name}", value))
         for given in (signature, f"w{signature}", f"r{signature}"):
@@ -201,7 +201,7 @@ def test_a_hosts_signature_as_such_is_nobodys(signed_harness: SQLHarness) -> Non
 
 @pytest.mark.parametrize("table", APPEND_ONLY)
 def test_the_app_role_has_no_grant_to_change_what_is_append_only(harness: SQLHarness, table: str) -> None:
-    with prompt(harness.database.app_url, signed(harness, harness.victim, "x")) as connection:
+    with prompt(harness.database.app_url, signed_settings(harness, harness.victim, "x")) as connection:
         for change in CHANGES:
             refusal = pytest.raises(InsufficientPrivilege, match="permission denied for table")
             with refusal, connection.transaction():
@@ -210,7 +210,7 @@ def test_the_app_role_has_no_grant_to_change_what_is_append_only(harness: SQLHar
 
 @pytest.mark.parametrize("table", APPEND_ONLY)
 def test_a_trigger_keeps_append_only_rows_from_the_owner(harness: SQLHarness, table: str) -> None:
-    with prompt(harness.database.owner_url, signed(harness, harness.victim, "x")) as connection:
+    with prompt(harness.database.owner_url, signed_settings(harness, harness.victim, "x")) as connection:
         for change in CHANGES:
             with pytest.raises(DatabaseError, match="it is append-only") as refusal, connection.transaction():
                 connection.execute(change.format(table=table).encode())
@@ -231,7 +231,7 @@ def test_a_trigger_keeps_append_only_rows_from_the_owner(harness: SQLHarness, ta
 def test_the_log_is_not_changed_in_roundabout_ways_either(harness: SQLHarness, change: str, who: str) -> None:
     url = harness.database.app_url if who == "app" else harness.database.owner_url
 
-    with prompt(url, signed(harness, harness.victim, "x")) as connection, pytest.raises(DatabaseError):
+    with prompt(url, signed_settings(harness, harness.victim, "x")) as connection, pytest.raises(DatabaseError):
         connection.execute(change.encode())
 
 
@@ -245,7 +245,7 @@ def test_the_owner_is_bound_by_row_level_security_too(harness: SQLHarness) -> No
 
 @pytest.mark.parametrize("table", ["ae_tenants", "ae_signing_keys", "ae_migrations"])
 def test_what_is_the_owners_alone_is_not_for_the_app_role(harness: SQLHarness, table: str) -> None:
-    with prompt(harness.database.app_url, signed(harness, harness.victim, "x")) as connection:
+    with prompt(harness.database.app_url, signed_settings(harness, harness.victim, "x")) as connection:
         for statement in ("SELECT FROM {}", "INSERT INTO {} DEFAULT VALUES", "DELETE FROM {}", "COPY {} TO STDOUT"):
             refusal = pytest.raises(InsufficientPrivilege, match="permission denied for table")
             with refusal, connection.transaction():

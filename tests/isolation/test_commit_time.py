@@ -23,11 +23,11 @@ def mode(harness: SQLHarness) -> Mode:
 
 
 @pytest.fixture
-def password(signed_harness: SQLHarness) -> Iterator[list[tuple[str]]]:
+def password(signed: SQLHarness) -> Iterator[list[tuple[str]]]:
     """The password of the app role, restored after the test."""
     query = "SELECT coalesce(rolpassword, '') FROM pg_authid WHERE rolname = 'app'"
-    yield signed_harness.query(query)
-    with psycopg.connect(signed_harness.superuser_url, autocommit=True) as connection:
+    yield signed.query(query)
+    with psycopg.connect(signed.superuser_url, autocommit=True) as connection:
         connection.execute("ALTER ROLE app PASSWORD NULL")
 
 
@@ -94,11 +94,11 @@ def test_temporary_objects_of_a_handler_are_gone_when_it_is_over(harness: SQLHar
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_code_left_in_an_own_table_is_found_after_commit(signed_harness: SQLHarness, mode: Mode) -> None:
+def test_code_left_in_an_own_table_is_found_after_commit(signed: SQLHarness, mode: Mode) -> None:
     # A storage refuses to open with such a role; this one got the right later.
-    signed_harness.reconnect(mode)
-    attacker, victim = signed_harness.new_party("initech"), signed_harness.new_party("umbrella")
-    with psycopg.connect(signed_harness.superuser_url, autocommit=True) as superuser:
+    signed.reconnect(mode)
+    attacker, victim = signed.new_party("initech"), signed.new_party("umbrella")
+    with psycopg.connect(signed.superuser_url, autocommit=True) as superuser:
         superuser.execute("CREATE SCHEMA hostile AUTHORIZATION app")
     again = (
         "IF NEW.x < 3 THEN SET CONSTRAINTS ALL DEFERRED; INSERT INTO hostile.bomb VALUES (NEW.x + 1); RETURN NULL;"
@@ -111,12 +111,12 @@ def test_code_left_in_an_own_table_is_found_after_commit(signed_harness: SQLHarn
         "INSERT INTO hostile.bomb VALUES (1)",
     )
     try:
-        with fresh_connections_after_a_failure(signed_harness):
-            signed_harness.attack(script, by=attacker, victim=victim, mode=mode)
-            works(signed_harness, victim, mode)
-            harvest = signed_harness.attack((REPLAY, *READ_ALL, *HARVEST), by=attacker, mode=mode, victim=victim)
+        with fresh_connections_after_a_failure(signed):
+            signed.attack(script, by=attacker, victim=victim, mode=mode)
+            works(signed, victim, mode)
+            harvest = signed.attack((REPLAY, *READ_ALL, *HARVEST), by=attacker, mode=mode, victim=victim)
     finally:
-        with psycopg.connect(signed_harness.superuser_url, autocommit=True) as superuser:
+        with psycopg.connect(signed.superuser_url, autocommit=True) as superuser:
             superuser.execute("DROP SCHEMA hostile CASCADE")
 
     assert victim.marker not in harvest
@@ -144,16 +144,16 @@ def test_an_action_whose_sql_cuts_its_transaction_fails(harness: SQLHarness, cut
 @pytest.mark.parametrize("mode", ["async"])
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
 def test_a_signature_is_worth_nothing_in_another_transaction(
-    signed_harness: SQLHarness, cut: tuple[str, ...], mode: Mode
+    signed: SQLHarness, cut: tuple[str, ...], mode: Mode
 ) -> None:
-    attacker = signed_harness.new_party("initech")
+    attacker = signed.new_party("initech")
     read = "SELECT count(*) FROM public.host_notes"
 
-    loot = signed_harness.attack((KEEP, *cut, BACK, read, WRITE, "COMMIT", BACK, WRITE), by=attacker, mode=mode)
+    loot = signed.attack((KEEP, *cut, BACK, read, WRITE, "COMMIT", BACK, WRITE), by=attacker, mode=mode)
 
     assert "[0]" in loot.seen
     assert "outside an action" in str(loot.errors)
-    assert _written(signed_harness, attacker.id) == []
+    assert _written(signed, attacker.id) == []
 
 
 @pytest.mark.parametrize(
@@ -162,11 +162,11 @@ def test_a_signature_is_worth_nothing_in_another_transaction(
 )
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
 def test_a_read_only_action_writes_nothing_after_a_cut(
-    signed_harness: SQLHarness, cut: tuple[str, ...], action: str, mode: Mode
+    signed: SQLHarness, cut: tuple[str, ...], action: str, mode: Mode
 ) -> None:
-    attacker = signed_harness.new_party("initech")
+    attacker = signed.new_party("initech")
 
-    loot = signed_harness.attack(
+    loot = signed.attack(
         (WRITE, KEEP, *cut, BACK, WRITE, "COMMIT", "BEGIN READ WRITE", BACK, WRITE, "COMMIT"),
         by=attacker,
         mode=mode,
@@ -174,7 +174,7 @@ def test_a_read_only_action_writes_nothing_after_a_cut(
     )
 
     assert isinstance(loot.answer, Failure)
-    assert _written(signed_harness, attacker.id) == []
+    assert _written(signed, attacker.id) == []
 
 
 @pytest.mark.parametrize("savepoint", ["sa_savepoint_1", "ae_1", "hostile"])
@@ -195,14 +195,14 @@ def test_a_nested_read_only_action_cannot_roll_back_and_write(
     assert _written(harness, attacker.id) == []
 
 
-def test_a_kept_signature_is_worth_nothing_elsewhere(signed_harness: SQLHarness) -> None:
-    attacker = signed_harness.new_party("initech")
-    loot = signed_harness.attack(
+def test_a_kept_signature_is_worth_nothing_elsewhere(signed: SQLHarness) -> None:
+    attacker = signed.new_party("initech")
+    loot = signed.attack(
         ("SELECT current_setting('app.action_id')", "SELECT current_setting('app.signature')"), by=attacker
     )
     action_id, signature = (seen.strip('"[]') for seen in loot.seen)
 
-    with psycopg.connect(signed_harness.database.app_url) as connection:
+    with psycopg.connect(signed.database.app_url) as connection:
         for name, value in (("tenant_id", attacker.id), ("action_id", action_id), ("signature", signature)):
             connection.execute("SELECT set_config(%s, %s, false)", (f"app.{name}", value))
         rows = connection.execute("SELECT FROM ae_documents").fetchall()
@@ -222,27 +222,27 @@ ROLE_CHANGES = {
 @pytest.mark.parametrize("mode", ["sync"])
 @pytest.mark.parametrize("change", ROLE_CHANGES.values(), ids=ROLE_CHANGES)
 def test_sql_that_changes_its_role_fails_its_action(
-    signed_harness: SQLHarness, password: list[tuple[str]], change: str, mode: Mode
+    signed: SQLHarness, password: list[tuple[str]], change: str, mode: Mode
 ) -> None:
-    attacker, victim = signed_harness.new_party("initech"), signed_harness.new_party("umbrella")
-    settings = signed_harness.query("SELECT count(*) FROM pg_db_role_setting")
+    attacker, victim = signed.new_party("initech"), signed.new_party("umbrella")
+    settings = signed.query("SELECT count(*) FROM pg_db_role_setting")
 
-    loot = signed_harness.attack((change,), by=attacker, mode=mode)
-    works(signed_harness, victim, mode)
-    failing = signed_harness.attack((change,), by=attacker, mode=mode, ending="fail")
-    third = signed_harness.new_party("hooli")
-    works(signed_harness, third, mode)
+    loot = signed.attack((change,), by=attacker, mode=mode)
+    works(signed, victim, mode)
+    failing = signed.attack((change,), by=attacker, mode=mode, ending="fail")
+    third = signed.new_party("hooli")
+    works(signed, third, mode)
 
     assert isinstance(loot.answer, Failure)
     assert "has changed a role" in loot.answer.failure().message
     assert failing.errors == []
-    assert signed_harness.query("SELECT coalesce(rolpassword, '') FROM pg_authid WHERE rolname = 'app'") == password
-    assert signed_harness.query("SELECT count(*) FROM pg_db_role_setting") == settings
+    assert signed.query("SELECT coalesce(rolpassword, '') FROM pg_authid WHERE rolname = 'app'") == password
+    assert signed.query("SELECT count(*) FROM pg_db_role_setting") == settings
 
 
 @pytest.mark.parametrize("statement", ["ROLLBACK TO SAVEPOINT s", "rollback work to s", "ROLLBACK TRANSACTION TO s"])
-def test_a_savepoint_is_the_handlers_own(signed_harness: SQLHarness, statement: str) -> None:
-    loot = signed_harness.attack(("SAVEPOINT s", statement, "RELEASE SAVEPOINT s"))
+def test_a_savepoint_is_the_handlers_own(signed: SQLHarness, statement: str) -> None:
+    loot = signed.attack(("SAVEPOINT s", statement, "RELEASE SAVEPOINT s"))
 
     assert loot.errors == []
     assert isinstance(loot.answer, Success)

@@ -65,101 +65,99 @@ def test_what_sql_writes_and_commits_is_its_own_tenants(harness: SQLHarness, att
 
 @pytest.mark.parametrize("script", NAMING_READS.values(), ids=NAMING_READS)
 def test_signed_contexts_keep_sql_from_reading_another_tenant(
-    signed_harness: SQLHarness, script: tuple[str, ...], mode: Mode
+    signed: SQLHarness, script: tuple[str, ...], mode: Mode
 ) -> None:
-    with signed_harness.untouched(signed_harness.victim):
-        loot = signed_harness.attack(script, mode=mode)
+    with signed.untouched(signed.victim):
+        loot = signed.attack(script, mode=mode)
 
-    assert signed_harness.victim.marker not in loot
+    assert signed.victim.marker not in loot
 
 
 @pytest.mark.parametrize("script", NAMING_READS.values(), ids=NAMING_READS)
 def test_unsigned_contexts_let_sql_read_another_tenant(
-    unsigned_harness: SQLHarness, script: tuple[str, ...], mode: Mode
+    unsigned: SQLHarness, script: tuple[str, ...], mode: Mode
 ) -> None:
-    loot = unsigned_harness.attack(script, mode=mode)
+    loot = unsigned.attack(script, mode=mode)
 
-    assert unsigned_harness.victim.marker in loot
+    assert unsigned.victim.marker in loot
 
 
 @pytest.mark.parametrize("script", NAMING_WRITES.values(), ids=NAMING_WRITES)
 def test_signed_contexts_keep_sql_from_writing_another_tenant(
-    signed_harness: SQLHarness, script: tuple[str, ...], mode: Mode
+    signed: SQLHarness, script: tuple[str, ...], mode: Mode
 ) -> None:
-    with signed_harness.untouched(signed_harness.victim):
-        signed_harness.attack(script, mode=mode)
+    with signed.untouched(signed.victim):
+        signed.attack(script, mode=mode)
 
 
 @pytest.mark.parametrize("script", NAMING_WRITES.values(), ids=NAMING_WRITES)
 def test_unsigned_contexts_let_sql_write_another_tenant(
-    unsigned_harness: SQLHarness, script: tuple[str, ...], mode: Mode
+    unsigned: SQLHarness, script: tuple[str, ...], mode: Mode
 ) -> None:
-    victim = unsigned_harness.new_party("umbrella")
-    before = unsigned_harness.rows_of(victim)
+    victim = unsigned.new_party("umbrella")
+    before = unsigned.rows_of(victim)
 
-    unsigned_harness.attack(script, victim=victim, mode=mode)
+    unsigned.attack(script, victim=victim, mode=mode)
 
-    assert unsigned_harness.rows_of(victim) != before
+    assert unsigned.rows_of(victim) != before
 
 
 @pytest.mark.parametrize("signature", FORGED_SIGNATURES.values(), ids=FORGED_SIGNATURES)
-def test_a_signature_cannot_be_made_up(signed_harness: SQLHarness, signature: str) -> None:
+def test_a_signature_cannot_be_made_up(signed: SQLHarness, signature: str) -> None:
     be_victim = f"""
     SELECT set_config('app.signature', {signature}, true), set_config('app.tenant_id', 'VICTIM', true),
         set_config('app.action_id', 'x', true)
     """
 
-    with signed_harness.untouched(signed_harness.victim):
-        loot = signed_harness.attack((be_victim, *READ_ALL, "DELETE FROM public.ae_documents"))
+    with signed.untouched(signed.victim):
+        loot = signed.attack((be_victim, *READ_ALL, "DELETE FROM public.ae_documents"))
 
     assert loot.errors == []
-    assert signed_harness.victim.marker not in loot
+    assert signed.victim.marker not in loot
 
 
-def test_a_signature_is_for_one_action(signed_harness: SQLHarness) -> None:
-    loot = signed_harness.attack(("SET LOCAL app.action_id = 'another'", "SELECT * FROM public.ae_documents"))
+def test_a_signature_is_for_one_action(signed: SQLHarness) -> None:
+    loot = signed.attack(("SET LOCAL app.action_id = 'another'", "SELECT * FROM public.ae_documents"))
 
     assert loot.seen == []
     assert loot.errors == []
 
 
-def test_a_signature_cannot_be_shifted_to_another_tenant(signed_harness: SQLHarness) -> None:
+def test_a_signature_cannot_be_shifted_to_another_tenant(signed: SQLHarness) -> None:
     shifted = """
     SELECT set_config('app.action_id', right(whole, -37), true), set_config('app.tenant_id', left(whole, 37), true)
     FROM (SELECT 'ATTACKER|' || current_setting('app.action_id') AS whole)
     """
 
-    loot = signed_harness.attack((shifted, "SELECT * FROM public.ae_documents"))
+    loot = signed.attack((shifted, "SELECT * FROM public.ae_documents"))
 
     assert loot.seen[1:] == []
 
 
 @pytest.mark.parametrize("call", OPERATOR_CALLS.values(), ids=OPERATOR_CALLS)
 @pytest.mark.parametrize("signature", ["NULL", "''", "current_setting('app.signature')"])
-def test_signed_contexts_refuse_a_handler_the_operators_calls(
-    signed_harness: SQLHarness, call: str, signature: str
-) -> None:
-    tenants = signed_harness.query("SELECT * FROM ae_tenants")
+def test_signed_contexts_refuse_a_handler_the_operators_calls(signed: SQLHarness, call: str, signature: str) -> None:
+    tenants = signed.query("SELECT * FROM ae_tenants")
 
-    loot = signed_harness.attack((call.format(signature=signature),))
+    loot = signed.attack((call.format(signature=signature),))
 
     assert loot.seen == []
     assert "its signature is missing or wrong" in loot.errors[0]
-    assert signed_harness.query("SELECT * FROM ae_tenants") == tenants
+    assert signed.query("SELECT * FROM ae_tenants") == tenants
 
 
-def test_where_contexts_are_not_signed_sql_can_list_the_tenants(unsigned_harness: SQLHarness) -> None:
-    loot = unsigned_harness.attack((OPERATOR_CALLS["all tenants"].format(signature="NULL"),))
+def test_where_contexts_are_not_signed_sql_can_list_the_tenants(unsigned: SQLHarness) -> None:
+    loot = unsigned.attack((OPERATOR_CALLS["all tenants"].format(signature="NULL"),))
 
-    assert unsigned_harness.victim.tenant.slug in loot
+    assert unsigned.victim.tenant.slug in loot
 
 
-def test_unsigned_contexts_let_sql_delete_a_tenant(unsigned_harness: SQLHarness) -> None:
-    slug = unsigned_harness.new_party("umbrella").tenant.slug
+def test_unsigned_contexts_let_sql_delete_a_tenant(unsigned: SQLHarness) -> None:
+    slug = unsigned.new_party("umbrella").tenant.slug
 
-    unsigned_harness.attack((f"SELECT public.ae_delete_tenant('{slug}', NULL)",))
+    unsigned.attack((f"SELECT public.ae_delete_tenant('{slug}', NULL)",))
 
-    assert isinstance(unsigned_harness.resolve(slug, "sync"), Failure)
+    assert isinstance(unsigned.resolve(slug, "sync"), Failure)
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,10 @@ def mode(request: pytest.FixtureRequest) -> Mode:
 
 
 @pytest.fixture
-def fresh(signed_harness: SQLHarness, mode: Mode) -> SQLHarness:
+def fresh(signed: SQLHarness, mode: Mode) -> SQLHarness:
     """A harness with fresh connections."""
-    signed_harness.reconnect(mode)
-    return signed_harness
+    signed.reconnect(mode)
+    return signed
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,15 +90,15 @@ EACH_SCRIPT = [
 
 @pytest.mark.parametrize(("script", "ways"), EACH_SCRIPT)
 def test_the_next_tenant_works_and_is_not_overheard(
-    signed_harness: SQLHarness, script: tuple[str, ...], ways: list[tuple[Ending, Mode]]
+    signed: SQLHarness, script: tuple[str, ...], ways: list[tuple[Ending, Mode]]
 ) -> None:
     for ending, mode in ways:
-        victim = signed_harness.new_party("umbrella")
+        victim = signed.new_party("umbrella")
 
-        with fresh_connections_after_a_failure(signed_harness):
-            signed_harness.attack(script, ending=ending, mode=mode, victim=victim)
-            works(signed_harness, victim, mode)
-            harvest = signed_harness.attack(HARVEST, mode=mode, victim=victim)
+        with fresh_connections_after_a_failure(signed):
+            signed.attack(script, ending=ending, mode=mode, victim=victim)
+            works(signed, victim, mode)
+            harvest = signed.attack(HARVEST, mode=mode, victim=victim)
 
             assert victim.marker not in harvest, (ending, mode)
 
@@ -215,19 +215,18 @@ def state(harness: SQLHarness) -> dict[str, str | None]:
         pooled.close()
 
 
-def test_a_host_engine_survives_deallocated_statements(signed_harness: SQLHarness) -> None:
+def test_a_host_engine_survives_deallocated_statements(signed: SQLHarness) -> None:
     # The driver prepares a statement on its own after five runs.
-    url = make_url(signed_harness.database.app_url).set(drivername="postgresql+psycopg")
+    url = make_url(signed.database.app_url).set(drivername="postgresql+psycopg")
     engine = create_engine(url, pool_size=1, max_overflow=0)
-    with closing(PostgresStorage(engine=engine, signing_key=KEY)) as storage, signed_harness.served_by(storage):
-        victim = signed_harness.new_party("umbrella")
+    with closing(PostgresStorage(engine=engine, signing_key=KEY)) as storage, signed.served_by(storage):
+        victim = signed.new_party("umbrella")
         for number in range(8):
-            signed_harness.work(victim, f"before-{number}")
+            signed.work(victim, f"before-{number}")
 
-        signed_harness.attack(LEFTOVERS["the driver's statements gone"], victim=victim)
+        signed.attack(LEFTOVERS["the driver's statements gone"], victim=victim)
         answers = [
-            signed_harness.execute(victim, "work", {"id": f"after-{number}", "marker": victim.marker})
-            for number in range(3)
+            signed.execute(victim, "work", {"id": f"after-{number}", "marker": victim.marker}) for number in range(3)
         ]
     engine.dispose()
 

@@ -157,7 +157,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         with SQLiteStorage(sqlite_file(tmp_path_factory.mktemp("isolation") / "actionengine.db")) as storage:
             yield create_engine(services=[service], storage=storage)
     else:
-        name = "signed_harness" if request.param.startswith("signed") else "unsigned_harness"
+        name = "signed" if request.param.startswith("signed") else "unsigned"
         harness: SQLHarness = request.getfixturevalue(name)
         assert isinstance(harness.storage, PostgresStorage)
         yield create_engine(services=[service], storage=harness.storage)

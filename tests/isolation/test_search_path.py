@@ -135,13 +135,13 @@ FIRST = "SET search_path = evil, pg_catalog, public"
 
 
 @pytest.fixture(scope="module")
-def _shadowed(unsigned_harness: SQLHarness, signed_harness: SQLHarness) -> Iterator[None]:
+def _shadowed(unsigned: SQLHarness, signed: SQLHarness) -> Iterator[None]:
     """Names of the catalogue, in a schema that SQL can put before it."""
-    for each in (unsigned_harness, signed_harness):
+    for each in (unsigned, signed):
         with psycopg.connect(each.superuser_url, autocommit=True) as superuser:
             superuser.execute(SHADOWS.encode())
     yield
-    for each in (unsigned_harness, signed_harness):
+    for each in (unsigned, signed):
         with psycopg.connect(each.superuser_url, autocommit=True) as superuser:
             superuser.execute("DROP SCHEMA evil CASCADE")
 
@@ -204,10 +204,10 @@ def test_rules_of_change_control_hold_under_any_search_path(harness: SQLHarness)
 
 
 @pytest.mark.usefixtures("_shadowed")
-def test_replaced_statements_are_found_under_any_search_path(signed_harness: SQLHarness) -> None:
-    attacker = signed_harness.new_party("initech")
+def test_replaced_statements_are_found_under_any_search_path(signed: SQLHarness) -> None:
+    attacker = signed.new_party("initech")
 
-    loot = signed_harness.attack(("PREPARE ae_0 AS SELECT 1", FIRST), by=attacker)
+    loot = signed.attack(("PREPARE ae_0 AS SELECT 1", FIRST), by=attacker)
 
     assert loot.answer is not None
     assert "has replaced statements" in loot.answer.failure().message

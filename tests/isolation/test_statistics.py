@@ -42,32 +42,32 @@ GUESSES = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _frequent(signed_harness: SQLHarness) -> None:
+def _frequent(signed: SQLHarness) -> None:
     """The victim's values are the most frequent ones, and the tables are analyzed."""
     for number in range(20):
-        signed_harness.work(signed_harness.victim, f"frequent-{number}", idempotency_key=str(number))
-    signed_harness.query("SELECT pg_stat_force_next_flush()")
-    with psycopg.connect(signed_harness.superuser_url, autocommit=True) as superuser:
+        signed.work(signed.victim, f"frequent-{number}", idempotency_key=str(number))
+    signed.query("SELECT pg_stat_force_next_flush()")
+    with psycopg.connect(signed.superuser_url, autocommit=True) as superuser:
         superuser.execute("ANALYZE")
 
 
 @pytest.fixture
-def own(signed_harness: SQLHarness) -> Iterator[psycopg.Connection]:
+def own(signed: SQLHarness) -> Iterator[psycopg.Connection]:
     """A connection of the owner, which creates tables of the host."""
-    with psycopg.connect(signed_harness.database.owner_url, autocommit=True) as connection:
+    with psycopg.connect(signed.database.owner_url, autocommit=True) as connection:
         yield connection
 
 
 @pytest.mark.parametrize("tables", ["ae\\_%", "host\\_notes%"])
-def test_nothing_is_gathered_of_ours_and_of_protected_tables(signed_harness: SQLHarness, tables: str) -> None:
-    gathered = {table for table, _ in signed_harness.query(GATHERED, tables)}
+def test_nothing_is_gathered_of_ours_and_of_protected_tables(signed: SQLHarness, tables: str) -> None:
+    gathered = {table for table, _ in signed.query(GATHERED, tables)}
 
     assert gathered <= {"ae_migrations"}
 
 
 @pytest.mark.parametrize("table", GUARDED)
-def test_estimates_are_the_same_for_every_value(signed_harness: SQLHarness, table: str) -> None:
-    columns = signed_harness.query(
+def test_estimates_are_the_same_for_every_value(signed: SQLHarness, table: str) -> None:
+    columns = signed.query(
         "SELECT a.attname, t.typname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"
         " WHERE a.attrelid = %s::regclass AND a.attnum > 0",
         f"public.{table}",
@@ -78,8 +78,8 @@ def test_estimates_are_the_same_for_every_value(signed_harness: SQLHarness, tabl
         if type in GUESSES
         for shape in SHAPES
     ]
-    loot = signed_harness.attack(
-        [each.format(victim="VICTIM", marker=signed_harness.victim.marker) for _, asked in wanted for each in asked]
+    loot = signed.attack(
+        [each.format(victim="VICTIM", marker=signed.victim.marker) for _, asked in wanted for each in asked]
     )
 
     assert loot.errors == []
@@ -128,7 +128,7 @@ HOST_TABLES = {
 @pytest.mark.parametrize("is_late", [False, True], ids=["empty", "analyzed before"])
 @pytest.mark.parametrize("table", HOST_TABLES)
 def test_protecting_a_table_hides_its_statistics(
-    signed_harness: SQLHarness, own: psycopg.Connection, table: str, is_late: bool
+    signed: SQLHarness, own: psycopg.Connection, table: str, is_late: bool
 ) -> None:
     name, script = HOST_TABLES[table]
     quoted = '"{}"'.format(name.replace('"', '""'))
@@ -136,20 +136,20 @@ def test_protecting_a_table_hides_its_statistics(
     pattern = f"{name}%".replace("_", "\\_")
     own.execute(script.encode())
     try:
-        own.execute(fill.encode(), (signed_harness.victim.id,))
+        own.execute(fill.encode(), (signed.victim.id,))
         if is_late:
             own.execute(f"ANALYZE {quoted}".encode())
-            assert signed_harness.query(GATHERED, pattern) != []
+            assert signed.query(GATHERED, pattern) != []
         for statement in protection(name, "postgresql"):
             own.execute(statement.encode())
         own.execute(f"ANALYZE {quoted}".encode())
 
-        assert signed_harness.query(GATHERED, pattern) == []
-        assert signed_harness.query("SELECT FROM pg_statistic_ext_data") == []
+        assert signed.query(GATHERED, pattern) == []
+        assert signed.query("SELECT FROM pg_statistic_ext_data") == []
 
         for statement in unprotection(name, "postgresql"):
             own.execute(statement.encode())
         own.execute(f"ANALYZE {quoted}".encode())
-        assert signed_harness.query(GATHERED, pattern) != []
+        assert signed.query(GATHERED, pattern) != []
     finally:
         own.execute(f"DROP TABLE {quoted}".encode())
