@@ -67,9 +67,11 @@ class BoundedCache(Generic[V]):
         entry = self._entries.get(key)
         if entry is None or entry.access_version != access_version or entry.expires <= monotonic():
             return None
-        with self._lock:
-            if key in self._entries:  # Otherwise another thread has just removed it.
-                self._entries.move_to_end(key)
+        # The order of use matters only near the bound.
+        if self.size > self._max_bytes // 2:
+            with self._lock:
+                if key in self._entries:  # Otherwise another thread has just removed it.
+                    self._entries.move_to_end(key)
         return entry
 
     def put(self, key: Hashable, entry: Entry[V]) -> None:

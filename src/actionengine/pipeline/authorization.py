@@ -42,12 +42,14 @@ class Authorization:
         if allowed is not None and execution.asked is not None:
             execution.asked.add(Question(execution.plan.name, tuple(sorted(allowed)), (), None, None), actor)
         if action.is_protected:
-            await self._require(execution, None, more=action.resource is not None)
+            is_pending = action.resource is not None
+            enforce(execution, await self._ask(execution, action.access_control, action.permission, None, is_pending))
 
     async def authorize_resource(self, execution: Execution, resource: str) -> None:
         """Ask again, about the resource that the input names. Raises `ActionError(forbidden)`."""
-        if execution.plan.action.is_protected and execution.request.actor is not None:
-            await self._require(execution, resource)
+        action = execution.plan.action
+        if action.is_protected and execution.request.actor is not None:
+            enforce(execution, await self._ask(execution, action.access_control, action.permission, resource))
 
     async def decide(self, execution: Execution, permission: str | None, resource: str | None) -> Decision:
         """Return the authorizer's decision on a question of the handler."""
@@ -80,32 +82,28 @@ class Authorization:
                 execution.entry.record_decision(decision.reason)
             enforce(execution, decision)
 
-    async def _require(self, execution: Execution, resource: str | None, more: bool = False) -> None:
-        action = execution.plan.action
-        enforce(execution, await self._ask(execution, action.access_control, action.permission, resource, more))
-
     async def _ask(
         self,
         execution: Execution,
         roles: tuple[str, ...],
         permission: str | None,
         resource: str | None,
-        more: bool = False,
+        is_pending: bool = False,
     ) -> Decision:
         actor = execution.request.actor
         if actor is None:
             return Decision(False, "no actor")
         question = Question(execution.plan.name, None, roles, permission, resource)
-        decision = await self._put(execution, question, actor, more)
-        if decision.allowed and execution.asked is not None and not more:
+        decision = await self._put(execution, question, actor, is_pending)
+        if decision.allowed and execution.asked is not None and not is_pending:
             execution.asked.add(question, actor)
         return decision
 
-    async def _put(self, execution: Execution, question: Question, actor: Actor, more: bool = False) -> Decision:
+    async def _put(self, execution: Execution, question: Question, actor: Actor, is_pending: bool = False) -> Decision:
         tenant, mode = execution.request.tenant, execution.root.mode
         assert tenant is not None
         action, _, roles, permission, resource = question
-        request = AccessRequest(tenant, actor, action, roles, permission, resource, more, mode)
+        request = AccessRequest(tenant, actor, action, roles, permission, resource, is_pending, mode)
         try:
             decision = self._authorizer.authorize(request)
             if not isinstance(decision, Decision):

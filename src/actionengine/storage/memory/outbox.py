@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from time import monotonic
-from uuid import UUID
 
 from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode
@@ -28,8 +27,8 @@ from actionengine.storage.pages import MAX_PAGE_BYTES, page_size
 from actionengine.storage.records import event_id
 from actionengine.storage.rows import EventRow
 
-PartitionKey = tuple[UUID, str]
-"""A tenant, and a subject or the id of an event without one."""
+PartitionKey = tuple[int, str]
+"""A tenant's id as a number, and a subject or the id of an event without one."""
 
 
 class Entry:
@@ -42,7 +41,7 @@ class Entry:
         self.event = event
         self.number = number
         self.is_delivered = False
-        self.lane = (event.tenant_id, event.id if event.subject is None else event.subject)
+        self.lane = (event.tenant_id.int, event.id if event.subject is None else event.subject)
         self.attempts = 0
         self.reason = ""
         self.since: datetime | None = None
@@ -78,7 +77,7 @@ class Queues:
                 self.ready.append(entry.lane)
             else:
                 lane.append(entry)
-                self.held += entry.lane in self.blocked
+                self.held += bool(self.blocked) and entry.lane in self.blocked
             self.await_delivery(entry)
             self.wake()
 
@@ -299,7 +298,7 @@ class MemoryOutbox:
                     # Its subject has continued without it.
                     entry.skipped = False
                     queues.skipped -= 1
-                    entry.lane = (entry.event.tenant_id, entry.event.id)
+                    entry.lane = (entry.event.tenant_id.int, entry.event.id)
                     queues.lanes[entry.lane] = deque((entry,))
                 else:
                     queues.unblock(entry.lane)
