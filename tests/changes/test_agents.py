@@ -153,22 +153,6 @@ async def test_an_ai_cannot_approve_a_nested_merge(harness: Harness) -> None:
 
 @pytest.mark.parametrize("skew", [-7200.0, 7200.0])
 @run_in_mode
-async def test_a_change_edited_after_its_approval_is_not_merged(harness: Harness, skew: float) -> None:
-    """Whatever the clock of the host says that has edited it."""
-    harness = harness.another(merge_approval=TWO_PEOPLE)
-    change = await harness.change(await harness.job(), add("job", "a"))
-    needed = refused(await harness.merge(change), ErrorCode.APPROVAL_REQUIRED)
-    with host_clock(skew):
-        expect(await harness.op(change, add("job", "b")))
-
-    answer = await harness.ask("approvals.approve", {"approval_id": needed.details["approval_id"]}, by=BOSS)
-
-    refused(answer, ErrorCode.CONFLICT, "edited after its approval was requested")
-    assert await harness.status(change) == "Draft"
-
-
-@pytest.mark.parametrize("skew", [-7200.0, 7200.0])
-@run_in_mode
 async def test_a_change_that_nobody_has_edited_since_is_merged(harness: Harness, skew: float) -> None:
     harness = harness.another(merge_approval=TWO_PEOPLE)
     with host_clock(skew):

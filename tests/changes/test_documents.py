@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,25 +27,6 @@ VALUES: Mapping[str, tuple[Sequence[Any], Sequence[Any]]] = {
         ["2024-02-30T12:00:00Z", "", "noon", True, [], {}],
     ),
 }
-
-IN_ANOTHER_PROCESS = """
-import json, sys
-from uuid import UUID
-from actionengine import Actor, PostgresStorage, RequestContext, SQLiteStorage, Tenant, create_engine
-from actionengine.changes import change_control_services
-from tests.changes.harness import host
-
-address, tenant, documents = json.loads(sys.argv[1])
-storage = PostgresStorage(address) if address.startswith("postgres") else SQLiteStorage(address)
-with storage:
-    engine = create_engine(services=[*change_control_services(open=True), host], storage=storage)
-    context = RequestContext(Tenant(UUID(tenant), "acme"), Actor.human("cy"))
-    for line in sys.stdin:
-        payload = {"type": "job", "document": json.loads(line)}
-        answer = engine.execute_action("host", "keep", payload, context)
-        print(str(answer)[:9], flush=True)
-"""
-
 
 # What is taken
 
@@ -237,35 +215,6 @@ async def test_a_merged_change_holds_for_another_storage(harness: Harness) -> No
         refused(await other.keep("job", {"title": "a"}), INVALID, "crew")
         expect(await other.keep("job", {"title": "a", "crew": "b"}))
         await storage.aclose() if harness.backend.mode == "async" else storage.close()
-
-
-@run_in_mode
-async def test_a_merged_change_holds_in_another_process(harness: Harness) -> None:
-    if harness.address is None or harness.backend.mode == "async":
-        project = await harness.job()
-        await harness.merged(project, add("job", "crew", required=True))
-        refused(await harness.keep("job", {"title": "a"}), INVALID, "crew")
-        return
-    project = await harness.job()
-    given = json.dumps([harness.address, str(harness.backend.tenant.id), None])
-    process = subprocess.Popen(
-        [sys.executable, "-c", IN_ANOTHER_PROCESS, given], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-
-    def keep_there(document: Any) -> str:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(document) + "\n")
-        process.stdin.flush()
-        return process.stdout.readline().strip()
-
-    with process:
-        assert keep_there({"title": "a"}) == "<Success:"
-        await harness.merged(project, add("job", "crew", required=True))
-        assert keep_there({"title": "a"}) == "<Failure:"
-        assert keep_there({"title": "a", "crew": "b"}) == "<Success:"
 
 
 @run_in_mode

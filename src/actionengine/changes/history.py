@@ -11,8 +11,8 @@ from typing import Any
 from pydantic_core import to_json
 
 from actionengine.changes.models import History, SchemaAt
-from actionengine.changes.replay import of_type, schema_of_version, schema_reference
-from actionengine.changes.store import Store, to_op
+from actionengine.changes.replay import of_type, schema_of_version
+from actionengine.changes.store import Store, schema_reference, to_op
 from actionengine.changes.transform import OpRefused, edit
 from actionengine.errors import ActionError, ErrorCode, conflict
 from actionengine.schemas.schema import Schema

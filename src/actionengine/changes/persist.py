@@ -6,17 +6,22 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pydantic_core import to_json
+
 from actionengine.changes.diff import TypeDiff
 from actionengine.changes.files import FileStep, ProjectFiles, file_snapshot
 from actionengine.changes.load import Loaded
-from actionengine.changes.replay import schema_reference, stored_size
-from actionengine.changes.store import Store
+from actionengine.changes.ops import PatchOp
+from actionengine.changes.store import Store, schema_reference
 from actionengine.changes.transform import Transformed
 from actionengine.schemas.schema import Schema
 from actionengine.storage.tables import Row
 
 _MAX_BYTES = 2**31 - 1
 """The largest integer that every database stores."""
+
+_ROW_BYTES = 400
+"""Approximate bytes of an op's row without its payload."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ async def persist(store: Store, plan: MergePlan, files: ProjectFiles) -> None:
     bases = {key: _base(loaded.types[key], types[key].schema, key not in there) for key in plan.affected_types}
     new_bytes = Counter[str]()
     for step in plan.transformed.steps:
-        new_bytes[step.op.record_type or ""] += stored_size(step.op)
+        new_bytes[step.op.record_type or ""] += _stored_size(step.op)
     snapshots = [
         {
             "change_id": change["id"],
@@ -105,6 +110,11 @@ async def persist(store: Store, plan: MergePlan, files: ProjectFiles) -> None:
     )
     if plan.edits:
         await files.save(loaded.files, plan.edits, change["id"], at)
+
+
+def _stored_size(op: PatchOp) -> int:
+    """Return the approximate bytes of a stored op."""
+    return _ROW_BYTES + len(to_json(op.payload))
 
 
 class _Base(NamedTuple):

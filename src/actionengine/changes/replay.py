@@ -11,9 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic_core import to_json
-
-from actionengine.changes.ops import PatchOp
 from actionengine.changes.store import Store, to_op
 from actionengine.changes.transform import OpRefused, edit
 from actionengine.errors import conflict
@@ -23,19 +20,6 @@ from actionengine.storage.tables import Row
 
 _VERSIONS_READ = 256
 """Versions whose ops one statement reads."""
-
-_ROW_BYTES = 400
-"""Approximate bytes of an op's row without its payload."""
-
-
-def stored_size(op: PatchOp) -> int:
-    """Return the approximate bytes of a stored op."""
-    return _ROW_BYTES + len(to_json(op.payload))
-
-
-def schema_reference(base_version: int, before: Schema) -> dict[str, Any]:
-    """Return the `previous_snapshot` that an executed op stores: a reference to the schema before it."""
-    return {"base_version": base_version, "sha256": before.sha256}
 
 
 def of_type(row: Row) -> dict[str, Any]:

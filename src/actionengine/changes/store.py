@@ -128,6 +128,11 @@ def to_op(row: Row) -> PatchOp:
     return PatchOp(row["op_type"], row["payload"], row["id"])
 
 
+def schema_reference(base_version: int, before: Schema) -> dict[str, Any]:
+    """Return the `previous_snapshot` that an executed op stores: a reference to the schema before it."""
+    return {"base_version": base_version, "sha256": before.sha256}
+
+
 def ancestors(key: str, bases: Mapping[str, str | None]) -> list[str]:
     """Return the types that a type inherits from, the nearest first, as far as `bases` has them."""
     found: list[str] = []
