@@ -92,7 +92,7 @@ def test_an_address_names_a_publisher(address: str, kind: type, shows: str) -> N
         (f"{HERE}:fail", "RuntimeError: no luck"),
     ],
 )
-def test_an_address_that_names_none_says_why_and_keeps_the_password(address: str, reason: str) -> None:
+def test_a_wrong_address_says_why_and_keeps_the_password(address: str, reason: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         publisher_from_address(address)
 

@@ -105,9 +105,7 @@ def headers_of(message: Msg) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("mode", ["structured", "binary"])
-def test_what_jetstream_has_stored_is_a_cloudevent_and_comes_back_as_it_was(
-    nats_server: EmbeddedNats, mode: str
-) -> None:
+def test_jetstream_stores_a_cloudevent_that_comes_back_unchanged(nats_server: EmbeddedNats, mode: str) -> None:
     events = [*some_events(40), EVENT._replace(type="job\nbooked*", subject='né"\n%', actor_id=None)]
 
     async def test(publisher: Any) -> None:
@@ -128,7 +126,7 @@ def test_what_jetstream_has_stored_is_a_cloudevent_and_comes_back_as_it_was(
     run_with(f"{nats_server.url}?stream=EVENTS&mode={mode}", test)
 
 
-def test_jetstream_keeps_an_event_once_however_often_it_is_published(nats_server: EmbeddedNats) -> None:
+def test_jetstream_keeps_an_event_that_is_published_twice_once(nats_server: EmbeddedNats) -> None:
     events = some_events(3)
 
     async def test(publisher: Any) -> None:
@@ -160,7 +158,7 @@ def test_an_event_that_is_too_large_fails_alone_and_for_good(nats_server: Embedd
     run_with(f"{nats_server.url}?stream=EVENTS", test)
 
 
-def test_a_server_that_was_stopped_and_is_started_again_gets_the_rest(nats_server: EmbeddedNats) -> None:
+def test_a_restarted_server_gets_the_remaining_events(nats_server: EmbeddedNats) -> None:
     before, after = some_events(5), some_events(5)
 
     async def test(publisher: Any) -> None:
@@ -197,7 +195,7 @@ def test_a_broker_of_the_hosts_own_making_recovers_too(nats_server: EmbeddedNats
     asyncio.run(test())
 
 
-def test_a_server_that_stands_still_is_waited_for_no_longer_than_was_said(nats_server: EmbeddedNats) -> None:
+def test_a_frozen_server_is_waited_for_until_the_timeout(nats_server: EmbeddedNats) -> None:
     events = some_events(3)
 
     async def test(publisher: Any) -> None:
@@ -215,7 +213,7 @@ def test_a_server_that_stands_still_is_waited_for_no_longer_than_was_said(nats_s
     run_with(f"{nats_server.url}?stream=EVENTS&{QUICK}", test)
 
 
-def test_a_publisher_can_be_stopped_while_the_server_stands_still(nats_server: EmbeddedNats) -> None:
+def test_a_publisher_can_be_stopped_while_the_server_is_frozen(nats_server: EmbeddedNats) -> None:
     async def test(publisher: Any) -> None:
         await publisher.start()
         nats_server.freeze()
@@ -227,7 +225,7 @@ def test_a_publisher_can_be_stopped_while_the_server_stands_still(nats_server: E
 
 
 @pytest.mark.parametrize("query", ["stream=EVENTS&destination=nowhere", "stream=MISSING"])
-def test_without_the_stream_events_wait_and_others_are_not_held_up(nats_server: EmbeddedNats, query: str) -> None:
+def test_events_without_their_stream_hold_up_no_others(nats_server: EmbeddedNats, query: str) -> None:
     events = some_events(2)
 
     async def test(publisher: Any) -> None:

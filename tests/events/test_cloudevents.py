@@ -155,9 +155,7 @@ def test_the_sdk_reads_every_attribute(read: Callable[[Event], CloudEvent]) -> N
 
 @readers
 @given(event=events)
-def test_whatever_an_event_holds_the_sdk_finds_it_valid_and_reads_the_same(
-    read: Callable[[Event], CloudEvent], event: Event
-) -> None:
+def test_the_sdk_finds_any_event_valid_and_reads_the_same(read: Callable[[Event], CloudEvent], event: Event) -> None:
     found = read(event)
 
     assert_valid_texts(found)

@@ -100,7 +100,7 @@ async def test_an_instance_of_the_model_fits_too(backend: Backend) -> None:
 
 
 @run_in_mode
-async def test_a_payload_that_does_not_fit_fails_the_action_and_writes_nothing(backend: Backend) -> None:
+async def test_a_payload_that_does_not_fit_fails_the_action(backend: Backend) -> None:
     emitting = Emitting(backend, MOVED)
 
     for payload in ({}, {"item": 7}, {"item": "nail", "by": "secret-text"}, {"item": "nail", "by": 1001}, None, [1]):
@@ -113,7 +113,7 @@ async def test_a_payload_that_does_not_fit_fails_the_action_and_writes_nothing(b
 
 
 @run_in_mode
-async def test_a_payload_without_a_json_form_fails_the_action_and_writes_nothing(backend: Backend) -> None:
+async def test_a_payload_without_a_json_form_fails_the_action(backend: Backend) -> None:
     circular: dict[str, Any] = {}
     circular["self"] = circular
     deep: list[Any] = []
@@ -230,7 +230,7 @@ def test_an_old_payload_goes_through_each_upcaster_in_turn(version: int) -> None
     assert newest.read([], version) == list(range(version, 6))
 
 
-def test_an_upcaster_that_fails_and_a_payload_that_does_not_fit_say_what_it_was() -> None:
+def test_errors_of_upcasting_name_the_event_and_the_reason() -> None:
     newest = create_event_type(type="t", payload=Moved, version=2, upcasters={1: lambda old: {"item": old["name"]}})
 
     assert newest.read({"name": "nail"}, 1) == Moved(item="nail")

@@ -128,7 +128,7 @@ def size_of(event: Event, aws: ScriptedAWS) -> int:
     return 14 + sum(len(entry[name].encode()) for name in ("Source", "DetailType", "Detail"))
 
 
-def test_an_event_may_have_just_the_size_that_aws_takes_and_one_that_is_larger_fails_alone(aws: ScriptedAWS) -> None:
+def test_an_event_over_the_size_of_aws_fails_alone(aws: ScriptedAWS) -> None:
     events = some_events(3)
     room = MAX_BYTES - size_of(events[1]._replace(data=b'""'), aws)
     fits = events[1]._replace(data=b'"%s"' % (b"x" * room))
@@ -166,7 +166,7 @@ def test_entries_that_fail_for_the_moment_are_tried_again_alone(aws: ScriptedAWS
     assert [positions(entries) for entries in aws.requests] == [list(range(10)), [2, 5, 6], [5]]
 
 
-def test_what_stays_throttled_counts_as_unavailable_and_nothing_else_does(aws: ScriptedAWS) -> None:
+def test_only_events_that_stay_throttled_count_as_unavailable(aws: ScriptedAWS) -> None:
     events = some_events(10)
     aws.script = [fail_some(lambda entry: "ThrottlingException" if nth(entry) == 3 else None)]
 
@@ -190,7 +190,7 @@ def test_an_entry_that_aws_refuses_is_a_failure_of_that_event(aws: ScriptedAWS, 
     assert code in str(failures[events[1].id])
 
 
-def test_a_refused_request_is_sent_one_by_one_so_that_only_the_culprit_fails(aws: ScriptedAWS) -> None:
+def test_a_refused_request_is_sent_again_event_by_event(aws: ScriptedAWS) -> None:
     events = some_events(4)
 
     def particular(entries: list[dict[str, Any]]) -> tuple[int, dict[str, Any]]:
@@ -238,7 +238,7 @@ def test_an_outage_in_the_middle_leaves_what_has_been_delivered(aws: ScriptedAWS
     assert aws.sizes() == [10, 10]
 
 
-def test_an_outage_between_two_tries_leaves_what_has_been_delivered(aws: ScriptedAWS) -> None:
+def test_an_outage_between_two_tries_keeps_delivered_events(aws: ScriptedAWS) -> None:
     events = some_events(3)
     aws.script = [
         fail_some(lambda entry: {1: "ThrottlingException", 2: "MalformedDetail"}.get(nth(entry))),
@@ -253,7 +253,7 @@ def test_an_outage_between_two_tries_leaves_what_has_been_delivered(aws: Scripte
     }
 
 
-def test_an_outage_while_sending_one_by_one_leaves_what_has_been_delivered(aws: ScriptedAWS) -> None:
+def test_an_outage_while_sending_one_by_one_keeps_delivered_ones(aws: ScriptedAWS) -> None:
     events = some_events(3)
     aws.script = [refuse(400, "ValidationException"), accept, refuse(400, "ExpiredTokenException")]
 

@@ -82,7 +82,7 @@ def test_a_def_runs_in_a_thread_and_an_async_def_in_the_loop() -> None:
     assert listeners[1].threads == {threading.main_thread()}
 
 
-def test_after_a_partial_failure_only_those_get_an_event_again_that_have_not_had_it() -> None:
+def test_a_retry_skips_the_publishers_that_have_the_event() -> None:
     fine, failing = Listener(), Listener(failures={IDS[2]: PublishError("not this one")})
     fanout = Fanout(fine, failing)
 
@@ -120,7 +120,7 @@ def test_the_memory_is_bounded() -> None:
     assert fine.got == [*IDS, IDS[0]]
 
 
-def test_a_publisher_that_raises_for_a_batch_is_asked_for_each_event_alone() -> None:
+def test_a_publisher_that_raises_for_a_batch_gets_single_events() -> None:
     class Choosy(Listener):
         def publish(self, events: Sequence[Event]) -> None:
             super().publish(events)
@@ -159,7 +159,7 @@ def test_where_nothing_goes_through_the_relay_is_told_to_wait() -> None:
     assert not asyncio.run(Fanout(lost, fine).publish(EVENTS))
 
 
-def test_where_something_goes_through_the_rest_is_told_event_by_event() -> None:
+def test_a_partial_outage_is_reported_event_by_event() -> None:
     away = Listener(failures={IDS[0]: PublisherUnavailable("not that one")})
 
     failures = asyncio.run(Fanout(away, Listener()).publish(EVENTS))
@@ -168,7 +168,7 @@ def test_where_something_goes_through_the_rest_is_told_event_by_event() -> None:
     assert isinstance(failures[IDS[0]], PublisherUnavailable)
 
 
-def test_each_publisher_gets_batches_of_its_own_size_and_as_many_at_once_as_it_takes() -> None:
+def test_each_publisher_has_its_own_batch_size_and_concurrency() -> None:
     singles = AsyncListener(batch_size=1, concurrency=3)
     threes = AsyncListener(batch_size=3)
     fanout = Fanout(singles, threes)
@@ -194,7 +194,7 @@ def test_it_can_go_on_under_another_event_loop() -> None:
     assert listener.got == IDS * 2
 
 
-def test_a_publisher_that_hangs_keeps_nothing_from_the_others_and_nothing_is_repeated() -> None:
+def test_a_hanging_publisher_does_not_hold_up_the_others() -> None:
     class Hanging(Listener):
         async def publish(self, events: Sequence[Event]) -> None:  # type: ignore[override]
             await asyncio.sleep(60)
@@ -212,7 +212,7 @@ def test_a_publisher_that_hangs_keeps_nothing_from_the_others_and_nothing_is_rep
     assert fine.got == IDS
 
 
-def test_publishers_are_started_once_and_again_after_they_were_unavailable() -> None:
+def test_publishers_are_started_again_after_an_outage() -> None:
     steady, shaky, plain = Listener(), Listener(), CallbackPublisher(lambda event: None)
     fanout = Fanout(steady, shaky, plain)
 

@@ -129,7 +129,7 @@ async def test_the_action_log_says_who_took_in_what(backend: Backend) -> None:
 
 
 @run_in_mode
-async def test_a_consumer_acts_as_whom_it_is_told_to_and_yields_only_what_it_emits(backend: Backend) -> None:
+async def test_a_consumer_has_its_own_actor_and_no_default_event(backend: Backend) -> None:
     stock = Stock(backend)
     await stock.move("nail")
     (event,) = await stock.events()
@@ -387,7 +387,7 @@ class Counting(InMemoryStorage):
         raise AssertionError("one tenant is wanted, not all")
 
 
-def test_the_directory_is_asked_once_for_a_tenant_and_for_each_event_of_an_unknown_one(acme: Tenant) -> None:
+def test_only_known_tenants_are_cached(acme: Tenant) -> None:
     storage = Counting()
     known, unknown = storage.create_tenant(slug="acme", name="Acme"), acme
     engine = stock_engine(storage)
@@ -403,7 +403,7 @@ def test_the_directory_is_asked_once_for_a_tenant_and_for_each_event_of_an_unkno
     assert storage.asked == 1 + 5
 
 
-def test_a_flood_of_unknown_tenants_costs_a_look_up_each_and_stays_in_no_memory() -> None:
+def test_a_flood_of_unknown_tenants_fills_no_cache() -> None:
     storage = Counting()
     known = [storage.create_tenant(slug=f"t-{number}", name="x") for number in range(3)]
     tenants = Tenants(storage)

@@ -20,7 +20,7 @@ def note(event: Event, ctx: Any) -> None:
 
 
 @pytest.mark.parametrize("fails", [True, False])
-def test_an_event_that_another_delivery_holds_is_answered_only_when_that_has_ended(fails: bool) -> None:
+def test_a_delivery_waits_for_the_end_of_another_one(fails: bool) -> None:
     backend = SyncBackend(InMemoryStorage())
     stock = Stock(backend)
     run_sync(stock.move("nail"))

@@ -85,9 +85,7 @@ def beat(id: str, started_at: datetime, seen_at: datetime) -> RelayHeartbeat:
 
 
 @run_in_mode
-async def test_an_event_whose_time_has_come_is_taken_again_with_those_that_it_held(
-    backend: SyncBackend, outbox: Outbox
-) -> None:
+async def test_an_event_due_again_comes_with_those_it_held_back(backend: SyncBackend, outbox: Outbox) -> None:
     first, second, other, _ = await emitted(backend, "jobs/1", "jobs/1", "jobs/2", "jobs/2")
     batch = await taken(outbox)
     await outbox.settle((), [failed(batch[first], -1.0), failed(batch[other], 3600.0)])
@@ -135,9 +133,7 @@ async def test_a_redriven_event_does_not_wait_for_a_later_dead_letter(backend: S
 
 
 @run_in_mode
-async def test_a_skipped_event_that_is_redriven_and_fails_again_is_a_dead_letter_again(
-    backend: SyncBackend, outbox: Outbox
-) -> None:
+async def test_a_redriven_event_can_become_a_dead_letter_again(backend: SyncBackend, outbox: Outbox) -> None:
     (id,) = await emitted(backend, "jobs/1")
     await outbox.settle((), [failed((await taken(outbox))[id], None)])
     await outbox.skip([id], "no")
@@ -165,7 +161,7 @@ async def test_dead_letters_come_by_id_and_nothing_else_is_among_them(backend: S
 
 
 @run_in_mode
-async def test_only_dead_letters_that_are_named_are_skipped_or_redriven(backend: SyncBackend, outbox: Outbox) -> None:
+async def test_only_named_dead_letters_are_skipped_or_redriven(backend: SyncBackend, outbox: Outbox) -> None:
     first, second, pending = await emitted(backend, "jobs/1", "jobs/2", "jobs/3")
     batch = await taken(outbox)
     await outbox.settle((), [failed(batch[first], None), failed(batch[second], None)])
@@ -182,9 +178,7 @@ async def test_only_dead_letters_that_are_named_are_skipped_or_redriven(backend:
 
 
 @run_in_mode
-async def test_the_oldest_event_is_the_first_that_is_pending_of_all_tenants(
-    backend: SyncBackend, outbox: Outbox
-) -> None:
+async def test_the_oldest_event_is_the_first_pending_one_of_any_tenant(backend: SyncBackend, outbox: Outbox) -> None:
     tenants = sorted((backend.tenant, backend.other_tenant), key=lambda tenant: str(tenant.id), reverse=True)
     rows = [event_row(tenant, occurred_at=START + n * MINUTE) for n, tenant in enumerate([*tenants, tenants[0]])]
     for row, tenant in zip(rows, [*tenants, tenants[0]], strict=True):
@@ -276,7 +270,7 @@ def test_events_of_all_tenants_are_taken_in_commit_order(relays: Relays) -> None
     assert ids(run_sync(outbox.take(4, LEASE))) == committed[:4]
 
 
-def test_a_lane_that_two_tenants_share_holds_back_the_events_of_one(
+def test_in_a_shared_lane_only_one_tenants_events_are_held_back(
     relays: Relays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, (outbox, *_) = relays
@@ -305,7 +299,7 @@ def add_rows(backend: SyncBackend, tenant: Tenant, *rows: Mapping[str, Any]) -> 
     value_of(engine.execute_action("rows", "add", list(rows), RequestContext(tenant, Actor.system())))
 
 
-def test_rows_of_another_tenant_at_the_position_of_an_event_change_nothing_for_it(relays: Relays) -> None:
+def test_a_row_of_another_tenant_at_a_position_changes_nothing(relays: Relays) -> None:
     backend, (outbox, *_) = relays
     first, second = run_sync(emitted(backend, "jobs/1", "jobs/2"))
     batch = run_sync(taken(outbox))
@@ -329,9 +323,7 @@ def test_rows_of_another_tenant_at_the_position_of_an_event_change_nothing_for_i
     assert ids(run_sync(outbox.take(100, LEASE))) == [first]
 
 
-def test_a_dead_letter_has_no_next_attempt_whatever_else_its_row_says(
-    relays: Relays, clock: Clock, slept: list[float]
-) -> None:
+def test_a_dead_letter_has_no_next_attempt(relays: Relays, clock: Clock, slept: list[float]) -> None:
     backend, (outbox, *_) = relays
     add_rows(backend, backend.tenant)
     (delivered,) = run_sync(outbox.take(100, LEASE))
@@ -411,7 +403,7 @@ def test_a_dead_letter_has_no_next_attempt_whatever_else_its_row_says(
         "SKIP",
     ],
 )
-def test_what_is_pending_and_what_holds_it_back_are_found_by_their_indexes(
+def test_pending_and_holding_events_are_found_by_indexes(
     relays: Relays, file: Path, statement: str, parameters: tuple[Any, ...], indexes: list[str]
 ) -> None:
     _, (outbox, *_) = relays
@@ -423,7 +415,7 @@ def test_what_is_pending_and_what_holds_it_back_are_found_by_their_indexes(
     assert [index for index in indexes if index not in plan] == [], plan
 
 
-def test_a_lease_runs_until_its_end_and_then_belongs_to_the_next_relay(relays: Relays, clock: Clock) -> None:
+def test_after_its_end_a_lease_belongs_to_the_next_relay(relays: Relays, clock: Clock) -> None:
     backend, (silent, second, third) = relays
     written = run_sync(emitted(backend, "jobs/1"))
     assert ids(run_sync(silent.take(100, LEASE))) == written
@@ -437,7 +429,7 @@ def test_a_lease_runs_until_its_end_and_then_belongs_to_the_next_relay(relays: R
     assert run_sync(third.take(100, LEASE)) == []
 
 
-def test_the_lease_of_a_dead_process_belongs_to_the_process_that_takes_it_over(
+def test_a_process_takes_over_the_lease_of_a_dead_one(
     relays: Relays, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, (killed, second, third) = relays

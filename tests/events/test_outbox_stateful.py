@@ -450,7 +450,7 @@ def campaign(backend: Backend, sizes: dict[type, tuple[int, int]]) -> None:
     run_state_machine_as_test(Machine, settings=wanted)
 
 
-def test_two_relays_and_an_operator_lose_no_event_and_keep_their_order(backend: Backend) -> None:
+def test_two_relays_and_an_operator_keep_all_events_in_order(backend: Backend) -> None:
     campaign(backend, SHORT)
 
 

@@ -133,7 +133,7 @@ async def test_the_status_says_how_far_a_projection_is(backend: Backend) -> None
 
 
 @run_in_mode
-async def test_an_event_of_one_tenant_never_gets_into_the_view_of_another(backend: Backend) -> None:
+async def test_a_view_has_no_events_of_another_tenant(backend: Backend) -> None:
     stock = Stock(backend)
     projection = levels(stock.engine)
     for _ in range(3):
@@ -232,7 +232,7 @@ def choosy(bad: list[int]) -> Any:
 
 
 @run_in_mode
-async def test_an_event_that_cannot_be_applied_stops_the_projection_at_it(backend: Backend) -> None:
+async def test_a_projection_stops_at_an_event_it_cannot_apply(backend: Backend) -> None:
     stock = Stock(backend)
     bad = [6]
     projection = levels(stock.engine, apply=choosy(bad))
@@ -258,7 +258,7 @@ async def test_an_event_that_cannot_be_applied_stops_the_projection_at_it(backen
 
 
 @run_in_mode
-async def test_a_rebuild_that_stops_at_an_event_goes_on_there_and_leaves_the_live_view(backend: Backend) -> None:
+async def test_a_rebuild_that_stopped_goes_on_at_the_same_event(backend: Backend) -> None:
     stock = Stock(backend)
     bad: list[int] = []
     projection = levels(stock.engine, apply=choosy(bad))
@@ -294,7 +294,7 @@ async def test_an_apply_that_returns_a_failure_stops_too(backend: Backend) -> No
 
 
 @run_in_mode
-async def test_events_come_in_their_newest_version_and_one_that_cannot_stops(backend: Backend) -> None:
+async def test_events_come_upcast_and_a_failed_upcast_stops(backend: Backend) -> None:
     newest = create_event_type(
         type="stock.moved", version=2, upcasters={1: lambda old: {"item": old["item"], "by": 1 // old["by"]}}
     )
@@ -353,9 +353,7 @@ async def test_a_rebuild_makes_the_view_anew_and_removes_the_old_one(backend: Ba
 
 
 @pytest.mark.parametrize("number", [0, 1, 3, 4, 5, 8])
-def test_a_rebuild_comes_to_its_end_whatever_the_number_of_events(
-    number: int, storage: InMemoryStorage, acme: Tenant
-) -> None:
+def test_a_rebuild_ends_with_any_number_of_events(number: int, storage: InMemoryStorage, acme: Tenant) -> None:
     engine = stock_engine(storage)
     projection = levels(engine)
     for by in range(number):
@@ -401,7 +399,7 @@ async def test_an_interrupted_rebuild_goes_on_where_it_was(backend: Backend) -> 
 
 
 @run_in_mode
-async def test_the_live_view_is_read_and_caught_up_while_a_rebuild_runs(backend: Backend) -> None:
+async def test_the_live_view_works_while_a_rebuild_runs(backend: Backend) -> None:
     stock = Stock(backend)
     projection = levels(stock.engine)
     await some_moves(stock, 9)
@@ -452,7 +450,7 @@ def test_a_rebuild_whose_generation_somebody_abandons_says_so(storage: InMemoryS
 
 
 @run_in_mode
-async def test_rebuilds_and_runners_and_writers_at_once_come_to_the_right_view(backend: Backend) -> None:
+async def test_concurrent_rebuilds_and_runners_make_the_right_view(backend: Backend) -> None:
     stock = Stock(backend)
     await some_moves(stock, 30)
     projections = [levels(Stock(backend).engine) for _ in range(2)]
@@ -478,7 +476,7 @@ async def test_rebuilds_and_runners_and_writers_at_once_come_to_the_right_view(b
             assert documents_left(backend.storage, backend.tenant, "levels", generation) == 0
 
 
-def test_a_reader_goes_over_to_the_next_generation_with_a_rebuild(any_storage: AnyStorage) -> None:
+def test_a_reader_follows_a_rebuild_to_the_next_generation(any_storage: AnyStorage) -> None:
     tenant = any_storage.create_tenant(slug="acme", name="Acme")
     engine = stock_engine(any_storage)
     projection = levels(engine)
@@ -609,7 +607,7 @@ async def _rebuilt(storage: AnyStorage, projection: Projection, tenant: Tenant) 
 # Runners
 
 
-def test_a_runner_keeps_the_views_of_all_tenants_up_to_date_until_it_is_stopped(any_storage: AnyStorage) -> None:
+def test_a_runner_updates_the_views_of_all_tenants_until_stopped(any_storage: AnyStorage) -> None:
     engine = stock_engine(any_storage)
     acme = any_storage.create_tenant(slug="acme", name="Acme")
     projection, stop = levels(engine), threading.Event()
@@ -646,7 +644,7 @@ def test_a_runner_under_an_event_loop_ends_with_its_task(any_storage: AnyStorage
     assert view_of(any_storage, projection, acme) == folded(history(engine, acme))
 
 
-def test_a_runner_leaves_a_tenant_alone_whose_projection_has_stopped_and_goes_on_with_the_others(
+def test_stopped_tenant_does_not_block_others(
     storage: InMemoryStorage, acme: Tenant, globex: Tenant, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = stock_engine(storage)

@@ -91,7 +91,7 @@ async def test_events_are_counted_under_an_event_loop(any_storage: AnyStorage) -
 
 
 @in_a_loop
-async def test_dead_letters_are_listed_redriven_and_skipped_under_an_event_loop(any_storage: AnyStorage) -> None:
+async def test_dead_letters_are_operated_under_an_event_loop(any_storage: AnyStorage) -> None:
     engine = stock_engine(any_storage)
     tenant = await any_storage.create_tenant_async(slug="acme", name="Acme")
     for item in ("nail", "nail", "screw"):
@@ -134,7 +134,7 @@ async def test_dead_letters_are_listed_redriven_and_skipped_under_an_event_loop(
 
 
 @in_a_loop
-async def test_a_file_that_is_no_database_is_refused_under_an_event_loop(tmp_path: Path) -> None:
+async def test_a_broken_database_file_is_refused_under_an_event_loop(tmp_path: Path) -> None:
     (tmp_path / "none.db").write_bytes(b"no database, but long enough to look like one" * 100)
     storage = SQLiteStorage(tmp_path / "none.db")
     with pytest.raises(StorageUnavailable, match="not a database"):

@@ -108,7 +108,7 @@ def test_a_relay_goes_on_whatever_its_publisher_raises(error: str, kind: Any, be
 
 
 @pytest.mark.parametrize("error", ["odd", "exit", "cancelled", "generator"])
-def test_a_relay_under_an_event_loop_goes_on_whatever_its_publisher_raises(error: str) -> None:
+def test_an_async_relay_survives_whatever_its_publisher_raises(error: str) -> None:
     publisher = AsyncEscaping(ERRORS[error])
     relay = Relay(a_storage(), publisher, first_backoff=0.01, poll_interval=0.05)
 
@@ -124,7 +124,7 @@ def test_a_relay_under_an_event_loop_goes_on_whatever_its_publisher_raises(error
     assert len(publisher.got) == NUMBER
 
 
-def test_a_publisher_that_has_ended_its_event_loop_is_started_in_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_publisher_that_ended_its_event_loop_gets_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actionengine.concurrency.background_loop.CHECK_INTERVAL", 0.05)
     publisher = Ending(Odd)
     relay = Relay(a_storage(), publisher, poll_interval=0.05)

@@ -144,7 +144,7 @@ class Recorder:
         self.calls.append(list(events))
 
 
-def test_a_publisher_is_started_before_the_first_event_and_stopped_at_the_end(harness: Harness) -> None:
+def test_a_publisher_is_started_first_and_stopped_at_the_end(harness: Harness) -> None:
     recorder = Recorder()
     harness.tell()
 
@@ -153,7 +153,7 @@ def test_a_publisher_is_started_before_the_first_event_and_stopped_at_the_end(ha
     assert recorder.told == ["start", "stop"]
 
 
-def test_no_call_has_two_events_of_a_subject_or_more_than_the_publisher_takes(harness: Harness) -> None:
+def test_a_call_has_one_event_a_subject_and_at_most_batch_size(harness: Harness) -> None:
     recorder = Recorder(batch_size=4)
     for number in range(20):
         harness.tell(f"jobs/{number % 7}")
@@ -167,7 +167,7 @@ def test_no_call_has_two_events_of_a_subject_or_more_than_the_publisher_takes(ha
         assert len(set(subjects)) == len(subjects)
 
 
-def test_old_events_are_published_in_their_newest_version_where_types_are_given(harness: Harness) -> None:
+def test_old_events_of_given_types_are_published_upcast(harness: Harness) -> None:
     told = create_event_type(type="told", version=2, upcasters={1: lambda old: {"count": old["number"]}})
     arrived: list[Event] = []
     harness.tell("jobs/1")
@@ -177,7 +177,7 @@ def test_old_events_are_published_in_their_newest_version_where_types_are_given(
     assert [(event.version, event.payload) for event in arrived] == [(2, {"count": 0})]
 
 
-def test_an_event_that_cannot_be_upcast_becomes_a_dead_letter_and_says_why(harness: Harness) -> None:
+def test_an_event_that_cannot_be_upcast_becomes_a_dead_letter(harness: Harness) -> None:
     told = create_event_type(type="told", version=2, upcasters={1: lambda old: old["nothing of the kind"]})
     harness.tell("jobs/1")
     relay = impatient(harness, CallbackPublisher(print), event_types=[told], max_attempts=2)
@@ -230,7 +230,7 @@ def test_a_refusal_for_good_is_not_tried_again(harness: Harness) -> None:
     assert (letter.attempts, letter.reason, len(calls)) == (1, "300 KB, and 256 KB is the limit", 1)
 
 
-def test_a_skipped_event_lets_its_subject_go_on_and_a_redriven_one_comes_first(harness: Harness) -> None:
+def test_skipping_frees_a_subject_and_a_redrive_comes_first(harness: Harness) -> None:
     arrived: list[int] = []
     is_mended = False
 
@@ -278,7 +278,7 @@ def test_a_failure_of_a_batch_is_found_to_be_that_of_one_event(harness: Harness)
     assert [letter.event.subject for letter in relay.dead_letters()] == ["jobs/3"]
 
 
-def test_failures_that_a_publisher_tells_of_are_those_of_their_events(harness: Harness) -> None:
+def test_returned_failures_count_against_their_events(harness: Harness) -> None:
     class Partial:
         def publish(self, events: Sequence[Event]) -> dict[str, PublishError]:
             return {event.id: PublishError("not this one") for event in events if event.subject == "jobs/1"}
@@ -291,7 +291,7 @@ def test_failures_that_a_publisher_tells_of_are_those_of_their_events(harness: H
     assert [letter.event.subject for letter in relay.dead_letters()] == ["jobs/1"]
 
 
-def test_an_outage_counts_against_no_event_and_everything_arrives_in_order_afterwards(harness: Harness) -> None:
+def test_an_outage_counts_against_no_event(harness: Harness) -> None:
     arrived: list[int] = []
     is_out = True
 
@@ -402,7 +402,7 @@ def test_a_failure_that_a_callback_returns_is_a_failed_attempt(harness: Harness)
     assert relay.status().dead == 0
 
 
-def test_a_failure_that_nothing_can_mend_makes_a_dead_letter_at_once(harness: Harness) -> None:
+def test_a_permanent_failure_makes_a_dead_letter_immediately(harness: Harness) -> None:
     refusal = Failure(ActionError(ErrorCode.FORBIDDEN, "not for you"))
     relay = impatient(harness, CallbackPublisher(lambda event: refusal))
     harness.tell("jobs/1")
@@ -438,7 +438,7 @@ def test_a_failure_of_what_is_no_event_of_the_call_is_no_success(harness: Harnes
     assert "which is no id of its events" in relay.dead_letters()[0].reason
 
 
-def test_an_event_that_breaks_the_connection_holds_up_nobody_for_long(harness: Harness) -> None:
+def test_an_event_that_breaks_the_connection_fails_alone(harness: Harness) -> None:
     arrived: list[str | None] = []
 
     def publish(event: Event) -> None:
@@ -467,9 +467,7 @@ def test_an_event_that_breaks_the_connection_holds_up_nobody_for_long(harness: H
     [lambda old: object(), lambda old: float("nan") / 0, lambda old: old["no"]],
     ids=["no JSON", "a division", "a key"],
 )
-def test_an_upcaster_that_goes_wrong_holds_up_its_own_subject_only(
-    harness: Harness, worse: Callable[[Any], Any]
-) -> None:
+def test_a_broken_upcaster_holds_up_its_own_subject_only(harness: Harness, worse: Callable[[Any], Any]) -> None:
     told = create_event_type(type="told", version=2, upcasters={1: lambda old: worse(old) if old["bad"] else old})
     arrived: list[str | None] = []
     harness.tell("jobs/bad", bad=True)
@@ -545,7 +543,7 @@ def in_time(is_so: Callable[[], bool]) -> bool:
     return False
 
 
-def test_a_running_relay_delivers_what_comes_and_stops_when_it_is_told(harness: Harness) -> None:
+def test_a_running_relay_delivers_new_events_until_it_is_stopped(harness: Harness) -> None:
     arrived: list[Event] = []
     relay = Relay(harness.backend.storage, CallbackPublisher(arrived.append), name="the-only-one")
     stop = running(harness, relay)
@@ -559,7 +557,7 @@ def test_a_running_relay_delivers_what_comes_and_stops_when_it_is_told(harness: 
     assert relay.status().pending == 0
 
 
-def test_a_running_relay_outlasts_an_outage_and_says_what_is_the_matter(harness: Harness) -> None:
+def test_a_running_relay_survives_an_outage_and_reports_it(harness: Harness) -> None:
     arrived: list[Event] = []
     tries = 0
     is_out = True
@@ -584,7 +582,7 @@ def test_a_running_relay_outlasts_an_outage_and_says_what_is_the_matter(harness:
         stop()
 
 
-def test_a_relay_that_was_stopped_before_it_ran_ends_as_it_begins(harness: Harness) -> None:
+def test_a_relay_that_was_stopped_before_its_run_ends_at_once(harness: Harness) -> None:
     relay = Relay(harness.backend.storage, CallbackPublisher(print))
     relay.stop()
     running(harness, relay)()

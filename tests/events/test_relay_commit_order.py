@@ -154,7 +154,7 @@ def reading(storage: SlowStorage, tenant: Tenant) -> Iterator[Readers]:
         readers.end()
 
 
-def test_an_event_that_commits_late_holds_back_those_after_it_and_is_passed_by_nobody(postgres: SlowStorage) -> None:
+def test_no_reader_passes_an_event_that_commits_late(postgres: SlowStorage) -> None:
     tenant = postgres.create_tenant(slug="acme", name="Acme")
     may_commit, has_recorded = threading.Event(), threading.Event()
 
@@ -178,7 +178,7 @@ def test_an_event_that_commits_late_holds_back_those_after_it_and_is_passed_by_n
     assert duplicates(readers.arrivals) == 0
 
 
-def test_an_event_that_is_rolled_back_late_holds_back_nobody_afterwards(postgres: SlowStorage) -> None:
+def test_an_event_that_is_rolled_back_late_frees_later_ones(postgres: SlowStorage) -> None:
     tenant = postgres.create_tenant(slug="acme", name="Acme")
     may_end, has_recorded = threading.Event(), threading.Event()
 
@@ -246,13 +246,13 @@ def check_commit_order(
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_no_interleaving_of_transactions_makes_a_reader_pass_an_event(postgres: SlowStorage, seed: int) -> None:
+def test_no_interleaving_makes_a_reader_pass_an_event(postgres: SlowStorage, seed: int) -> None:
     interleave(postgres, seed, writers=8, transactions=25)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(3, 9))
-def test_no_longer_interleaving_of_transactions_makes_a_reader_pass_an_event(postgres: SlowStorage, seed: int) -> None:
+def test_no_long_interleaving_makes_a_reader_pass_an_event(postgres: SlowStorage, seed: int) -> None:
     interleave(postgres, seed, writers=12, transactions=150)
 
 
@@ -319,7 +319,7 @@ class Whimsical:
     calls_of=st.integers(1, 6),
     concurrency=st.integers(1, 4),
 )
-def test_whatever_a_publisher_does_subjects_keep_their_order_and_failures_are_counted_once(
+def test_any_publisher_keeps_orders_and_counts_failures_once(
     events: list[tuple[str | None, str]], batch_size: int, calls_of: int, concurrency: int
 ) -> None:
     with InMemoryStorage() as storage:

@@ -88,12 +88,12 @@ def report(site: Site, arrivals: list[Arrival], faults: str) -> None:
 # Killed
 
 
-def test_relays_that_are_killed_at_random_lose_nothing_and_repeat_no_more_than_a_batch_each(site: Site) -> None:
+def test_each_killed_relay_repeats_a_batch_at_most(site: Site) -> None:
     kill_relays(site, KILLS, random.Random(7))
 
 
 @pytest.mark.soak
-def test_hundreds_of_killed_relays_lose_nothing_and_repeat_no_more_than_a_batch_each(site: Site) -> None:
+def test_hundreds_of_killed_relays_repeat_a_batch_each_at_most(site: Site) -> None:
     kill_relays(site, CAMPAIGN, random.Random())
 
 
@@ -152,13 +152,13 @@ def wait_for_acknowledgements(writer: Process, enough: int) -> None:
 # Frozen
 
 
-def test_a_relay_that_is_frozen_for_longer_than_its_lease_repeats_a_batch_at_most_and_goes_on(site: Site) -> None:
+def test_a_relay_frozen_past_its_lease_repeats_a_batch_at_most(site: Site) -> None:
     freeze(site, calls_of=7, pauses=1)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("calls_of", [1, 7])
-def test_a_relay_that_is_frozen_again_and_again_repeats_a_batch_at_most_each_time(site: Site, calls_of: int) -> None:
+def test_a_relay_frozen_often_repeats_a_batch_each_time_at_most(site: Site, calls_of: int) -> None:
     freeze(site, calls_of, pauses=PAUSES)
 
 
@@ -237,7 +237,7 @@ def writer(any_storage: AnyStorage) -> Writer:
 
 
 @pytest.mark.parametrize("outage", ["refuse", "unavailable", "hang"])
-def test_while_the_broker_is_out_actions_go_on_and_no_event_is_blamed(
+def test_an_outage_of_the_broker_stops_no_action(
     any_storage: AnyStorage, writer: Writer, outage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "_MAX_RETRY_INTERVAL", 0.1)
@@ -270,7 +270,7 @@ def test_while_the_broker_is_out_actions_go_on_and_no_event_is_blamed(
     assert relay.dead_letters() == []
 
 
-def test_after_an_outage_no_more_events_are_taken_at_once_than_batch_size() -> None:
+def test_after_an_outage_the_batch_size_still_holds() -> None:
     with InMemoryStorage() as storage:
         writer = Writer(storage)
         writer.execute(*(f"s/{number}" for number in range(40)))
@@ -309,7 +309,7 @@ POISON = {
     "kind", [pytest.param(Broker, id="def"), pytest.param(AsyncBroker, id="async def", marks=pytest.mark.soak)]
 )
 @pytest.mark.parametrize("trouble", POISON)
-def test_poison_holds_its_own_subject_only_and_can_be_redriven_and_skipped(
+def test_poison_holds_its_own_subject_until_redriven_or_skipped(
     any_storage: AnyStorage, writer: Writer, trouble: str, kind: type[Broker]
 ) -> None:
     size, reason, attempts = POISON[trouble]
@@ -364,7 +364,7 @@ def until_dead(relay: Relay, writer: Writer) -> None:
     wait_until(is_dead)
 
 
-def test_events_that_make_the_publisher_hang_never_hold_up_other_subjects(
+def test_hanging_events_hold_up_no_other_subject(
     any_storage: AnyStorage, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "_MAX_RETRY_INTERVAL", 0.05)
@@ -375,7 +375,7 @@ def test_events_that_make_the_publisher_hang_never_hold_up_other_subjects(
         wait_until(lambda: {arrival.subject for arrival in broker.arrivals} == {"good/1", "good/2"})
 
 
-def test_an_event_that_makes_each_call_of_a_def_hang_for_ever_leaves_room_for_others(
+def test_an_event_that_always_hangs_leaves_room_for_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(worker, "_MAX_RETRY_INTERVAL", 0.01)
@@ -394,9 +394,7 @@ def test_an_event_that_makes_each_call_of_a_def_hang_for_ever_leaves_room_for_ot
 
 
 @pytest.mark.parametrize("odd", ["\0", "\udce9"], ids=["a NUL", "half a surrogate pair"])
-def test_a_reason_that_no_database_can_store_makes_a_dead_letter_all_the_same(
-    any_storage: AnyStorage, writer: Writer, odd: str
-) -> None:
+def test_an_unstorable_reason_still_makes_a_dead_letter(any_storage: AnyStorage, writer: Writer, odd: str) -> None:
     def publish(event: Event) -> None:
         if event.subject == "bad":
             raise ValueError(f"the file caf{odd}.txt is not there")
@@ -423,7 +421,7 @@ def end_the_process(event: Event) -> None:
 
 
 @pytest.mark.parametrize("take_poison", [await_what_was_cancelled, end_the_process])
-def test_poison_for_which_something_is_raised_that_is_no_exception_does_not_end_the_relay(
+def test_a_relay_survives_a_base_exception_of_its_publisher(
     take_poison: Callable[[Event], Any],
 ) -> None:
     arrived: list[str | None] = []
@@ -473,9 +471,7 @@ def server() -> Iterator[StoppableServer]:
 
 
 @pytest.mark.parametrize("mode", [pytest.param("fast", marks=pytest.mark.soak), "immediate"])
-def test_relays_recover_by_themselves_when_postgres_was_stopped(
-    server: StoppableServer, tmp_path: Path, mode: StopMode
-) -> None:
+def test_relays_recover_when_postgres_was_stopped(server: StoppableServer, tmp_path: Path, mode: StopMode) -> None:
     site = postgres_site(server.database, tmp_path)
     with site.storage:
         writer = site.writer(site.tenant())
@@ -499,7 +495,7 @@ def test_relays_recover_by_themselves_when_postgres_was_stopped(
     assert duplicates(arrivals) <= len(relays) * BATCH
 
 
-def test_relays_recover_by_themselves_when_their_connections_are_terminated(
+def test_relays_recover_from_terminated_connections(
     fresh_postgres_database: Database, postgres_server: str, tmp_path: Path
 ) -> None:
     dice = random.Random(11)
@@ -548,7 +544,7 @@ def test_relays_that_are_stopped_by_a_signal_repeat_nothing(site: Site, mode: st
     assert duplicates(arrivals) == 0
 
 
-def test_relays_that_are_stopped_from_another_thread_repeat_nothing(any_storage: AnyStorage, writer: Writer) -> None:
+def test_relays_stopped_from_another_thread_repeat_nothing(any_storage: AnyStorage, writer: Writer) -> None:
     dice = random.Random(9)
     broker = Broker()
     for _ in range(12):
@@ -588,7 +584,7 @@ for milliseconds in range(1, 40, 3):
 """
 
 
-def test_stop_may_be_called_from_a_signal_handler_wherever_the_relay_is() -> None:
+def test_a_signal_handler_may_stop_a_relay_at_any_point() -> None:
     process = subprocess.Popen([sys.executable, "-c", SIGNALLED], cwd=ROOT)
     try:
         assert process.wait(120.0) == 0
@@ -724,7 +720,7 @@ def wait_until_somebody_sleeps(url: str, does: bool = True) -> None:
         wait_until(lambda: connection.execute(statement).fetchone() == (does,))
 
 
-def test_a_relay_that_sleeps_is_woken_by_a_commit_in_another_process(site: Site) -> None:
+def test_a_commit_in_another_process_wakes_a_sleeping_relay(site: Site) -> None:
     relay = site.relay(poll_interval=3600.0, stops=True)
     if isinstance(site.storage, PostgresStorage):
         wait_until_somebody_sleeps(site.url)
@@ -740,9 +736,7 @@ def test_a_relay_that_sleeps_is_woken_by_a_commit_in_another_process(site: Site)
     assert [arrival.id for arrival in site.broker.arrivals()] == ids
 
 
-def test_a_relay_that_sleeps_is_woken_by_a_commit_in_a_task_or_a_thread(
-    any_storage: AnyStorage, writer: Writer
-) -> None:
+def test_a_commit_in_this_process_wakes_a_sleeping_relay(any_storage: AnyStorage, writer: Writer) -> None:
     broker = Broker()
     with running(relay_asleep(any_storage, broker)):
         for number in range(4):
@@ -751,7 +745,7 @@ def test_a_relay_that_sleeps_is_woken_by_a_commit_in_a_task_or_a_thread(
             wait_for_more(broker, number)
 
 
-def test_where_several_relays_sleep_a_commit_wakes_one_of_them_though_another_has_died(site: Site) -> None:
+def test_a_commit_wakes_one_of_several_relays_after_one_died(site: Site) -> None:
     relays = [site.relay(poll_interval=3600.0, stops=True) for _ in range(2)]
     writer = Writer(site.storage, site.tenant())
     while relays:
@@ -763,7 +757,7 @@ def test_where_several_relays_sleep_a_commit_wakes_one_of_them_though_another_ha
     assert check_all_arrived(site.storage, site.tenants, site.broker.arrivals()) == 2
 
 
-def test_a_relay_that_does_not_listen_looks_for_itself_and_never_listens(fresh_postgres_database: Database) -> None:
+def test_a_relay_without_listening_polls_and_never_listens(fresh_postgres_database: Database) -> None:
     url = fresh_postgres_database.app_url
     broker = Broker()
     with PostgresStorage(url, listens=False, application_name="deaf") as storage:

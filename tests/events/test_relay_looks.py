@@ -93,7 +93,7 @@ def look(backend: Backend, queue: str = EVENTS) -> int:
     return backend.read(call)
 
 
-def test_a_look_passes_none_of_what_was_delivered_while_a_snapshot_is_held(postgres: PostgresBackend) -> None:
+def test_a_look_passes_no_delivered_event_beside_a_held_snapshot(postgres: PostgresBackend) -> None:
     emit(postgres, ["notes/1"])
     for queue in QUEUES:
         deliver(postgres, queue)
@@ -148,7 +148,7 @@ def test_a_look_passes_nothing_that_a_dead_letter_holds_back(backend: Backend) -
     assert deliver(backend) == [dead, *behind]
 
 
-def test_a_batch_that_is_settled_leaves_nothing_to_pass_for_the_next(backend: Backend) -> None:
+def test_a_settled_batch_leaves_nothing_to_pass_for_the_next(backend: Backend) -> None:
     kill(backend, "busy")
     behind = emit(backend, ["busy"] * 500)
 
@@ -163,7 +163,7 @@ def test_a_batch_that_is_settled_leaves_nothing_to_pass_for_the_next(backend: Ba
         assert run_sync(outbox.status()).pending == len(behind)
 
 
-def test_a_look_on_sqlite_reads_as_much_for_each_pending_event_with_many_dead_letters() -> None:
+def test_dead_letters_cost_a_look_on_sqlite_nothing() -> None:
     def steps(dead: int) -> int:
         with sqlite_backend_of_size(1) as backend:
             emit(backend, [f"dead/{number}" for number in range(dead)])
@@ -250,7 +250,7 @@ def test_what_waits_behind_a_retry_is_let_go_in_parts(backend: Backend) -> None:
     assert deliver(backend) == [*behind[5:], *late]
 
 
-def test_an_event_behind_what_is_held_back_is_never_taken_before_it(backend: Backend) -> None:
+def test_an_event_behind_a_held_one_is_never_taken_first(backend: Backend) -> None:
     waiting = retry(backend, "busy", 3600.0)
     behind = emit(backend, ["busy"] * 250)
     look(backend)
@@ -266,7 +266,7 @@ def test_an_event_behind_what_is_held_back_is_never_taken_before_it(backend: Bac
     assert found == [waiting, *behind, *late]
 
 
-def test_an_event_that_is_redriven_goes_before_those_that_went_on_without_it(backend: Backend) -> None:
+def test_a_redriven_event_goes_before_the_later_ones(backend: Backend) -> None:
     first = kill(backend, "busy")
     behind = emit(backend, ["busy"] * 150)
     look(backend)
@@ -283,7 +283,7 @@ def test_an_event_that_is_redriven_goes_before_those_that_went_on_without_it(bac
     assert deliver(backend) == [first, *behind]
 
 
-def test_an_event_that_waits_for_longer_than_the_one_before_it_is_let_go(backend: Backend) -> None:
+def test_an_event_that_waits_longer_than_the_one_before_is_freed(backend: Backend) -> None:
     first = kill(backend, "busy")
     behind = emit(backend, ["busy"] * 3)
     with taking(backend) as outbox:
@@ -329,7 +329,7 @@ def test_a_relay_that_takes_again_leaves_nothing_behind() -> None:
     assert sorted(ids(run_sync(outbox.take(1000, LEASE)))) == sorted([first, second])
 
 
-def test_a_relay_that_delivers_while_another_marks_leaves_nothing_held(postgres: PostgresBackend) -> None:
+def test_a_delivery_during_marking_leaves_nothing_held(postgres: PostgresBackend) -> None:
     retry(postgres, "busy", 1.0)
     behind = emit(postgres, ["busy"] * 3)
     signature = postgres.storage.database.signature("relay")

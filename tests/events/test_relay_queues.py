@@ -156,9 +156,7 @@ def test_a_queue_that_a_relay_could_not_work_at_is_refused(
     "raised",
     [PublishError("no such mailbox", retry=False), PublisherUnavailable("the broker is down"), ValueError("a fault")],
 )
-def test_what_is_wrong_with_the_hosts_broker_keeps_nothing_from_the_other_queues(
-    harness: Harness, raised: Exception
-) -> None:
+def test_a_broken_broker_of_the_host_holds_up_no_other_queue(harness: Harness, raised: Exception) -> None:
     ours, broker = Ours(), Broker(raised)
     for _ in range(3):
         harness.tell("going", "done")
@@ -175,7 +173,7 @@ def test_what_is_wrong_with_the_hosts_broker_keeps_nothing_from_the_other_queues
 
 
 @pytest.mark.parametrize("raised", [PublishError("no", retry=False), PublisherUnavailable("the engine is away")])
-def test_what_is_wrong_with_the_other_queues_keeps_nothing_from_the_host(harness: Harness, raised: Exception) -> None:
+def test_broken_other_queues_do_not_hold_up_the_hosts(harness: Harness, raised: Exception) -> None:
     def fail(event: Event) -> None:
         raise raised
 

@@ -84,7 +84,7 @@ def relaying(proxy: FaultyProxy, database: Database, is_async: bool) -> Iterator
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_a_relay_that_sleeps_comes_back_when_its_connection_is_forgotten(
+def test_a_sleeping_relay_survives_a_forgotten_connection(
     proxy: FaultyProxy, writer: Writer, fresh_postgres_database: Database, is_async: bool
 ) -> None:
     """Also the one that listens: it would be notified by nobody."""
@@ -108,7 +108,7 @@ def test_faults_of_the_network_lose_nothing_and_keep_the_order(
 
 @pytest.mark.soak
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_a_hundred_faults_of_the_network_lose_nothing_and_keep_the_order(
+def test_a_hundred_network_faults_lose_nothing(
     proxy: FaultyProxy, writer: Writer, fresh_postgres_database: Database, is_async: bool
 ) -> None:
     dice = random.Random()

@@ -40,7 +40,7 @@ async def followed(backend: Backend, number: int, **options: Any) -> list[Event]
 
 
 @run_in_mode
-async def test_a_replay_gives_all_events_in_commit_order_whatever_the_pages(backend: Backend) -> None:
+async def test_a_replay_gives_all_events_in_commit_order(backend: Backend) -> None:
     stock = Stock(backend)
     for number in range(12):
         await stock.move("nail", number)
@@ -100,7 +100,7 @@ async def test_old_payloads_come_in_their_newest_version(backend: Backend) -> No
 
 
 @run_in_mode
-async def test_an_event_that_cannot_be_upcast_ends_the_replay_after_those_before_it(backend: Backend) -> None:
+async def test_a_replay_ends_before_an_event_that_cannot_be_upcast(backend: Backend) -> None:
     def broken(old: Any) -> Any:
         return {"by": 1 / old["by"]}
 
@@ -152,7 +152,7 @@ def test_polling_without_a_pause_is_refused(read: Any, acme: Tenant) -> None:
 
 
 @run_in_mode
-async def test_who_follows_gets_old_events_and_then_new_ones_as_they_come(backend: Backend) -> None:
+async def test_follow_gives_old_events_and_then_new_ones(backend: Backend) -> None:
     stock = Stock(backend)
     for number in range(5):
         await stock.move("nail", number)
@@ -169,7 +169,7 @@ async def test_who_follows_gets_old_events_and_then_new_ones_as_they_come(backen
 
 
 @run_in_mode
-async def test_who_follows_goes_on_after_the_last_position_that_was_seen(backend: Backend) -> None:
+async def test_follow_goes_on_after_a_given_position(backend: Backend) -> None:
     stock = Stock(backend)
     for number in range(6):
         await stock.move("nail", number)
@@ -222,7 +222,7 @@ def test_following_ends_with_its_task(storage: InMemoryStorage, acme: Tenant) ->
     asyncio.run(asyncio.wait_for(main(), 90))
 
 
-def test_neither_a_replay_nor_who_follows_skips_an_event_that_commits_late(
+def test_replay_and_follow_skip_no_event_that_commits_late(
     fresh_postgres_database: Database,
 ) -> None:
     slow_commits(fresh_postgres_database)

@@ -140,7 +140,7 @@ def test_an_async_handler_and_a_def_one_are_both_executed(shop: Shop) -> None:
     assert [run[0] for run in shop.runs] == ["buy", "tell"]
 
 
-def test_of_several_actions_only_those_run_again_that_have_not_succeeded(shop: Shop) -> None:
+def test_only_failed_actions_of_an_event_run_again(shop: Shop) -> None:
     shop.subscriptions.subscribe("stock.moved", "orders.buy", actor=BUYER)
     shop.subscriptions.subscribe("stock.moved", "orders.tell", actor=BUYER)
     shop.answer = lambda: Failure(ActionError(ErrorCode.CONFLICT, "later"))
@@ -212,7 +212,7 @@ FINAL = {
 
 
 @pytest.mark.parametrize("code", [code for code in ErrorCode if code != "approval_required"], ids=str)
-def test_the_code_of_a_failure_decides_whether_the_event_is_tried_again(code: ErrorCode, small_shop: Shop) -> None:
+def test_the_error_code_decides_whether_an_event_is_tried_again(code: ErrorCode, small_shop: Shop) -> None:
     small_shop.subscriptions.subscribe("stock.moved", "orders.buy", actor=BUYER)
     small_shop.answer = lambda: Failure(ActionError(code, "it was not to be"))
 
@@ -223,7 +223,7 @@ def test_the_code_of_a_failure_decides_whether_the_event_is_tried_again(code: Er
     assert failure.retry == (code not in FINAL)
 
 
-def test_an_action_that_waits_for_an_approval_counts_as_delivered(shop: Shop) -> None:
+def test_an_action_that_awaits_approval_counts_as_delivered(shop: Shop) -> None:
     shop.subscriptions.subscribe("stock.moved", "orders.buy_much", actor=BUYER)
     event = shop.happens(by=101)
 
@@ -279,7 +279,7 @@ def test_one_event_that_fails_keeps_no_other_one_back(small_shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("actor", [Actor.system(), Actor.human("ann"), Actor.ai("bot"), None], ids=str)
-def test_a_function_that_gives_somebody_else_as_the_actor_makes_a_dead_letter(actor: Any, small_shop: Shop) -> None:
+def test_an_actor_function_with_a_wrong_result_kills_the_event(actor: Any, small_shop: Shop) -> None:
     small_shop.subscriptions.subscribe("stock.moved", "orders.buy", actor=lambda event: actor)
 
     failure = small_shop.failure(small_shop.happens())
@@ -316,7 +316,7 @@ def test_a_function_that_raises_fails_its_event(small_shop: Shop) -> None:
 # Declarations
 
 
-def test_an_action_that_is_not_there_is_refused_naming_the_nearest(small_shop: Shop) -> None:
+def test_an_unknown_action_is_refused_with_the_nearest_name(small_shop: Shop) -> None:
     with pytest.raises(ConfigurationError, match="did you mean 'buy'"):
         small_shop.subscriptions.subscribe("stock.moved", "orders.bye", actor=BUYER)
     with pytest.raises(ConfigurationError, match="did you mean 'orders'"):
@@ -331,7 +331,7 @@ def test_only_workflows_and_integrations_act_on_events(actor: Any, small_shop: S
         small_shop.subscriptions.subscribe("stock.moved", "orders.buy", actor=actor)
 
 
-def test_an_actor_of_a_type_that_the_action_refuses_is_found_at_once(small_shop: Shop) -> None:
+def test_an_actor_of_a_refused_type_is_found_at_once(small_shop: Shop) -> None:
     with pytest.raises(ConfigurationError, match="only for ai, human actors, not for workflow:buyer"):
         small_shop.subscriptions.subscribe("stock.moved", "orders.ask", actor=BUYER)
 
