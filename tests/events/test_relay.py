@@ -10,67 +10,23 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from returns.result import Failure, Result, Success
+from returns.result import Failure, Success
 
 from actionengine import (
-    ActionContext,
     ActionError,
-    Actor,
     CallbackPublisher,
     ConfigurationError,
-    Engine,
     ErrorCode,
     Event,
     InMemoryStorage,
     PublishError,
     PublisherUnavailable,
     Relay,
-    RequestContext,
-    create_action,
-    create_engine,
     create_event_type,
-    create_service,
 )
 from actionengine.testing import AsyncBackend, Backend
 from tests.backends import AnyStorage
-
-
-def tell(data: Any, ctx: ActionContext) -> Result[None, Any]:
-    for number in range(data.get("number", 1)):
-        ctx.emit("told", {**data, "number": number}, subject=data.get("subject"))
-    return Success(None)
-
-
-class Harness:
-    """Emits events, and delivers them in the world of the test."""
-
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        service = create_service(
-            name="desk", description="", actions=[create_action(name="tell", description="", handler=tell)]
-        )
-        self.engine: Engine = create_engine(services=[service], storage=backend.storage)
-        self.tenant = backend.run(backend.create_tenant(slug="acme", name="Acme"))
-        self.request = RequestContext(tenant=self.tenant, actor=Actor.human("ann"))
-
-    def tell(self, subject: str | None = None, **data: Any) -> None:
-        executed = self.backend.execute(self.engine, "desk", "tell", {"subject": subject, **data}, self.request)
-        assert isinstance(self.backend.run(executed), Success)
-
-    def tell_now(self, subject: str | None = None) -> None:
-        """The same, whichever world the test is in."""
-        assert isinstance(self.engine.execute_action("desk", "tell", {"subject": subject}, self.request), Success)
-
-    def drain(self, relay: Relay) -> int:
-        return self.backend.run(relay.drain_async()) if isinstance(self.backend, AsyncBackend) else relay.drain()
-
-    def drain_until(self, relay: Relay, is_done: Callable[[], bool]) -> None:
-        for _ in range(300):
-            self.drain(relay)
-            if is_done():
-                return
-            self.backend.run(self.backend.sleep(0.01))
-        raise AssertionError(relay.status())
+from tests.events.harness import Harness
 
 
 @pytest.fixture
@@ -78,16 +34,11 @@ def harness(backend: Backend) -> Harness:
     return Harness(backend)
 
 
-def impatient(harness: Harness, publisher: Any, **options: Any) -> Relay:
-    """A relay that does not wait long."""
-    return Relay(harness.backend.storage, publisher, **{"first_backoff": 0.001, "longest_backoff": 0.01, **options})
-
-
 def test_an_event_arrives_with_everything_that_is_known_of_it(harness: Harness) -> None:
     arrived: list[Event] = []
     harness.tell("jobs/1", colour="grün")
 
-    assert harness.drain(Relay(harness.backend.storage, CallbackPublisher(arrived.append))) == 1
+    assert harness.drain(harness.relay(CallbackPublisher(arrived.append))) == 1
 
     (event,) = arrived
     assert (event.type, event.subject, event.version) == ("told", "jobs/1", 1)
@@ -100,7 +51,7 @@ def test_an_event_arrives_with_everything_that_is_known_of_it(harness: Harness) 
 
 def test_what_was_delivered_is_not_delivered_again(harness: Harness) -> None:
     arrived: list[Event] = []
-    relay = Relay(harness.backend.storage, CallbackPublisher(arrived.append))
+    relay = harness.relay(CallbackPublisher(arrived.append))
     harness.tell("jobs/1", number=5)
 
     assert [harness.drain(relay), harness.drain(relay)] == [5, 0]
@@ -120,9 +71,7 @@ def test_a_callback_is_a_def_or_an_async_def(harness: Harness, is_async: bool) -
 
     harness.tell(number=3)
 
-    assert (
-        harness.drain(Relay(harness.backend.storage, CallbackPublisher(asynchronous if is_async else synchronous))) == 3
-    )
+    assert harness.drain(harness.relay(CallbackPublisher(asynchronous if is_async else synchronous))) == 3
     assert len(arrived) == 3
 
 
@@ -148,7 +97,7 @@ def test_a_publisher_is_started_first_and_stopped_at_the_end(harness: Harness) -
     recorder = Recorder()
     harness.tell()
 
-    harness.drain(Relay(harness.backend.storage, recorder))
+    harness.drain(harness.relay(recorder))
 
     assert recorder.told == ["start", "stop"]
 
@@ -159,7 +108,7 @@ def test_a_call_has_one_event_a_subject_and_at_most_batch_size(harness: Harness)
         harness.tell(f"jobs/{number % 7}")
     harness.tell(number=3)
 
-    assert harness.drain(Relay(harness.backend.storage, recorder)) == 23
+    assert harness.drain(harness.relay(recorder)) == 23
 
     for call in recorder.calls:
         subjects = [event.subject for event in call if event.subject]
@@ -172,7 +121,7 @@ def test_old_events_of_given_types_are_published_upcast(harness: Harness) -> Non
     arrived: list[Event] = []
     harness.tell("jobs/1")
 
-    harness.drain(Relay(harness.backend.storage, CallbackPublisher(arrived.append), event_types=[told]))
+    harness.drain(harness.relay(CallbackPublisher(arrived.append), event_types=[told]))
 
     assert [(event.version, event.payload) for event in arrived] == [(2, {"count": 0})]
 
@@ -180,7 +129,7 @@ def test_old_events_of_given_types_are_published_upcast(harness: Harness) -> Non
 def test_an_event_that_cannot_be_upcast_becomes_a_dead_letter(harness: Harness) -> None:
     told = create_event_type(type="told", version=2, upcasters={1: lambda old: old["nothing of the kind"]})
     harness.tell("jobs/1")
-    relay = impatient(harness, CallbackPublisher(print), event_types=[told], max_attempts=2)
+    relay = harness.relay(CallbackPublisher(print), event_types=[told], max_attempts=2)
 
     harness.drain_until(relay, lambda: relay.status().dead == 1)
 
@@ -201,7 +150,7 @@ def test_a_poison_event_holds_back_its_own_subject_only(harness: Harness, caplog
 
     for subject in ("jobs/1", "jobs/2", "jobs/3"):
         harness.tell(subject, number=3)
-    relay = impatient(harness, CallbackPublisher(publish), max_attempts=3)
+    relay = harness.relay(CallbackPublisher(publish), max_attempts=3)
 
     with caplog.at_level(logging.ERROR, logger="actionengine"):
         harness.drain_until(relay, lambda: relay.status().dead == 1)
@@ -223,7 +172,7 @@ def test_a_refusal_for_good_is_not_tried_again(harness: Harness) -> None:
         raise PublishError("300 KB, and 256 KB is the limit", retry=False)
 
     harness.tell("jobs/1")
-    relay = impatient(harness, CallbackPublisher(publish))
+    relay = harness.relay(CallbackPublisher(publish))
     harness.drain(relay)
 
     (letter,) = relay.dead_letters()
@@ -240,7 +189,7 @@ def test_skipping_frees_a_subject_and_a_redrive_comes_first(harness: Harness) ->
         arrived.append(event.payload["number"])
 
     harness.tell("jobs/1", number=4)
-    relay = impatient(harness, CallbackPublisher(publish))
+    relay = harness.relay(CallbackPublisher(publish))
     harness.drain(relay)
     (first,) = relay.dead_letters()
     assert relay.skip([first.event.id], "nobody needs it") == 1
@@ -271,7 +220,7 @@ def test_a_failure_of_a_batch_is_found_to_be_that_of_one_event(harness: Harness)
 
     for number in range(6):
         harness.tell(f"jobs/{number}")
-    relay = impatient(harness, Batches(), max_attempts=1)
+    relay = harness.relay(Batches(), max_attempts=1)
     harness.drain(relay)
 
     assert arrived == {"jobs/0", "jobs/1", "jobs/2", "jobs/4", "jobs/5"}
@@ -285,7 +234,7 @@ def test_returned_failures_count_against_their_events(harness: Harness) -> None:
 
     for number in range(3):
         harness.tell(f"jobs/{number}")
-    relay = impatient(harness, Partial(), max_attempts=1)
+    relay = harness.relay(Partial(), max_attempts=1)
 
     assert harness.drain(relay) == 2
     assert [letter.event.subject for letter in relay.dead_letters()] == ["jobs/1"]
@@ -300,7 +249,7 @@ def test_an_outage_counts_against_no_event(harness: Harness) -> None:
             raise ConnectionRefusedError("nobody listens")
         arrived.append(event.payload["number"])
 
-    relay = impatient(harness, CallbackPublisher(publish), max_attempts=1)
+    relay = harness.relay(CallbackPublisher(publish), max_attempts=1)
     harness.tell("jobs/1", number=3)
     for _ in range(5):
         with pytest.raises(PublisherUnavailable, match="nobody listens"):
@@ -322,7 +271,7 @@ def test_one_event_that_hangs_is_found_among_others_and_given_up(harness: Harnes
                 await asyncio.sleep(3600)
             arrived.extend(event.subject for event in events)
 
-    relay = impatient(harness, Hanging(), publish_timeout=0.05, max_attempts=2)
+    relay = harness.relay(Hanging(), publish_timeout=0.05, max_attempts=2)
     harness.tell("jobs/hang")
 
     def settled() -> bool:
@@ -354,7 +303,7 @@ def test_a_def_that_hangs_is_left_behind(harness: Harness) -> None:
 
     for subject in ("jobs/fine", "jobs/hang", "jobs/good"):
         harness.tell(subject)
-    relay = impatient(harness, CallbackPublisher(publish), publish_timeout=0.05, max_attempts=1)
+    relay = harness.relay(CallbackPublisher(publish), publish_timeout=0.05, max_attempts=1)
     try:
         # Within so short a time, a busy machine makes others late as well.
         while "jobs/hang" not in {letter.event.subject for letter in relay.dead_letters()}:
@@ -373,7 +322,7 @@ def test_a_publisher_that_answers_nonsense_is_told_so(harness: Harness) -> None:
             return len(events)
 
     harness.tell("jobs/1")
-    relay = impatient(harness, Nonsense(), max_attempts=1)
+    relay = harness.relay(Nonsense(), max_attempts=1)
     harness.drain(relay)
 
     assert "publish() returned a int" in relay.dead_letters()[0].reason
@@ -389,12 +338,12 @@ def test_a_publisher_that_cannot_start_is_an_outage(harness: Harness) -> None:
 
     harness.tell()
     with pytest.raises(PublisherUnavailable, match="no credentials in sight"):
-        harness.drain(Relay(harness.backend.storage, NoBroker()))
+        harness.drain(harness.relay(NoBroker()))
 
 
 def test_a_failure_that_a_callback_returns_is_a_failed_attempt(harness: Harness) -> None:
     answers = iter([Failure(ActionError(ErrorCode.CONFLICT, "somebody else has it")), Success(True)])
-    relay = impatient(harness, CallbackPublisher(lambda event: next(answers)), first_backoff=0.3, longest_backoff=0.3)
+    relay = harness.relay(CallbackPublisher(lambda event: next(answers)), first_backoff=0.3, longest_backoff=0.3)
     harness.tell("jobs/1")
 
     assert harness.drain(relay) == 0
@@ -404,7 +353,7 @@ def test_a_failure_that_a_callback_returns_is_a_failed_attempt(harness: Harness)
 
 def test_a_permanent_failure_makes_a_dead_letter_immediately(harness: Harness) -> None:
     refusal = Failure(ActionError(ErrorCode.FORBIDDEN, "not for you"))
-    relay = impatient(harness, CallbackPublisher(lambda event: refusal))
+    relay = harness.relay(CallbackPublisher(lambda event: refusal))
     harness.tell("jobs/1")
     harness.drain(relay)
 
@@ -418,7 +367,7 @@ def test_what_a_def_returns_to_be_awaited_is_awaited(harness: Harness) -> None:
         arrived.append(event.id)
         return Failure("no")
 
-    relay = impatient(harness, CallbackPublisher(lambda event: later(event)), max_attempts=1)
+    relay = harness.relay(CallbackPublisher(lambda event: later(event)), max_attempts=1)
     harness.tell("jobs/1")
 
     assert harness.drain(relay) == 0
@@ -431,7 +380,7 @@ def test_a_failure_of_what_is_no_event_of_the_call_is_no_success(harness: Harnes
         def publish(self, events: Sequence[Event]) -> Any:
             return {event: PublishError("no") for event in events}
 
-    relay = impatient(harness, Mistaken(), max_attempts=1)
+    relay = harness.relay(Mistaken(), max_attempts=1)
     harness.tell("jobs/1")
 
     assert harness.drain(relay) == 0
@@ -449,7 +398,7 @@ def test_an_event_that_breaks_the_connection_fails_alone(harness: Harness) -> No
     harness.tell("jobs/bad")
     for number in range(5):
         harness.tell(f"jobs/{number}")
-    relay = impatient(harness, CallbackPublisher(publish), max_attempts=2)
+    relay = harness.relay(CallbackPublisher(publish), max_attempts=2)
     for _ in range(100):
         with suppress(PublisherUnavailable):
             harness.drain(relay)
@@ -473,7 +422,7 @@ def test_a_broken_upcaster_holds_up_its_own_subject_only(harness: Harness, worse
     harness.tell("jobs/bad", bad=True)
     harness.tell("jobs/fine", bad=False)
     publisher = CallbackPublisher(lambda event: arrived.append(event.subject))
-    relay = impatient(harness, publisher, event_types=[told], max_attempts=1)
+    relay = harness.relay(publisher, event_types=[told], max_attempts=1)
     harness.drain(relay)
 
     assert arrived == ["jobs/fine"]
@@ -491,7 +440,7 @@ def test_an_error_of_a_kind_of_its_own_does_not_end_the_relay(harness: Harness) 
     def publish(event: Event) -> None:
         raise Odd
 
-    relay = impatient(harness, CallbackPublisher(publish), max_attempts=1)
+    relay = harness.relay(CallbackPublisher(publish), max_attempts=1)
     harness.tell("jobs/1")
     harness.drain(relay)
 
@@ -545,7 +494,7 @@ def in_time(is_so: Callable[[], bool]) -> bool:
 
 def test_a_running_relay_delivers_new_events_until_it_is_stopped(harness: Harness) -> None:
     arrived: list[Event] = []
-    relay = Relay(harness.backend.storage, CallbackPublisher(arrived.append), name="the-only-one")
+    relay = harness.relay(CallbackPublisher(arrived.append), name="the-only-one")
     stop = running(harness, relay)
     try:
         for number in range(5):
@@ -570,7 +519,7 @@ def test_a_running_relay_survives_an_outage_and_reports_it(harness: Harness) -> 
         arrived.append(event)
 
     harness.tell_now("jobs/1")
-    relay = Relay(harness.backend.storage, CallbackPublisher(publish))
+    relay = harness.relay(CallbackPublisher(publish))
     stop = running(harness, relay)
     try:
         assert in_time(lambda: tries >= 2)
@@ -583,13 +532,13 @@ def test_a_running_relay_survives_an_outage_and_reports_it(harness: Harness) -> 
 
 
 def test_a_relay_that_was_stopped_before_its_run_ends_at_once(harness: Harness) -> None:
-    relay = Relay(harness.backend.storage, CallbackPublisher(print))
+    relay = harness.relay(CallbackPublisher(print))
     relay.stop()
     running(harness, relay)()
 
 
 def test_a_relay_runs_once_at_a_time(harness: Harness) -> None:
-    relay = Relay(harness.backend.storage, CallbackPublisher(print))
+    relay = harness.relay(CallbackPublisher(print))
     stop = running(harness, relay)
     try:
         assert in_time(lambda: bool(relay.status().relays))
@@ -600,7 +549,7 @@ def test_a_relay_runs_once_at_a_time(harness: Harness) -> None:
 
 
 def test_the_status_tells_how_much_there_is_and_since_when(harness: Harness) -> None:
-    relay = Relay(harness.backend.storage, CallbackPublisher(print))
+    relay = harness.relay(CallbackPublisher(print))
     assert relay.status()[:5] == (0, 0, 0, 0, None)
     harness.tell("jobs/1", number=3)
     (first, *_) = harness.backend.run(harness.backend.read_events(harness.tenant))

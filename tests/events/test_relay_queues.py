@@ -5,65 +5,40 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from returns.result import Result, Success
 
 from actionengine import (
-    ActionContext,
-    Actor,
     CallbackPublisher,
     ConfigurationError,
-    Engine,
     Event,
     Fanout,
     Publisher,
     PublishError,
     PublisherUnavailable,
     Relay,
-    RequestContext,
-    create_action,
-    create_engine,
-    create_service,
 )
 from actionengine.storage.errors import StorageError
 from actionengine.storage.outbox import EVENTS, QUEUES, TRIGGERS, WORKFLOWS
 from actionengine.storage.rows import Route
 from actionengine.testing import AsyncBackend, Backend
 from tests.backends import AnyStorage
+from tests.events.harness import Harness as BaseHarness
+from tests.events.harness import telling_engine
 
 
-def tell(data: Any, ctx: ActionContext) -> Result[None, Any]:
-    for type in data["types"]:
-        ctx.emit(type, {}, subject=data.get("subject"))
-    return Success(None)
-
-
-class Harness:
-    """Emits events, of which those of the type `going` go into the queue `workflows` too, and all into `triggers`."""
+class Harness(BaseHarness):
+    """Routes the events of the type `going` to the queue `workflows` too, and all events to `triggers`."""
 
     def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        service = create_service(
-            name="desk", description="", actions=[create_action(name="tell", description="", handler=tell)]
-        )
-        routes = (Route(WORKFLOWS, frozenset({"going"})), Route(TRIGGERS))
-        self.engine: Engine = create_engine(services=[replace(service, routes=routes)], storage=backend.storage)
-        self.tenant = backend.run(backend.create_tenant(slug="acme", name="Acme"))
+        super().__init__(backend, Route(WORKFLOWS, frozenset({"going"})), Route(TRIGGERS))
 
-    def tell(self, *types: str, subject: str = "jobs/1") -> None:
-        request = RequestContext(tenant=self.tenant, actor=Actor.human("ann"))
-        told = self.backend.execute(self.engine, "desk", "tell", {"types": list(types), "subject": subject}, request)
-        assert isinstance(self.backend.run(told), Success)
+    def emit(self, *types: str, subject: str = "jobs/1") -> None:
+        self.tell(subject, types=list(types))
 
-    def drain(self, relay: Relay) -> int:
-        return self.backend.run(relay.drain_async()) if isinstance(self.backend, AsyncBackend) else relay.drain()
-
-    def relay(self, *publishers: Publisher, **options: Any) -> Relay:
-        publisher = publishers[0] if len(publishers) == 1 else Fanout(*publishers)
-        return Relay(self.backend.storage, publisher, first_backoff=0.001, longest_backoff=0.01, **options)
+    def relay_to(self, *publishers: Publisher, **options: Any) -> Relay:
+        return self.relay(publishers[0] if len(publishers) == 1 else Fanout(*publishers), **options)
 
     def pending(self) -> list[int]:
         relay = self.relay(Ours())
@@ -105,9 +80,9 @@ class Broker:
 
 def test_each_queue_goes_to_those_who_take_from_it(harness: Harness) -> None:
     ours, broker, other = Ours(), Broker(), Broker()
-    harness.tell("going", "done")
+    harness.emit("going", "done")
 
-    assert harness.drain(harness.relay(ours, broker, other)) == 2
+    assert harness.drain(harness.relay_to(ours, broker, other)) == 2
 
     assert broker.got == other.got == ["going", "done"]
     assert ours.got == {WORKFLOWS: ["going"], TRIGGERS: ["going", "done"]}
@@ -116,9 +91,9 @@ def test_each_queue_goes_to_those_who_take_from_it(harness: Harness) -> None:
 
 def test_what_nobody_takes_of_the_hosts_events_does_not_stay(harness: Harness) -> None:
     ours = Ours()
-    harness.tell("going", "done")
+    harness.emit("going", "done")
 
-    assert harness.drain(harness.relay(ours)) == 2
+    assert harness.drain(harness.relay_to(ours)) == 2
 
     assert ours.got[WORKFLOWS] == ["going"]
     assert harness.pending() == [0, 0, 0]
@@ -126,13 +101,13 @@ def test_what_nobody_takes_of_the_hosts_events_does_not_stay(harness: Harness) -
 
 def test_a_relay_of_some_queues_leaves_the_others(harness: Harness) -> None:
     ours, broker = Ours(), Broker()
-    harness.tell("going", "done")
+    harness.emit("going", "done")
 
-    assert harness.drain(harness.relay(ours, queues=[WORKFLOWS])) == 1
+    assert harness.drain(harness.relay_to(ours, queues=[WORKFLOWS])) == 1
     assert harness.pending() == [2, 0, 2]
-    assert harness.drain(harness.relay(broker)) == 2
+    assert harness.drain(harness.relay_to(broker)) == 2
     assert harness.pending() == [0, 0, 2]
-    assert harness.drain(harness.relay(Fanout(ours, broker), queues=TRIGGERS)) == 2
+    assert harness.drain(harness.relay_to(Fanout(ours, broker), queues=TRIGGERS)) == 2
     assert (ours.got, broker.got) == ({WORKFLOWS: ["going"], TRIGGERS: ["going", "done"]}, ["going", "done"])
 
 
@@ -159,9 +134,9 @@ def test_a_queue_that_a_relay_could_not_work_at_is_refused(
 def test_a_broken_broker_of_the_host_holds_up_no_other_queue(harness: Harness, raised: Exception) -> None:
     ours, broker = Ours(), Broker(raised)
     for _ in range(3):
-        harness.tell("going", "done")
+        harness.emit("going", "done")
 
-    relay = harness.relay(ours, broker)
+    relay = harness.relay_to(ours, broker)
     if isinstance(raised, PublisherUnavailable):
         with pytest.raises(PublisherUnavailable):
             harness.drain(relay)
@@ -178,13 +153,13 @@ def test_broken_other_queues_do_not_hold_up_the_hosts(harness: Harness, raised: 
         raise raised
 
     ours, broker = Ours(fail, fail), Broker()
-    harness.tell("going", "done", "going")
+    harness.emit("going", "done", "going")
 
     if isinstance(raised, PublisherUnavailable):
         with pytest.raises(PublisherUnavailable):
-            harness.drain(harness.relay(ours, broker))
+            harness.drain(harness.relay_to(ours, broker))
     else:
-        harness.drain(harness.relay(ours, broker))
+        harness.drain(harness.relay_to(ours, broker))
 
     assert broker.got == ["going", "done", "going"]
     assert harness.pending()[0] == 0
@@ -200,8 +175,8 @@ def test_a_relay_that_runs_waits_at_no_queue_for_another_one(harness: Harness) -
     def go(event: Event) -> None:
         went.set()
 
-    harness.tell("going")
-    relay = harness.relay(Ours(go, stay), CallbackPublisher(stay), publish_timeout=40)
+    harness.emit("going")
+    relay = harness.relay_to(Ours(go, stay), CallbackPublisher(stay), publish_timeout=40)
 
     async def run_async() -> None:
         task = asyncio.create_task(relay.run_async())
@@ -239,7 +214,7 @@ def test_a_queue_that_cannot_be_worked_at_ends_the_relay(
             monkeypatch.setattr(made, "take", refused)
         return made
 
-    relay = harness.relay(Ours(), Broker())
+    relay = harness.relay_to(Ours(), Broker())
 
     with monkeypatch.context() as patched:
         patched.setattr(storage, "outbox", outbox)
@@ -247,7 +222,7 @@ def test_a_queue_that_cannot_be_worked_at_ends_the_relay(
             harness.backend.run(relay.run_async()) if isinstance(harness.backend, AsyncBackend) else relay.run()
 
     # What has ended it does not end it again.
-    harness.tell("going")
+    harness.emit("going")
     if isinstance(harness.backend, AsyncBackend):
         harness.backend.run(run_until_empty(harness, relay))
     else:
@@ -274,9 +249,9 @@ def test_dead_letters_of_all_queues_are_seen_and_tried_again(harness: Harness) -
     def fail(event: Event) -> None:
         raise PublishError("no", retry=False)
 
-    harness.tell("going", subject="jobs/1")
-    harness.tell("done", subject="jobs/2")
-    relay = harness.relay(Ours(fail, fail), CallbackPublisher(fail))
+    harness.emit("going", subject="jobs/1")
+    harness.emit("done", subject="jobs/2")
+    relay = harness.relay_to(Ours(fail, fail), CallbackPublisher(fail))
     harness.drain(relay)
 
     def listed(**page: Any) -> list[tuple[str, str]]:
@@ -301,11 +276,8 @@ def test_dead_letters_of_all_queues_are_seen_and_tried_again(harness: Harness) -
 
 
 def test_without_routes_there_is_the_hosts_queue_alone(harness: Harness) -> None:
-    service = create_service(
-        name="desk", description="", actions=[create_action(name="tell", description="", handler=tell)]
-    )
-    harness.engine = create_engine(services=[service], storage=harness.backend.storage)
+    harness.engine = telling_engine(harness.backend.storage)
 
-    harness.tell("going", "done")
+    harness.emit("going", "done")
 
     assert harness.pending() == [2, 0, 0]
