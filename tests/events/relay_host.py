@@ -21,16 +21,19 @@ from uuid import UUID
 
 from returns.result import Success
 
-import actionengine.events.relay.worker as shift
 from actionengine import PostgresStorage, SQLiteStorage, Tenant
 from actionengine.concurrency.run_sync import Mode
 from actionengine.events.event import Event
 from actionengine.events.publishers.port import CallbackPublisher, Publisher
+from actionengine.events.relay import worker
 from actionengine.events.relay.relay import Relay
 from tests.events.relay_work import BrokerLog, Writer
 
 LIFETIME = 600.0
 """Seconds after which a process that nobody has ended ends by itself."""
+
+ERRORS_FILE = "errors"
+"""The name of a file beside the path of an order: the stderr of its process."""
 
 WORKERS = 3
 SUBJECTS = 12
@@ -99,7 +102,7 @@ def storage_of(order: Order) -> PostgresStorage | SQLiteStorage:
 
 def be_a_relay(order: Order) -> None:
     if order.leeway is not None:
-        shift._LEASE_TIMEOUT = order.leeway
+        worker._LEASE_TIMEOUT = order.leeway
     relay = Relay(
         storage_of(order),
         publisher_of(order),
@@ -145,8 +148,9 @@ def be_a_writer(order: Order) -> None:
 
 
 def live(order: Order) -> None:
-    """The life of a process."""
+    """Do what an order says, to the end of the process."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.dup2(os.open(Path(order.path).parent / ERRORS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
     timer = threading.Timer(LIFETIME, os._exit, (3,))
     timer.daemon = True
     timer.start()

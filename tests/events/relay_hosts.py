@@ -19,7 +19,7 @@ from actionengine import PostgresStorage, SQLiteStorage, Tenant
 from actionengine.events.publishers.port import CallbackPublisher
 from actionengine.events.relay.relay import Relay
 from actionengine.storage.outbox import OutboxStatus
-from tests.events.relay_host import Order, read_journal
+from tests.events.relay_host import ERRORS_FILE, Order, read_journal
 from tests.events.relay_work import AnyStorage, BrokerLog, new_tenant
 from tests.programs import Program
 from tests.waiting import wait_until
@@ -69,14 +69,14 @@ class Process:
 class Site:
     """A database, a broker, and processes that work on them."""
 
-    def __init__(self, url: str, storage: AnyStorage, folder: Path) -> None:
+    def __init__(self, url: str, storage: AnyStorage, folder: Path, program: Program) -> None:
         self.url = url
         self.storage = storage
         self.broker = BrokerLog(folder / "broker")
         self.tenants: list[Tenant] = []
         self._folder = folder
         self._processes: list[Process] = []
-        self._program = Program("tests.events.relay_host", folder)
+        self._program = program
 
     def tenant(self) -> Tenant:
         tenant = new_tenant(self.storage)
@@ -97,8 +97,9 @@ class Site:
         return Relay(self.storage, CallbackPublisher(lambda event: None)).status()
 
     def errors(self) -> str:
-        """What the processes have complained of."""
-        return self._program.errors()
+        """Return the stderr of the processes."""
+        path = self._folder / ERRORS_FILE
+        return path.read_text() if path.exists() else ""
 
     def can_be_written(self) -> bool:
         """Whether nobody keeps others from writing for longer than a moment."""
@@ -127,7 +128,6 @@ class Site:
         for process in self._processes:
             with suppress(ProcessLookupError):
                 process.send(signal.SIGKILL)
-        self._program.close()
 
     def _start(self, order: Order) -> Process:
         process = Process(int(self._program.ask(order)), order.name, Path(order.path))
@@ -135,10 +135,10 @@ class Site:
         return process
 
 
-def sqlite_site(folder: Path) -> Site:
+def sqlite_site(folder: Path, program: Program) -> Site:
     url = f"sqlite:///{folder / 'events.db'}"
-    return Site(url, SQLiteStorage(url, busy_timeout=60.0), folder)
+    return Site(url, SQLiteStorage(url, busy_timeout=60.0), folder, program)
 
 
-def postgres_site(database: Database, folder: Path) -> Site:
-    return Site(database.app_url, PostgresStorage(database.app_url), folder)
+def postgres_site(database: Database, folder: Path, program: Program) -> Site:
+    return Site(database.app_url, PostgresStorage(database.app_url), folder, program)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,6 @@ from actionengine import (
     ConfigurationError,
     ErrorCode,
     InMemoryStorage,
-    PostgresStorage,
-    SQLiteStorage,
-    Storage,
     StorageUnavailable,
     Tenant,
 )
@@ -30,12 +26,8 @@ from actionengine.events.consumers.inbox import Inbox
 from actionengine.events.event import Event
 from actionengine.testing import Backend, run_in_mode
 from tests.backends import AnyStorage
+from tests.events.processes import FORKS, deliver_all, note, open_storage
 from tests.events.stock import Stock, failure_of, history, moved, stock_engine
-
-
-def note(event: Event, ctx: ActionContext) -> None:
-    """Fails, as a taken id, where it runs twice for an event."""
-    ctx.records("notes").insert({"by": event.payload["by"]}, event.id)
 
 
 def count(event: Event, ctx: ActionContext) -> None:
@@ -284,39 +276,21 @@ def test_a_delivery_that_is_cancelled_leaves_nothing_behind(storage: InMemorySto
     assert asyncio.run(asyncio.wait_for(main(), 60)) == Success(True)
 
 
-def deliver_all(url: str, tenant: Tenant, go: Any, number: Any) -> None:
-    storage: Storage = SQLiteStorage(url, busy_timeout=60.0) if url.startswith("sqlite") else PostgresStorage(url)
-    engine = stock_engine(storage)
-    inbox = Inbox(engine, "shelf")
-    events = history(engine, tenant)
-    go.wait(90)
-    taken_in = 0
-    for event in events:
-        while isinstance(answer := inbox.handle(event, note), Failure):
-            assert answer.failure().code in {ErrorCode.CONFLICT, ErrorCode.UNAVAILABLE}, answer
-        taken_in += answer.unwrap()
-    with number.get_lock():
-        number.value += taken_in
-
-
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_processes_that_deliver_the_same_events_run_each_once(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if kind == "sqlite":
         url = f"sqlite:///{tmp_path / 'events.db'}"
-        storage: AnyStorage = SQLiteStorage(url, busy_timeout=60.0)
     else:
         url = request.getfixturevalue("fresh_postgres_database").app_url
-        storage = PostgresStorage(url)
-    with storage:
+    with open_storage(url) as storage:
         tenant = storage.create_tenant(slug="acme", name="Acme")
         engine = stock_engine(storage)
         for by in range(50):
             moved(engine, tenant, item="nail", by=by)
-        spawn = multiprocessing.get_context("spawn")
-        go, number = spawn.Barrier(3), spawn.Value("i", 0)
-        processes = [spawn.Process(target=deliver_all, args=(url, tenant, go, number)) for _ in range(3)]
+        go, number = FORKS.Barrier(3), FORKS.Value("i", 0)
+        processes = [FORKS.Process(target=deliver_all, args=(url, tenant, go, number)) for _ in range(3)]
         for process in processes:
             process.start()
         for process in processes:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,27 +11,27 @@ import pytest
 
 from actionengine import Tenant
 from actionengine.events.projections.projection import Projection
-from tests.events.rebuilder import POINTS, open_storage
+from tests.events.processes import FORKS, POINTS, open_storage, rebuild
 from tests.events.showing import documents_left, view_of
 from tests.events.stock import add_up, folded, history, moved, stock_engine
 
-ROOT = Path(__file__).parents[2]
 EVENTS = 120
 KILLS = 2
 """A rebuild that goes on is killed as well."""
 
 
-def kill_a_rebuild(url: str, tenant: Tenant, point: str, dice: random.Random) -> int:
-    """How the process ended."""
-    arguments = [sys.executable, "-m", "tests.events.rebuilder", url, str(tenant.id), point]
-    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE) as process:
-        if point == "anywhere":
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(dice.uniform(0.0, 0.05))
-            process.kill()
-        process.communicate(timeout=180)
-    return process.returncode
+def kill_a_rebuild(url: str, tenant: Tenant, point: str, dice: random.Random) -> int | None:
+    """Return the exit code of the process."""
+    hearing, telling = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=rebuild, args=(url, tenant, point, telling))
+    process.start()
+    telling.close()
+    if point == "anywhere":
+        hearing.recv()
+        time.sleep(dice.uniform(0.0, 0.05))
+        process.kill()
+    process.join(180)
+    return process.exitcode
 
 
 @pytest.mark.parametrize(
