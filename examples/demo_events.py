@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CloudEvent = dict[str, Any]
 STREAM = "events"
-_PATIENCE = 90.0
+_WAIT_TIMEOUT = 90.0
 _ATTRIBUTES = {"id": 5, "type": 18, "subject": 15, "tenant": 6, "actor": 10, "action": 18}
 
 
@@ -147,10 +147,10 @@ def _settled(background: Background) -> None:
 
 
 def _until(check: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _WAIT_TIMEOUT
     while not (found := check()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"nothing came of it within {_PATIENCE:g} seconds")
+            raise TimeoutError(f"nothing came of it within {_WAIT_TIMEOUT:g} seconds")
         time.sleep(0.02)
     return found
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from examples.demo import Story
 
 CARLA, MARIA = Actor.human("carla"), Actor.human("maria")
-_PATIENCE = 90.0
+_WAIT_TIMEOUT = 90.0
 
 
 def tell_of_workflows(
@@ -153,14 +153,14 @@ def _relaying(story: Story, storage: HostStorage) -> Iterator[None]:
 def _until(story: Story, tenant: Tenant, check: Callable[[Run], bool]) -> Run:
     """Wait for a run that meets the condition, and return it."""
     context = RequestContext(tenant=tenant, actor=MARIA, source="status")
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _WAIT_TIMEOUT
     while time.monotonic() < deadline:
         for summary in story.engine.execute_action("workflows", "list", {}, context).unwrap():
             run: Run = story.engine.execute_action("workflows", "get", {"run_id": summary.id}, context).unwrap()
             if check(run):
                 return run
         time.sleep(0.05)
-    raise TimeoutError(f"no such run within {_PATIENCE:g} seconds")
+    raise TimeoutError(f"no such run within {_WAIT_TIMEOUT:g} seconds")
 
 
 def _in_brief(invoice: Any) -> Any:

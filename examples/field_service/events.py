@@ -37,18 +37,20 @@ def _only_what_happened(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 customer_created = create_event_type(type="customers.created", payload=Customer, description="A new customer")
-job_created = create_event_type(type="jobs.created", payload=Job, description="A job was taken on")
+job_created = create_event_type(type="jobs.created", payload=Job, description="A job was created")
 job_scheduled = create_event_type(
     type="jobs.scheduled",
     payload=JobScheduled,
     version=2,
     upcasters={1: _only_what_happened},
-    description="A job has got a day, or another one",
+    description="The day of a job was set or moved",
 )
-job_completed = create_event_type(type="jobs.completed", payload=Job, description="The work is done")
+job_completed = create_event_type(type="jobs.completed", payload=Job, description="A job was completed")
 payment_captured = create_event_type(type="payments.captured", payload=Payment, description="A job was paid")
-payment_refunded = create_event_type(type="payments.refunded", payload=PaymentRefunded, description="Money went back")
+payment_refunded = create_event_type(
+    type="payments.refunded", payload=PaymentRefunded, description="A payment was refunded"
+)
 invoice_drafted = create_event_type(type="invoices.drafted", payload=Invoice, description="An invoice can be sent")
 invoice_overdue = create_event_type(
-    type="invoices.overdue", payload=InvoiceOverdue, description="An invoice should have been paid by now"
+    type="invoices.overdue", payload=InvoiceOverdue, description="An invoice is overdue"
 )

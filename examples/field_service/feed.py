@@ -16,13 +16,13 @@ from actionengine.events.publishers.cloudevents import to_structured
 from examples.field_service.services.events.watch import Watch
 from examples.field_service.transport import Headers
 
-HEARTBEAT = 15.0
+HEARTBEAT_INTERVAL = 15.0
 """Seconds of silence after which a sign of life is sent: a client that is gone is noticed by writing to it."""
 
 MEDIA_TYPE = "text/event-stream"
 NO_BUFFERING = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
-_POLL = 0.5
+_POLL_INTERVAL = 0.5
 
 
 def watch_of(query: Mapping[str, str], headers: Headers) -> dict[str, Any]:
@@ -36,7 +36,11 @@ def watch_of(query: Mapping[str, str], headers: Headers) -> dict[str, Any]:
 
 
 def feed(
-    engine: Engine, context: RequestContext, watch: Watch, stopping: threading.Event, heartbeat: float = HEARTBEAT
+    engine: Engine,
+    context: RequestContext,
+    watch: Watch,
+    stopping: threading.Event,
+    heartbeat: float = HEARTBEAT_INTERVAL,
 ) -> Iterator[bytes]:
     """Yield messages until `stopping` is set, or until the storage is out of reach: then the client reconnects."""
     listener = _Listener(engine, context, watch, heartbeat)
@@ -47,11 +51,15 @@ def feed(
                 yield listener.message(event)
             if listener.is_due():
                 yield listener.beat()
-            stopping.wait(min(_POLL, heartbeat))
+            stopping.wait(min(_POLL_INTERVAL, heartbeat))
 
 
 async def feed_async(
-    engine: Engine, context: RequestContext, watch: Watch, stopping: asyncio.Event, heartbeat: float = HEARTBEAT
+    engine: Engine,
+    context: RequestContext,
+    watch: Watch,
+    stopping: asyncio.Event,
+    heartbeat: float = HEARTBEAT_INTERVAL,
 ) -> AsyncIterator[bytes]:
     """Yield the same messages under an event loop."""
     listener = _Listener(engine, context, watch, heartbeat)
@@ -63,7 +71,7 @@ async def feed_async(
             if listener.is_due():
                 yield listener.beat()
             with suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), min(_POLL, heartbeat))
+                await asyncio.wait_for(stopping.wait(), min(_POLL_INTERVAL, heartbeat))
 
 
 class _Listener:

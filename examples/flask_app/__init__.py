@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 
 from actionengine import ActionError, RequestContext
 from examples.field_service.app import HostStorage, create_business
-from examples.field_service.feed import HEARTBEAT, MEDIA_TYPE, NO_BUFFERING, feed, watch_of
+from examples.field_service.feed import HEARTBEAT_INTERVAL, MEDIA_TYPE, NO_BUFFERING, feed, watch_of
 from examples.field_service.routes import ROUTES, Route, payload_of
 from examples.field_service.transport import (
     MAX_BODY,
@@ -23,7 +23,9 @@ from examples.field_service.transport import (
 )
 
 
-def create_app(storage: HostStorage, stopping: threading.Event | None = None, heartbeat: float = HEARTBEAT) -> Flask:
+def create_app(
+    storage: HostStorage, stopping: threading.Event | None = None, heartbeat: float = HEARTBEAT_INTERVAL
+) -> Flask:
     """Return a Flask application on a storage, which the caller closes. Live feeds end when `stopping` is set."""
     stops = stopping or threading.Event()
     app = Flask(__name__)

@@ -25,7 +25,7 @@ GRACE = 5.0
 """Seconds that the other side has beyond a request's timeout, to end the work and to say so."""
 
 MAX_ANSWER_BYTES = 64 * 1024**2
-_LOOK = 0.05
+_CANCEL_CHECK_INTERVAL = 0.05
 
 
 class HttpRunner(BoundaryRunner):
@@ -101,7 +101,7 @@ class HttpRunner(BoundaryRunner):
         except (ValueError, LookupError, TypeError) as error:
             raise ActionError(
                 ErrorCode.UNAVAILABLE,
-                f"the runner at {self._host} gave no answer to be understood (status {status})",
+                f"the runner at {self._host} gave an invalid answer (status {status})",
                 {"request_id": request.id, "status": status},
             ) from error
         return result.model_copy(update={"runner": self.name, "worker": result.worker or self._host})
@@ -120,7 +120,7 @@ def _wait(
     connection: http.client.HTTPConnection, request: ExecutionRequest, cancelled: threading.Event, deadline: float
 ) -> None:
     """Wait until the answer begins. Raises `ActionError` after a cancellation or the deadline."""
-    while not select.select([connection.sock], [], [], _LOOK)[0]:
+    while not select.select([connection.sock], [], [], _CANCEL_CHECK_INTERVAL)[0]:
         if cancelled.is_set():
             raise cancelled_error(request)
         if time.monotonic() > deadline:

@@ -92,12 +92,12 @@ class Verifier:
             raise Refused("the request is not signed")
         now = self._clock()
         if abs(now - int(timestamp)) > self._window:
-            raise Refused(f"the request is of another time: it is good for {self._window:g} seconds")
+            raise Refused(f"the time of the request is outside the window of {self._window:g} seconds")
         # An unknown key costs the same computation as a known one.
         secret = self._keys.secrets.get(key_id)
         expected = _signature(secret or bytes(MIN_KEY_BYTES), key_id, method, path, timestamp, nonce, body)
         if not hmac.compare_digest(expected, signature) or secret is None:
-            raise Refused("the signature is not right")
+            raise Refused("the signature is wrong")
         # Only signed nonces are remembered, so that a client without a key cannot fill the memory.
         self._remember((key_id, nonce), now, int(timestamp) + self._window)
         return key_id
@@ -107,7 +107,7 @@ class Verifier:
             while self._forgettable and self._forgettable[0][0] < now:
                 self._seen.discard(self._forgettable.popleft()[1])
             if nonce in self._seen:
-                raise Refused("the request has been here before")
+                raise Refused("the nonce of the request was used before")
             self._seen.add(nonce)
             # In the order of arrival. Each is kept as long as a request of that time could be valid.
             self._forgettable.append((max(until, now + self._window), nonce))

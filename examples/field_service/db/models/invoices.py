@@ -55,7 +55,7 @@ def _move(
 ) -> Result[Invoice, ActionError]:
     """Change an invoice if its status is one of these."""
     if invoice.status not in possible:
-        message = f"the invoice {invoice.id} is {invoice.status}: it would have to be {' or '.join(possible)}"
+        message = f"the invoice {invoice.id} is {invoice.status}: expected {' or '.join(possible)}"
         details = {"invoice_id": invoice.id, "status": invoice.status}
         return Failure(ActionError(ErrorCode.UNPROCESSABLE, message, details))
     document = invoice.model_copy(update=wanted).model_dump(mode="json", exclude={"id", "version"})

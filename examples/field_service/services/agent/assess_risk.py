@@ -40,13 +40,13 @@ def _handler(data: OverdueInvoice, ctx: ActionContext) -> Result[Assessment, Act
     try:
         return Success(Assessment.model_validate_json(answer.text))
     except ValidationError as error:
-        message = f"the model's answer is no assessment: {error.errors()[0]['msg']}"
+        message = f"the model's answer is not an Assessment: {error.errors()[0]['msg']}"
         return Failure(ActionError(ErrorCode.UNPROCESSABLE, message, {"answer": answer.text[:500]}))
 
 
 assess_risk_action = create_action(
     name="assess_risk",
-    description="Ask a model how likely it is that an invoice will not be paid",
+    description="Ask a model for the risk that an invoice is not paid",
     handler=_handler,
     validation=OverdueInvoice,
     permission="agent.assess_risk",

@@ -18,7 +18,7 @@ def _handler(data: CustomerReference, ctx: ActionContext) -> Result[Customer, Ac
 
 get_customer_action = create_action(
     name="get",
-    description="One customer",
+    description="Get a customer",
     handler=_handler,
     validation=CustomerReference,
     permission="customers.read",

@@ -18,7 +18,7 @@ def _handler(data: CustomerListing, ctx: ActionContext) -> Result[list[Customer]
 
 list_customers_action = create_action(
     name="list",
-    description="A hundred customers, after an id",
+    description="List up to a hundred customers after an id",
     handler=_handler,
     validation=CustomerListing,
     permission="customers.read",

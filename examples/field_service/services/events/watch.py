@@ -19,7 +19,7 @@ def _handler(data: Watch) -> Result[Watch, ActionError]:
 
 watch_events_action = create_action(
     name="watch",
-    description="Watch the events as they come",
+    description="Watch the live events",
     handler=_handler,
     validation=Watch,
     permission="events.watch",

@@ -24,7 +24,7 @@ def _handler(data: Issue, ctx: ActionContext) -> Result[Invoice, ActionError]:
 
 issue_invoice_action = create_action(
     name="issue",
-    description="Send an invoice that was drafted",
+    description="Send a drafted invoice",
     handler=_handler,
     validation=Issue,
     permission="invoices.issue",

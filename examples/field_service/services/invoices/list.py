@@ -18,7 +18,7 @@ def _handler(data: InvoiceListing, ctx: ActionContext) -> Result[list[Invoice], 
 
 list_invoices_action = create_action(
     name="list",
-    description="A hundred invoices, after an id",
+    description="List up to a hundred invoices after an id",
     handler=_handler,
     validation=InvoiceListing,
     permission="invoices.read",

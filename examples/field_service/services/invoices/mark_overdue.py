@@ -45,7 +45,7 @@ def _tell(invoice: Invoice, customer: CustomerRow, data: Late, ctx: ActionContex
 
 mark_overdue_action = create_action(
     name="mark_overdue",
-    description="Say that an invoice should have been paid before a day",
+    description="Mark an invoice as overdue on a day",
     handler=_handler,
     validation=Late,
     permission="invoices.mark_overdue",

@@ -14,7 +14,7 @@ def _handler(data: InvoiceReference, ctx: ActionContext) -> Result[Invoice, Acti
 
 pay_invoice_action = create_action(
     name="pay",
-    description="Write down that an invoice was paid",
+    description="Mark an invoice as paid",
     handler=_handler,
     validation=InvoiceReference,
     permission="invoices.pay",

@@ -21,7 +21,7 @@ def _handler(data: BoardReading, ctx: ActionContext) -> Result[list[Card], Actio
 
 board_action = create_action(
     name="board",
-    description="The jobs that have a day, perhaps only those of one",
+    description="List the scheduled jobs, of one day or all",
     handler=_handler,
     validation=BoardReading,
     permission="jobs.read",

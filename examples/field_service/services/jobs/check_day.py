@@ -26,7 +26,7 @@ def _handler(data: WorkingDay) -> Result[WorkingDay, ActionError]:
 
 check_day_action = create_action(
     name="check_day",
-    description="Whether somebody works on that day",
+    description="Check that a day is a working day",
     handler=_handler,
     validation=WorkingDay,
     read_only=True,

@@ -23,7 +23,7 @@ def _handler(data: NewJob, ctx: ActionContext) -> Result[Job, ActionError]:
 
 create_job_action = create_action(
     name="create",
-    description="Take on a job for a customer",
+    description="Create a job for a customer",
     handler=_handler,
     validation=NewJob,
     permission="jobs.create",

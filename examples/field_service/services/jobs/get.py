@@ -20,7 +20,7 @@ def _with_details(ctx: ActionContext, job: JobRow) -> JobWithDetails:
 
 get_job_action = create_action(
     name="get",
-    description="One job, with its details",
+    description="Get a job with its details",
     handler=_handler,
     validation=JobReference,
     permission="jobs.read",

@@ -19,7 +19,7 @@ def _handler(data: JobListing, ctx: ActionContext) -> Result[list[Job], ActionEr
 
 list_jobs_action = create_action(
     name="list",
-    description="A hundred jobs, perhaps of one status, after an id",
+    description="List up to a hundred jobs after an id, of one status or all",
     handler=_handler,
     validation=JobListing,
     permission="jobs.read",

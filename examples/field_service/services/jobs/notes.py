@@ -15,7 +15,7 @@ def _handler(data: JobReference, ctx: ActionContext) -> Result[list[Note], Actio
 
 list_notes_action = create_action(
     name="notes",
-    description="The notes on a job",
+    description="List the notes on a job",
     handler=_handler,
     validation=JobReference,
     permission="jobs.read",

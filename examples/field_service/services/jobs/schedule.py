@@ -27,7 +27,7 @@ def _news(job: Job, day: date) -> JobScheduled:
 
 schedule_job_action = create_action(
     name="schedule",
-    description="Fix the day of a job: not a Sunday",
+    description="Set the day of a job, but not a Sunday",
     handler=_handler,
     validation=Appointment,
     hooks=ActionHooks(before=(HookDefinition("jobs", "check_day"),)),

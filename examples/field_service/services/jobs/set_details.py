@@ -20,7 +20,7 @@ def _handler(data: NewDetails, ctx: ActionContext) -> Result[JobDetails, ActionE
 
 set_details_action = create_action(
     name="set_details",
-    description="Say what is good to know about a job, as the record type `job` has it; all of it, at once",
+    description="Write all details of a job, as its record type `job` defines them",
     handler=_handler,
     validation=NewDetails,
     permission="jobs.detail",

@@ -19,7 +19,7 @@ def _handler(data: PaymentListing, ctx: ActionContext) -> Result[list[Payment], 
 
 list_payments_action = create_action(
     name="list",
-    description="A hundred payments, perhaps of one job, after an id",
+    description="List up to a hundred payments after an id, of one job or all",
     handler=_handler,
     validation=PaymentListing,
     permission="payments.read",

@@ -32,7 +32,7 @@ def _announce(payment: Payment, data: Refund, ctx: ActionContext) -> Payment:
 
 refund_action = create_action(
     name="refund",
-    description="Give back some of a payment",
+    description="Refund part of a payment",
     handler=_handler,
     validation=Refund,
     permission="payments.refund",
