@@ -1,4 +1,4 @@
-"""Fixtures of the tests of workflows: a storage, a harness on it, and a relay.
+"""Fixtures of the tests of workflows: a storage, a harness on it, a relay, and an office.
 
 A test runs in memory. With the mark `each_storage` it runs on each storage: its claim is about transactions, the order
 of rows, texts that a database stores, or the clock.
@@ -15,6 +15,7 @@ from actionengine.testing import Backend
 from actionengine.testing.backend import make_tenant
 from tests.backends import BACKENDS, MODES, open_storage, requested_database
 from tests.workflows.harness import Harness, Relay
+from tests.workflows.office import Office
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -46,3 +47,11 @@ def harness(shared_backend: Backend) -> Harness:
 def relay(harness: Harness, tmp_path: Path) -> Relay:
     """A relay of the harness's events."""
     return Relay(harness, tmp_path)
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    """A host on a SQLite file."""
+    office = Office(tmp_path)
+    yield office
+    office.close()

@@ -1,41 +1,33 @@
-"""What moves runs on has a way of its own: nothing that is wrong with another event, or with who gets that, holds a run
-up; and nothing that is wrong with a run holds up the host's events."""
+"""Events that continue runs have their own queues: no other event or publisher delays a run, and no run delays the
+events of the host."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-from returns.result import Result, Success
+from returns.result import Result
 
 from actionengine import (
     ActionError,
-    Actor,
     CallbackPublisher,
-    Engine,
     Event,
     Fanout,
     PublishError,
     PublisherUnavailable,
     Relay,
-    RequestContext,
-    SQLiteStorage,
-    Tenant,
-    create_action,
-    create_engine,
-    create_service,
 )
 from actionengine.durable.client import DurableClient, DurableUnavailable
-from actionengine.storage.outbox import EVENTS, QUEUES, TRIGGERS, WORKFLOWS
-from actionengine.workflows import WorkflowPublisher, WorkflowRuntime, workflow_services
+from actionengine.storage.outbox import EVENTS, TRIGGERS, WORKFLOWS
+from actionengine.workflows import WorkflowPublisher
 from actionengine.workflows.runs.events import CONTROL
 from actionengine.workflows.runtime.step_actions import StepActions
-from tests.backends import sqlite_file
+from tests.workflows.office import Office, wait_until
 
 NOTE = {"name": "a", "type": "record_mutation", "collection": "notes", "operation": "insert", "data": {"n": 1}}
 APPROVED = [
@@ -45,75 +37,21 @@ APPROVED = [
 ]
 
 
-class Office:
-    """A host on a SQLite file, and what it is asked to do."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.storage = SQLiteStorage(sqlite_file(folder / "office.sqlite"))
-        action = create_action(name="tell", description="", handler=lambda data: Success(None))
-        host = create_service(name="host", description="", actions=[action])
-        services = [*workflow_services(open=True), host]
-        self.engine: Engine = create_engine(services=services, storage=self.storage)
-        self.tenant: Tenant = self.storage.create_tenant(slug="acme", name="Acme")
-
-    def do(self, name: str, by: str = "ops", **payload: Any) -> Any:
-        service, action = name.split(".")
-        context = RequestContext(self.tenant, Actor.system(by))
-        return self.engine.execute_action(service, action, payload, context).unwrap()
-
-    def define(self, key: str, *steps: Any, **rest: Any) -> None:
-        self.do("workflows.define", key=key, definition={"steps": list(steps), **rest})
-        self.do("workflows.activate", key=key)
-
-    def start(self, key: str) -> str:
-        id: str = self.do("workflows.start", key=key).id
-        return id
-
-    def runtime(self, **options: Any) -> WorkflowRuntime:
-        return WorkflowRuntime(self.engine, self.folder / "durable.sqlite", poll_interval=0.05, **options)
-
-    def status(self, run_id: str) -> str:
-        status: str = self.do("workflows.get", run_id=run_id).status
-        return status
-
-    def wait_for(self, run_id: str, status: str) -> None:
-        wait_until(lambda: self.status(run_id) == status)
-
-    def pending(self) -> dict[str, int]:
-        relay = Relay(self.storage, CallbackPublisher(print))
-        return {queue: relay.status(queue=queue).pending for queue in QUEUES}
-
-
-def wait_until(check: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not check():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
-@pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
-    office = Office(tmp_path)
-    yield office
-    office.storage.close()
-
-
 class Down:
     """A broker that is down."""
 
     def __init__(self, over: threading.Event) -> None:
-        """Nothing ends it."""
+        """Take the same argument as `Slow`."""
 
     def publish(self, events: Sequence[Event]) -> None:
         raise PublisherUnavailable("the broker is down")
 
 
 class Mailer:
-    """Refuses notifications for good."""
+    """A broker that refuses notifications permanently."""
 
     def __init__(self, over: threading.Event) -> None:
-        """Nothing ends it."""
+        """Take the same argument as `Slow`."""
 
     def publish(self, events: Sequence[Event]) -> dict[str, PublishError]:
         refused = PublishError("there is no such mailbox", retry=False)
@@ -121,7 +59,7 @@ class Mailer:
 
 
 class Slow:
-    """A broker that takes its time, until the test is over."""
+    """A broker that does not answer before the end of the test."""
 
     def __init__(self, over: threading.Event) -> None:
         self.over = over
@@ -145,12 +83,12 @@ def relaying(relay: Relay) -> Iterator[None]:
     ("broker", "way"),
     [
         (Down, "relay_to"),
-        (Down, "a relay with the publisher of workflows too"),
-        (Mailer, "relay_to"),
+        pytest.param(Down, "a relay with the publisher of workflows too", marks=pytest.mark.soak),
+        pytest.param(Mailer, "relay_to", marks=pytest.mark.soak),
         (Mailer, "a relay with the publisher of workflows too"),
-        (Slow, "relay_to"),
+        pytest.param(Slow, "relay_to", marks=pytest.mark.soak),
         (Slow, "a relay with the publisher of workflows too"),
-        (None, "a relay with the publisher of workflows"),
+        pytest.param(None, "a relay with the publisher of workflows", marks=pytest.mark.soak),
         (None, "no relay"),
     ],
 )
@@ -218,8 +156,6 @@ def test_a_trigger_that_takes_long_holds_up_no_run(office: Office, monkeypatch: 
     fire_event, firing, over = StepActions.fire_event, threading.Event(), threading.Event()
 
     async def slowly(*arguments: Any) -> Result[Any, ActionError]:
-        import asyncio
-
         firing.set()
         assert await asyncio.to_thread(over.wait, 60)
         return await fire_event(*arguments)
@@ -258,7 +194,7 @@ def test_a_runtime_that_does_not_relay_leaves_it_to_a_relay(office: Office) -> N
     office.define("free", NOTE)
     run = office.start("free")
     with office.runtime(relays=False):
-        time.sleep(0.5)
+        time.sleep(0.2)
         assert office.pending()[WORKFLOWS] == 1
         publisher = WorkflowPublisher(office.engine, office.folder / "durable.sqlite")
         Relay(office.storage, publisher, queues=publisher.queues).drain()

@@ -1,11 +1,10 @@
-"""Runs go on after whatever the durable engine's network has done."""
+"""Runs continue after each fault of the durable engine's network."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from random import Random
 from threading import Timer
 from typing import Any, get_args
@@ -17,10 +16,12 @@ from actionengine.workflows import WorkflowRuntime
 from actionengine.workflows.runtime.queries import Queries
 from tests.durable.databases import Durable
 from tests.faulty_proxy import CommitPoint, Fault, FaultyProxy
-from tests.workflows.test_runtime import Office
+from tests.workflows.office import Office
+
+BOOK = {"name": "b", "type": "record_mutation", "collection": "bookings", "operation": "insert", "data": {"n": 1}}
 
 LONG = 60.0
-"""Seconds that no recovery here takes on a busy machine."""
+"""Seconds in which a recovery ends, also on a busy machine."""
 
 
 def refuse_for_a_while(proxy: FaultyProxy) -> None:
@@ -35,29 +36,19 @@ FAULTS: dict[str, Callable[[FaultyProxy], Any]] = {
     "cuts": lambda proxy: proxy.cut(),
     "refuses for a while": lambda proxy: refuse_for_a_while(proxy),
     "delays": lambda proxy: setattr(proxy, "delay", 0.02),
-    **{
-        f"{fault}s {point} a commit": partial(FaultyProxy.at_commit, point=point, fault=fault, delay=2.0)
-        for point in get_args(CommitPoint)
-        for fault in get_args(Fault)
-    },
+}
+AT_COMMIT: dict[str, Callable[[FaultyProxy], Any]] = {
+    f"{fault}s {point} a commit": partial(FaultyProxy.at_commit, point=point, fault=fault, delay=2.0)
+    for point in get_args(CommitPoint)
+    for fault in get_args(Fault)
 }
 
 
 @pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
-    office = Office(tmp_path)
-    step = {
-        "name": "book",
-        "type": "record_mutation",
-        "collection": "bookings",
-        "operation": "insert",
-        "data": {"n": 1},
-    }
-    office.do("workflows.define", key="book", definition={"steps": [step]})
-    office.do("workflows.activate", key="book")
-    yield office
-    office.released.set()
-    office.storage.close()
+def office(office: Office) -> Office:
+    office.define("book", BOOK)
+    office.define("held", *({"name": name, "type": "action", "action": "host.hold"} for name in ("first", "second")))
+    return office
 
 
 def runtime_of(office: Office, url: str) -> WorkflowRuntime:
@@ -87,6 +78,18 @@ def test_runs_go_on_after_what_the_network_did(
     assert bookings(office) == 3
 
 
+def test_runs_go_on_after_faults_at_a_commit(office: Office, durable_database: Durable, proxy: FaultyProxy) -> None:
+    runs = 0
+    with runtime_of(office, proxy.url(durable_database.url)):
+        for fault in AT_COMMIT.values():
+            fault(proxy)
+            for run in [office.start("book") for _ in range(2)]:
+                office.wait_for(run, "succeeded")
+                runs += 1
+
+    assert bookings(office) == runs
+
+
 def test_a_runtime_stops_on_a_silent_network(office: Office, durable_database: Durable, proxy: FaultyProxy) -> None:
     runtime = runtime_of(office, proxy.url(durable_database.url))
     runtime.start()
@@ -98,7 +101,7 @@ def test_a_runtime_stops_on_a_silent_network(office: Office, durable_database: D
         runtime.stop(grace=3)
         assert time.monotonic() - began < LONG
 
-    # Another one takes over what this one could not even say of itself.
+    # Another runtime takes over the run.
     with runtime_of(office, durable_database.url):
         office.wait_for(run, "succeeded")
 
@@ -111,7 +114,7 @@ def test_runs_go_on_whatever_the_network_does(
     random, runs = Random(seed), []
     with runtime_of(office, proxy.url(durable_database.url)):
         for _ in range(40):
-            random.choice(list(FAULTS.values()))(proxy)
+            random.choice([*FAULTS.values(), *AT_COMMIT.values()])(proxy)
             runs.append(office.start("book"))
             if random.random() < 0.2:
                 with proxy.swallowing_everything():

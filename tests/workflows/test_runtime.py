@@ -1,52 +1,42 @@
-"""The runtime on a real durable engine: roles that cannot be told, and a durable engine whose tables are lost."""
+"""The runtime on a real durable engine: its options, its stop, its relay, and the loss of the engine's tables."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from returns.result import Result, Success
 
 from actionengine import (
-    ActionError,
-    Actor,
     ConfigurationError,
     Engine,
     InMemoryStorage,
     Relay,
-    RequestContext,
-    Role,
-    SQLiteStorage,
-    StaticAuthorizer,
     Tenant,
-    create_action,
     create_engine,
-    create_service,
 )
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.errors import StorageError
 from actionengine.storage.outbox import QUEUES
 from actionengine.workflows import WorkflowRuntime, workflow_services
-from actionengine.workflows.runtime.step_actions import RolesOf
-from tests.backends import sqlite_file
+from tests.workflows.office import Office
 
-STEPS = {
-    "held": [{"name": name, "type": "action", "action": "notes.hold"} for name in ("first", "second")],
-    "free": [{"name": "note", "type": "action", "action": "notes.add", "input": {"text": "free"}}],
+STEPS: dict[str, list[dict[str, Any]]] = {
+    "held": [{"name": name, "type": "action", "action": "host.hold"} for name in ("first", "second")],
+    "free": [{"name": "note", "type": "action", "action": "host.add", "input": {"text": "free"}}],
     "asked": [
-        {"name": "ok", "type": "approval", "permission": "notes.approve", "message": "May it?"},
-        {"name": "note", "type": "action", "action": "notes.add", "input": {"text": "asked"}},
+        {"name": "ok", "type": "approval", "permission": "host.approve", "message": "May it?"},
+        {"name": "note", "type": "action", "action": "host.add", "input": {"text": "asked"}},
     ],
     "brief": [
         {
             "name": "ok",
             "type": "approval",
-            "permission": "notes.approve",
+            "permission": "host.approve",
             "message": "May it?",
             "expires_after": 1,
             "on_reject": "late",
@@ -56,66 +46,15 @@ STEPS = {
 }
 
 
-def add(data: dict[str, Any]) -> Result[str, ActionError]:
-    return Success(data["text"])
-
-
-class Office:
-    """An engine on SQLite with two workflows, and somebody who starts and approves."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.held, self.released = threading.Event(), threading.Event()
-        self.storage = SQLiteStorage(sqlite_file(folder / "office.sqlite"))
-        action = create_action(name="add", description="Write a note", handler=add, permission="notes.add")
-        hold = create_action(name="hold", description="Wait", handler=self.hold, read_only=True)
-        notes = create_service(name="notes", description="Notes", actions=[action, hold])
-        self.engine: Engine = create_engine(
-            services=[*workflow_services(open=True), notes],
-            storage=self.storage,
-            authorizer=StaticAuthorizer({"clerk": Role(allow=["notes.add"])}),
-        )
-        self.tenant: Tenant = self.storage.create_tenant(slug="acme", name="Acme")
-        for key, steps in STEPS.items():
-            self.do("workflows.define", key=key, definition={"steps": steps})
-            self.do("workflows.activate", key=key)
-
-    def hold(self, data: Any) -> Result[None, ActionError]:
-        """What a step does until it is let go."""
-        self.held.set()
-        assert self.released.wait(30)
-        return Success(None)
-
-    def do(self, name: str, by: str = "ops", **payload: Any) -> Any:
-        service, action = name.split(".")
-        return self.engine.execute_action(
-            service, action, payload, RequestContext(self.tenant, Actor.system(by))
-        ).unwrap()
-
-    def start(self, key: str) -> str:
-        id: str = self.do("workflows.start", key=key).id
-        return id
-
-    def runtime(self, name: str = "durable.sqlite", roles: RolesOf = lambda tenant, key: ["clerk"]) -> WorkflowRuntime:
-        return WorkflowRuntime(self.engine, self.folder / name, roles=roles, relay_to=[], poll_interval=0.05)
-
-    def wait_for(self, run_id: str, status: str, position: int = 0) -> Any:
-        until = time.monotonic() + 90
-        while (run := self.do("workflows.get", run_id=run_id)).status != status or run.position < position:
-            assert time.monotonic() < until, run
-            time.sleep(0.05)
-        return run
-
-
 @pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
-    office = Office(tmp_path)
-    yield office
-    office.storage.close()
+def office(office: Office) -> Office:
+    for key, steps in STEPS.items():
+        office.define(key, *steps)
+    return office
 
 
 def test_restore_fills_a_lost_durable_engine(office: Office) -> None:
-    with office.runtime():
+    with office.runtime(relay_to=[]):
         waiting = office.start("asked")
         office.wait_for(waiting, "paused")
     forgotten = office.start("free")
@@ -125,7 +64,7 @@ def test_restore_fills_a_lost_durable_engine(office: Office) -> None:
         run_sync(outbox.settle(run_sync(outbox.take(1000, 10.0)), ()))
         run_sync(outbox.close())
 
-    with office.runtime("another.sqlite") as runtime:
+    with office.runtime("another.sqlite", relay_to=[]) as runtime:
         assert runtime.restore() == 1
         office.wait_for(forgotten, "succeeded")
         (approval,) = office.do("approvals.list", status="pending").items
@@ -136,7 +75,7 @@ def test_restore_fills_a_lost_durable_engine(office: Office) -> None:
 
 def test_timers_that_come_early_come_again(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actionengine.workflows.runtime.scheduler._AFTER_EXPIRY", -0.7)
-    with office.runtime():
+    with office.runtime(relay_to=[]):
         run = office.wait_for(office.start("brief"), "succeeded")
     assert [(step.step, step.status) for step in run.steps] == [("ok", "rejected"), ("late", "succeeded")]
     assert run.steps[0].ended_at - run.created_at >= timedelta(seconds=1)
@@ -150,7 +89,7 @@ def test_a_run_survives_a_roles_function_that_raises(office: Office) -> None:
             raise LookupError("the directory is away")
         return ["clerk"]
 
-    with office.runtime(roles=roles):
+    with office.runtime(roles=roles, relay_to=[]):
         run = office.start("free")
         time.sleep(0.5)
         assert office.do("workflows.get", run_id=run).status == "running"
@@ -178,9 +117,9 @@ def test_a_runtime_with_wrong_options_is_refused(
 
 
 def test_a_second_runtime_in_a_process_is_refused(office: Office) -> None:
-    with office.runtime():
+    with office.runtime(relay_to=[]):
         with pytest.raises(ConfigurationError, match="already"):
-            office.runtime("second.sqlite").start()
+            office.runtime("second.sqlite", relay_to=[]).start()
         office.wait_for(office.start("free"), "succeeded")
 
 
@@ -192,7 +131,7 @@ def test_a_runtime_that_cannot_relay_says_so_and_takes_steps(
 
     with monkeypatch.context() as patched:
         patched.setattr(Relay, "run", refused)
-        with office.runtime() as runtime:
+        with office.runtime(relay_to=[]) as runtime:
             run = office.start("free")
             Relay(office.storage, runtime.publisher).drain()
             office.wait_for(run, "succeeded")
@@ -210,7 +149,7 @@ def test_stopping_ends_a_run_after_its_current_step(office: Office, monkeypatch:
         stop_relay(relay)
 
     monkeypatch.setattr(Relay, "stop", end_late)
-    with office.runtime():
+    with office.runtime(relay_to=[]):
         run = office.start("held")
         assert office.held.wait(30)
 
