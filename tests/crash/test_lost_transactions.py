@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from examples.embedded_postgres import Database, make_database
+from examples.embedded_postgres import Database
 from returns.result import Failure, Result, Success
 from sqlalchemy import make_url, text
 from sqlalchemy.orm import Session
@@ -23,6 +23,7 @@ from actionengine.testing.base import error_of, value_of
 from tests.backends import sqlite_file
 from tests.crash.ledger import request_of
 from tests.crash.notes import notes_engine, notes_request, nothing_is_written, outcomes, put, run_note
+from tests.postgres import copy_database
 
 BackendOn = Callable[[SQLStorage], Backend]
 
@@ -31,9 +32,9 @@ PAUSE = text("SELECT pg_sleep(0.005)")
 
 
 @pytest.fixture(scope="module")
-def shop(postgres_server: str) -> Database:
+def shop(postgres_server: str, postgres_template: Database) -> Database:
     """A database with a table of the host, and a short deadlock timeout."""
-    database = make_database(postgres_server, f"shop_{uuid4().hex}")
+    database = copy_database(postgres_server, postgres_template, "shop")
     name = make_url(database.owner_url).database
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE \"{name}\" SET deadlock_timeout = '50ms'")
