@@ -20,9 +20,9 @@ from random import uniform
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from returns.result import Result, Success
+from returns.result import Success
 
-from actionengine import ActionError, Engine, ErrorCode, PostgresStorage, SQLiteStorage, Tenant
+from actionengine import ErrorCode, PostgresStorage, SQLiteStorage, Tenant
 from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.storage.postgres.driver import Statement
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
@@ -31,7 +31,7 @@ from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.sqlite.statements import WRITE_EVENT
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
-from tests.crash.ledger import ledger_engine, payload_of, request_of, transfer_in
+from tests.crash.ledger import execute_transfer, ledger_engine
 
 POINTS = (
     "after the claim",
@@ -169,7 +169,6 @@ class Host:
         self._journal = os.open(order.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         fuse = Fuse(order.point, order.number)
         self.engine = ledger_engine(fused_storage(order, fuse), fuse.reach)
-        self._action = transfer_in(order.mode)
 
     def work(self) -> None:
         if self.order.mode == "async":
@@ -191,19 +190,14 @@ class Host:
         for number in count():
             key = f"{self.order.run}/{worker}/{number}"
             self._note("asked", key)
-            while not isinstance(answer := await self._execute(key), Success):
+            while not isinstance(
+                answer := await execute_transfer(self.engine, self.order.mode, self.order.tenant, key), Success
+            ):
                 if answer.failure().code is not ErrorCode.CONFLICT:
                     self._note("failed", key, str(answer.failure().code))
                     break
             else:
                 self._note("acknowledged", key, answer.unwrap())
-
-    async def _execute(self, key: str) -> Result[Any, ActionError]:
-        engine: Engine = self.engine
-        request = request_of(self.order.tenant, key)
-        if self.order.mode == "async":
-            return await engine.execute_action_async("ledger", self._action, payload_of(key), request)
-        return engine.execute_action("ledger", self._action, payload_of(key), request)
 
     def _note(self, *words: Any) -> None:
         os.write(self._journal, json.dumps(words).encode() + b"\n")

@@ -13,6 +13,7 @@ from returns.result import Result, Success
 
 from actionengine import (
     ActionContext,
+    ActionError,
     Actor,
     Engine,
     RequestContext,
@@ -123,6 +124,14 @@ def ledger_engine(storage: SQLStorage, reach: Callable[[str], None] = _unharmed)
 def transfer_in(mode: Mode) -> str:
     """Return the name of the action that moves money in this mode."""
     return "transfer" if mode == "sync" else "transfer_async"
+
+
+async def execute_transfer(engine: Engine, mode: Mode, tenant: Tenant, key: str) -> Result[Any, ActionError]:
+    """Execute the transfer of a key."""
+    arguments = "ledger", transfer_in(mode), payload_of(key), request_of(tenant, key)
+    if mode == "async":
+        return await engine.execute_action_async(*arguments)
+    return engine.execute_action(*arguments)
 
 
 def changes_of(data: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -23,11 +23,10 @@ from tests.crash.ledger import (
     ONCE,
     check_all_is_there_once,
     check_nothing_is_half_there,
+    execute_transfer,
     ledger_engine,
-    payload_of,
     read_books,
     request_of,
-    transfer_in,
 )
 from tests.waiting import wait_until
 
@@ -160,12 +159,6 @@ def check_the_end(sql_database: SQLDatabase, mode: Mode, tenant: Tenant, journal
 async def ask_again(storage: SQLStorage, mode: Mode, tenant: Tenant, keys: Sequence[str]) -> dict[str, str]:
     """Repeat all requests; return the answers."""
     engine = ledger_engine(storage)
-    answers: dict[str, str] = {}
-    for key in keys:
-        arguments = "ledger", transfer_in(mode), payload_of(key), request_of(tenant, key)
-        if mode == "async":
-            answers[key] = value_of(await engine.execute_action_async(*arguments))
-        else:
-            answers[key] = value_of(engine.execute_action(*arguments))
+    answers = {key: value_of(await execute_transfer(engine, mode, tenant, key)) for key in keys}
     await storage.aclose()
     return answers

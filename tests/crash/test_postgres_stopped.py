@@ -31,6 +31,7 @@ from actionengine.testing.base import error_of, value_of
 from tests.crash.ledger import (
     check_all_is_there_once,
     check_nothing_is_half_there,
+    execute_transfer,
     ledger_engine,
     payload_of,
     read_books,
@@ -118,7 +119,7 @@ class Load:
             key = f"{worker}/{number}"
             self.asked.add(key)
             started = time.monotonic()
-            answer = await execute(self.engine, mode, self.tenant, key)
+            answer = await execute_transfer(self.engine, mode, self.tenant, key)
             self.slowest = max(self.slowest, time.monotonic() - started)
             if isinstance(answer, Success):
                 self.acknowledged[key] = answer.unwrap()
@@ -130,13 +131,6 @@ class Load:
                 time.sleep(0.01)
             else:
                 await asyncio.sleep(0.01)
-
-
-async def execute(engine: Engine, mode: Mode, tenant: Tenant, key: str) -> Result[Any, ActionError]:
-    arguments = "ledger", transfer_in(mode), payload_of(key), request_of(tenant, key)
-    if mode == "async":
-        return await engine.execute_action_async(*arguments)
-    return engine.execute_action(*arguments)
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
@@ -167,9 +161,11 @@ def test_restarted_server_costs_bounded_errors_and_no_effect(
 
 
 async def ask_again(storage: PostgresStorage, engine: Engine, tenant: Tenant, keys: set[str]) -> dict[str, Any]:
-    answers = {}
-    for key in sorted(keys):
-        answers[key] = value_of(await execute(engine, "sync" if key.startswith("thread") else "async", tenant, key))
+    modes: dict[bool, Mode] = {True: "sync", False: "async"}
+    answers = {
+        key: value_of(await execute_transfer(engine, modes[key.startswith("thread")], tenant, key))
+        for key in sorted(keys)
+    }
     await storage.aclose()
     return answers
 
