@@ -30,6 +30,7 @@ from actionengine.storage.outbox import EVENTS, TRIGGERS, WORKFLOWS, FailedDeliv
 from actionengine.storage.postgres.outbox import PostgresOutbox
 from actionengine.storage.rows import Recording, Route
 from actionengine.storage.sqlite import outbox as sqlite_outbox
+from actionengine.storage.sqlite import statements as sqlite_statements
 from actionengine.testing.rows import START, event_row
 from tests.waiting import wait_until
 
@@ -124,7 +125,7 @@ class SQLite(Backend):
         patch.setattr(sqlite_outbox, "monotonic", lambda: self.now)
         patch.setattr(sqlite_outbox, "steady_now", lambda: START + timedelta(seconds=self.now))
         for name in ("RELEASE", "RETURN", "RETURN_ALL"):
-            patch.setattr(sqlite_outbox, name, fewer(getattr(sqlite_outbox, name)))
+            patch.setattr(sqlite_statements, name, fewer(getattr(sqlite_statements, name)))
         self.storage = self.stack.enter_context(SQLiteStorage(self.path))
         self.storage.create_tenant(slug="acme", name="Acme")
         self.connection = self.stack.enter_context(closing(sqlite3.connect(self.path, isolation_level=None)))
