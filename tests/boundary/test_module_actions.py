@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-import subprocess
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from actionengine.boundary.errors import PathEscapeError
 from actionengine.boundary.files.unified_diff import unified_diff
 from actionengine.boundary.module_actions import MODULE_ACTIONS
 from actionengine.errors import ActionError, ErrorCode
-from tests.boundary.modules import admit, do, perform, tree
+from tests.boundary.modules import admit, code_of, do, perform, tree
+from tests.boundary.repositories import git, make_repository
 
 A = "alpha\nbeta\n"
 
@@ -36,19 +37,9 @@ def refused(root: Path, action: str, /, **input: Any) -> ActionError:
     return caught.value
 
 
-def git(root: Path, *arguments: str) -> str:
-    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "GIT_CONFIG_GLOBAL": "/dev/null"}
-    author = ["-c", "user.name=Ada", "-c", "user.email=ada@example.com", "-c", "init.defaultBranch=main"]
-    ran = subprocess.run(["git", *author, *arguments], cwd=root, env=environment, check=True, capture_output=True)
-    return ran.stdout.decode()
-
-
 @pytest.fixture
-def repository(root: Path) -> Path:
-    git(root, "init")
-    git(root, "add", ".")
-    git(root, "commit", "-m", "first")
-    return root
+def repository(tmp_path: Path) -> Path:
+    return make_repository(tmp_path / "module", {"a.txt": A})
 
 
 def test_each_action_says_what_it_needs() -> None:
@@ -93,9 +84,7 @@ def test_a_file_is_written_only_where_it_is_as_expected(root: Path) -> None:
     write("a.txt", known)
     write("b.txt", "absent")
     for path, expected in (("a.txt", known), ("a.txt", "absent"), ("c.txt", known)):
-        with pytest.raises(ActionError) as caught:
-            write(path, expected)
-        assert caught.value.code is ErrorCode.CONFLICT
+        assert code_of(partial(write, path, expected)) is ErrorCode.CONFLICT
 
     assert sorted(tree(root)) == ["a.txt", "b.txt"]
 

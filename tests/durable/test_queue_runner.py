@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
 import threading
 import time
 from base64 import b64decode
@@ -30,6 +29,7 @@ from actionengine.boundary.request import ExecutionRequest, ExecutionResult, Mod
 from actionengine.boundary.roots import ModuleRoots
 from actionengine.boundary.telemetry import ExecutionEvent
 from actionengine.durable.client import DurableClient, DurableUnavailable
+from tests.boundary.repositories import make_repository
 from tests.durable.actions import ACTIONS
 from tests.durable.databases import Child, Durable, change, eventually, lines_of, sqlite
 
@@ -145,10 +145,8 @@ def test_each_module_action_is_done_by_a_worker(site: Site) -> None:
 
 def test_the_difference_from_a_commit_is_told(site: Site) -> None:
     module = site.module()
-    (module.root / "a.txt").write_text("old\n")
-    known = ("-c", "user.name=ann", "-c", "user.email=ann@example.com")
-    for arguments in (("init", "-q"), ("add", "-A"), (*known, "commit", "-q", "-m", "first")):
-        subprocess.run(("git", *arguments), cwd=module.root, check=True)
+    module.root.rmdir()
+    make_repository(module.root, {"a.txt": "old\n"})
     (module.root / "a.txt").write_text("new\n")
 
     result = done(site.runner.execute(request(module, "diff")))

@@ -98,13 +98,7 @@ class DurableClient:
     def enqueue(self, function: str, *arguments: Any, queue: str, id: str, delay: float | None = None) -> bool:
         """Enqueue a function, to be executed after `delay` seconds. An execution with this `id` that exists already
         stays. Return whether there was none."""
-        options: Any = {
-            "workflow_name": function,
-            "queue_name": queue,
-            "workflow_id": id,
-            "app_version": VERSION,
-            "workflow_id_reuse_policy": "reject",
-        }
+        options: Any = {**_options(function, queue, id), "workflow_id_reuse_policy": "reject"}
 
         def enqueue(client: DBOSClient) -> bool:
             if delay is not None:
@@ -124,15 +118,10 @@ class DurableClient:
         """Enqueue functions. An execution that exists already under its id stays."""
 
         def enqueue_all(client: DBOSClient) -> None:
-            statuses = []
-            for function, arguments, queue, id in orders:
-                options: Any = {
-                    "workflow_name": function,
-                    "queue_name": queue,
-                    "workflow_id": id,
-                    "app_version": VERSION,
-                }
-                statuses.append(client._build_enqueue_status(options, *arguments)[1])
+            statuses = [
+                client._build_enqueue_status(_options(function, queue, id), *arguments)[1]
+                for function, arguments, queue, id in orders
+            ]
             client._sys_db.init_workflows(statuses)
 
         if orders:
@@ -297,6 +286,10 @@ class DurableClient:
             lazy=True,
             retry_connection_errors=False,
         )
+
+
+def _options(function: str, queue: str, id: str) -> Any:
+    return {"workflow_name": function, "queue_name": queue, "workflow_id": id, "app_version": VERSION}
 
 
 def _why(error: Exception) -> str:
