@@ -1,1 +1,1 @@
-"""What the library costs, each time beside a named peer in the same run: `make bench`."""
+"""The cost of the library, against a named peer in the same run: `make bench`."""

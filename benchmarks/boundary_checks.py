@@ -1,4 +1,4 @@
-"""What the execution boundary costs: a request checked against its profile, a path resolved in its module, and the
+"""The cost of the execution boundary: a request checked against its profile, a path resolved in its module, and the
 files that a command may reach."""
 
 from __future__ import annotations

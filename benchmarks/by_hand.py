@@ -66,7 +66,7 @@ def make_tables(database: Bench) -> None:
 
 
 class Written:
-    """What one refund writes: a list of statements with their parameters, the claim first."""
+    """Return the writes of one refund: a list of statements with their parameters, the claim first."""
 
     def __init__(self, tenant: UUID, key: str, core: bool) -> None:
         started, now = perf_counter(), datetime.now(UTC)

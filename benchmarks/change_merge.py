@@ -1,4 +1,4 @@
-"""What merging a change costs on PostgreSQL: against its ops, against the record types that it touches, and at once.
+"""The cost of merging a change on PostgreSQL: against its ops, against the record types that it touches, and at once.
 
 Each merge is of a change of its own, drafted untimed: the ops give fields another label, so that schemas stay as large
 as they are. Statements are counted where they are handed to the driver.

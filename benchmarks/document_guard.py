@@ -1,4 +1,4 @@
-"""What validating documents costs an action on PostgreSQL: one insert into a collection of an active record type, and
+"""The cost of validating documents on PostgreSQL: one insert into a collection of an active record type, and
 into one that is none, against the same action in an engine without change control."""
 
 from __future__ import annotations

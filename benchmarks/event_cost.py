@@ -1,4 +1,4 @@
-"""What events cost who writes them: a governed action on PostgreSQL with two and with five events against one, and what
+"""The cost of events for the writer: a governed action on PostgreSQL with two and with five events against one, and what
 waking a relay costs.
 
 A relay that sleeps holds a lock, and each commit that finds it held notifies; notifications make commits queue up. Here

@@ -57,7 +57,7 @@ def run(seconds: float) -> list[Row]:
 
 
 def pins() -> list[str]:
-    """What is installed for the peers, as `name==version`."""
+    """The packages of the peers, as `name==version`."""
     return PINS.read_text().split()
 
 

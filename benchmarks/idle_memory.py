@@ -1,4 +1,4 @@
-"""What an engine holds that nobody uses: resident memory, in a fresh process with many of them.
+"""The memory of an idle engine: resident memory, in a fresh process with many of them.
 
 An engine with one service of one action (and the built-in ones); on `InMemoryStorage`, on a `PostgresStorage` that has
 not connected yet, against a lato application with one handler; and a pooled connection that is idle after a few
@@ -70,6 +70,6 @@ def run(seconds: float) -> list[Row]:
 
 
 def _kilobytes(contender: str, number: int, url: str) -> float:
-    """What each of so many contenders adds to the memory of a process."""
+    """Return the memory that each contender adds to a process."""
     command = (sys.executable, "-c", _PROGRAM, contender, str(number), url)
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

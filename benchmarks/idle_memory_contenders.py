@@ -1,4 +1,4 @@
-"""What `benchmarks.idle_memory` makes many of, in a process of its own: each function gives what makes one."""
+"""The contenders of `benchmarks.idle_memory`, in a process of its own: each function returns a factory."""
 
 from __future__ import annotations
 

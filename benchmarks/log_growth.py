@@ -1,4 +1,4 @@
-"""What a long action log costs: a governed action and `action_log.list` with 1 000 000 rows against the same with few.
+"""The cost of a long action log: a governed action and `action_log.list` with 1 000 000 rows against the same with few.
 
 The rows are one tenant's, and have one subject each, with ids in order of time. Each subject and each actor has 100 of
 them, so that a page is as long in the short log, which has one of each. Our own refunds and listings add a few rows to

@@ -1,4 +1,4 @@
-"""How long an event is on its way on PostgreSQL: from the return of `execute_action` to the publisher.
+"""The latency of an event on PostgreSQL: from the return of `execute_action` to the publisher.
 
 Idle: one event now and then, while the relay sleeps and is woken by a notification. The peer is psycopg by hand
 (`benchmarks.relay_by_hand`), whose writer notifies with each commit, and whose listener then reads and deletes.
@@ -51,7 +51,7 @@ _PATIENCE = 30.0
 
 
 class Arrivals:
-    """When the events of each subject were published (`time.perf_counter`, which all processes share)."""
+    """The times at which the events of each subject were published (`time.perf_counter`, shared by processes)."""
 
     def __init__(self) -> None:
         self._times: dict[str | None, float] = {}
@@ -123,7 +123,7 @@ Latencies = Callable[[int], list[float]]
 """Seconds that each event was on its way, of so many (from each writer)."""
 
 Written = dict[str, float]
-"""When events were committed, by their subjects (`time.perf_counter`)."""
+"""The times of the commits by subject (`time.perf_counter`)."""
 
 
 @contextmanager

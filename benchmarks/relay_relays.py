@@ -1,4 +1,4 @@
-"""What more relays bring: one backlog on PostgreSQL, drained by one, two and four of them at once.
+"""Several relays on one queue: one backlog on PostgreSQL, drained by one, two and four of them at once.
 
 In threads, which share an interpreter, and in processes, which do not; with a publisher that does nothing, and with one
 that takes 2 ms a call, as a broker does that has to answer. Rows are seconds an event, of all relays together.

@@ -14,7 +14,7 @@ Unit = Literal["s", "KB", "statements", "VM steps", "buffers"]
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a row should reach, in words and as a check; a row without one is there to compare."""
+    """The aim of a row, in words and as a check. A row without one is for comparison."""
 
     text: str
     holds: Callable[[Row], bool]
@@ -39,12 +39,12 @@ class Row:
 
     @property
     def more(self) -> float:
-        """How much more than the peer's, in `unit`."""
+        """The difference to the peer, in `unit`."""
         return self.ours.more_than(self.peer)
 
     @property
     def met(self) -> bool | None:
-        """Whether the aim is met; None where there is none."""
+        """True if the aim is met; None without an aim."""
         return None if self.aim is None else self.aim.holds(self)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What more workers bring: module work through the queue on PostgreSQL, by one, two and four worker processes.
+"""Several workers on one queue: module work through the queue on PostgreSQL, by one, two and four worker processes.
 
 Each request runs a command that waits for a tenth of a second, as work does that waits for something else. They are
 asked for at once, from threads of this process; rows are seconds a request. Each number of workers has a queue of its

@@ -1,4 +1,4 @@
-"""What a governed step of a workflow costs on PostgreSQL, against plain steps of the durable engine, in the same run.
+"""The cost of a governed step of a workflow on PostgreSQL, against plain steps of the durable engine, in the same run.
 
 All three are executions by the durable engine, in this process, of so many steps one after the other; the time is taken
 inside, so that waiting in the queue is not in it. A governed step is an action of a run: claimed, executed in a unit of

@@ -1,4 +1,4 @@
-"""What each public operation reads, with few and with many rows of what should not matter to it.
+"""The rows that each public operation reads, with few and with many unrelated rows.
 
     python -m benchmarks.growth [--few N] [--many N] [--only WORD ...]
 

@@ -20,7 +20,7 @@ _LOGARITHMIC = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a caller may ask for, `call`. `covers` names the actions that it executes, and the
+    """A public operation, `call`. `covers` names the actions that it executes, and the
     methods of the storage and of its outbox (`storage.…`, `outbox.…`) that it calls. `at_worst` is the recorded
     verdict: a worse one fails the check; `why` says why it is not flat."""
 
@@ -33,7 +33,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What an operation reads on a backend, with few rows of what should not matter, and with many."""
+    """The rows that an operation reads on a backend, with few unrelated rows and with many."""
 
     operation: Operation
     label: str
@@ -45,12 +45,12 @@ class Reading:
 
     @property
     def ratio(self) -> float:
-        """How many times as much is read with many rows."""
+        """The ratio of both."""
         return self.many / max(1, self.few)
 
     @property
     def verdict(self) -> Verdict:
-        """How what is read grows with the rows."""
+        """The growth of the reads with the rows."""
         more = (self.many - self.slack) / max(1, self.few)
         if more <= _FLAT:
             return "flat"
@@ -60,5 +60,5 @@ class Reading:
 
     @property
     def is_worse(self) -> bool:
-        """Whether the verdict is worse than the recorded one."""
+        """True if the verdict is worse than the recorded one."""
         return VERDICTS.index(self.verdict) > VERDICTS.index(self.operation.at_worst)

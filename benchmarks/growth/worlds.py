@@ -83,7 +83,7 @@ class Backend(ABC):
         self.other_tenant = storage.create_tenant(slug="other", name="Other")
         self.engine = create_engine_of(storage)
         self.notes: dict[str, Any] = {}
-        """What a fill tells the operations."""
+        """The values that a fill passes to the operations."""
 
     def do(self, service: str, action: str, payload: Values | None = None, **request: Any) -> Any:
         """The value of an action, executed by the system unless `actor` says otherwise."""
@@ -122,7 +122,7 @@ class Backend(ABC):
 
     @abstractmethod
     def read(self, call: Callable[[Backend], object]) -> int:
-        """How much an operation reads, the second time that it is called."""
+        """Return the rows that the second call of an operation reads."""
 
     def close(self) -> None:
         """Close the storage."""

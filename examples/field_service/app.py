@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TENANTS = {"acme": "Acme Plumbing", "globex": "Globex Heating"}
 
 HostStorage: TypeAlias = "SQLiteStorage | PostgresStorage"
-"""What the business keeps its state in: its tables need a SQL database."""
+"""The storages of the business: its tables need a SQL database."""
 
 
 def open_storage(url: str | None = None) -> HostStorage:

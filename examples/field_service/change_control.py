@@ -29,7 +29,7 @@ JOB: dict[str, Any] = {
         ]
     },
 }
-"""What each tenant begins with."""
+"""The record type that each tenant starts with."""
 
 
 def takes_fields_away(data: Any, ctx: ActionContext) -> bool:

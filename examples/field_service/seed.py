@@ -60,7 +60,7 @@ PEOPLE = {
 }
 
 SEEDED = ("roles.", "projects.", "record_types.", "workflows.define", "workflows.activate", "triggers.")
-"""How the types of those events begin that tell of all this."""
+"""The prefixes of the event types of this story."""
 
 
 def seed_tenant(engine: Engine, storage: Storage, slug: str, name: str) -> Tenant:

@@ -92,7 +92,7 @@ def test_each_benchmark_is_among_these() -> None:
     assert ROWS.keys() | INSTALLS == BENCHMARKS.keys()
 
 
-def test_only_the_named_benchmark_runs_and_the_table_says_what_against_what() -> None:
+def test_only_the_named_benchmark_runs_with_its_peer() -> None:
     done = run("--only", "bare_pipeline")
 
     assert done.returncode == 0, done.stderr
@@ -107,7 +107,7 @@ def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
     assert "full_pipeline" in done.stderr
 
 
-def test_the_peers_that_a_benchmark_installs_are_pinned_and_have_a_program() -> None:
+def test_installed_peers_are_pinned_and_have_a_program() -> None:
     pins = dict(pin.split("==") for pin in governed_peers.pins())
 
     assert {"airlock-sdk", "dbos"} <= pins.keys()

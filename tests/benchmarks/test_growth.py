@@ -1,4 +1,4 @@
-"""What public operations read does not grow with what should not matter to them: counted, on both databases."""
+"""Public operations read a constant number of rows as unrelated rows grow: counted, on both databases."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_no_verdict_is_worse_than_the_recorded_one(postgres_server: str) -> None
     assert worse == []
 
 
-def test_each_action_and_method_is_measured_or_named_with_a_reason() -> None:
+def test_each_operation_is_measured_or_excepted() -> None:
     engine = create_engine_of(InMemoryStorage())
     actions = {
         f"{service.name}.{action.name}"

@@ -51,7 +51,7 @@ def test_the_tree_on_the_page_is_the_tree_of_the_library() -> None:
     assert sorted(on_page - in_source) == [], "docs/architecture.md has these, and the library has not"
 
 
-def test_a_tree_is_read_with_its_folders_and_several_modules_a_line() -> None:
+def test_a_tree_is_read_with_folders_and_shared_lines() -> None:
     page = """
 src/app/
 ├── __init__.py  a.py     what a does, and b.py is no entry here

@@ -76,7 +76,7 @@ class Host:
         return self.client.get(path, headers=headers)
 
     def do(self, action: str, payload: Any, headers: Headers = CARLA) -> Any:
-        """What the action gives, which has to succeed."""
+        """Return the result of an action that must succeed."""
         response = self.post(action, payload, headers)
         assert response.status_code == 200, response.text
         return response.json()["data"]
@@ -298,7 +298,7 @@ def fresh_working_host(request: pytest.FixtureRequest) -> Iterator[Host]:
 
 
 def until(check: Callable[[], T], seconds: float = 90.0) -> T:
-    """What a check gives as soon as it is true; it has so many seconds."""
+    """Return the first true value of a check, within so many seconds."""
     deadline = time.monotonic() + seconds
     while not (found := check()):
         assert time.monotonic() < deadline, f"not within {seconds:g} seconds: {check}"

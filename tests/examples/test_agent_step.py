@@ -70,7 +70,7 @@ def office(fresh_storage: FreshStorage) -> Iterator[Office]:
     ],
     ids=["prose", "another-risk", "no-reason", "more-than-asked", "a-list"],
 )
-def test_an_answer_that_is_no_assessment_is_refused_and_what_it_took_is_on_record(office: Office, text: str) -> None:
+def test_a_bad_assessment_is_refused_and_its_cost_logged(office: Office, text: str) -> None:
     office.model.says(text)
     answer = office.ask(ESCALATION, "agent.assess_risk", INVOICE)
     assert isinstance(answer, Failure)
@@ -107,9 +107,7 @@ def test_what_a_customer_is_called_stays_data_in_the_prompt(office: Office) -> N
     assert OverdueInvoice.model_validate_json(data).customer == name
 
 
-def test_a_run_waits_for_a_person_where_the_model_talks_nonsense_and_goes_on_when_it_is_resumed(
-    office: Office, tmp_path: Path
-) -> None:
+def test_nonsense_of_the_model_pauses_the_run_until_resumed(office: Office, tmp_path: Path) -> None:
     office.model.says("I'd rather not say.")
     with Background(office.storage, office.engine, workflows=str(tmp_path / "workflows.db")).in_thread():
         run_id = office.ask(MARIA, "workflows.start", {"key": KEY, "input": INVOICE}).unwrap().id

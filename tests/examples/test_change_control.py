@@ -98,7 +98,7 @@ def fresh_office(fresh_host: Host) -> Office:
 # The story
 
 
-def test_an_agent_drafts_and_previews_a_manager_merges_and_the_new_field_is_used(fresh_office: Office) -> None:
+def test_an_agent_drafts_and_a_manager_merges_a_new_field(fresh_office: Office) -> None:
     office, host = fresh_office, fresh_office.host
     job = host.new_job()
     details = {"parking": "in the yard", "urgency": "today"}
@@ -171,7 +171,7 @@ def test_what_a_change_takes_away_needs_a_second_manager(fresh_office: Office) -
     assert (row["actor_id"], row["approved_by"]) == ("maria", "human:max")
 
 
-def test_a_change_is_taken_back_by_a_change_and_history_knows_both(fresh_office: Office) -> None:
+def test_a_change_reverts_another_and_history_has_both(fresh_office: Office) -> None:
     office = fresh_office
     began = datetime.now(UTC)
     change = office.merged(("add_field", URGENCY))
@@ -269,7 +269,7 @@ def test_a_bad_op_is_422_with_the_op_named_and_the_change_failed(office: Office)
     assert [op["id"] for op in office.get(f"changes/{change}/ops")] == [ops[0]["id"]]
 
 
-def test_an_op_that_says_nothing_sensible_is_400_and_says_what_is_wrong(office: Office) -> None:
+def test_a_malformed_op_is_400_with_a_reason(office: Office) -> None:
     change = office.draft()
     (target,) = office.get(f"changes/{change}/targets")
     op = {"target_id": target["id"], "op_type": "add_field", "payload": {**URGENCY, "definition": {"type": "colour"}}}
@@ -308,7 +308,7 @@ def test_a_merged_change_stays_as_it_is(fresh_office: Office) -> None:
     assert office.post(f"changes/{change}/merge", headers=MARIA)["applied_count"] == 0
 
 
-def test_of_two_changes_to_one_field_the_second_is_409_and_shows_both(fresh_office: Office) -> None:
+def test_the_second_change_of_a_field_is_409_and_shows_both(fresh_office: Office) -> None:
     office = fresh_office
     first, second = (
         office.ready(("set_field", {"record_type": "job", "field": "floor", "definition": {"type": type}}))
@@ -320,7 +320,7 @@ def test_of_two_changes_to_one_field_the_second_is_409_and_shows_both(fresh_offi
     assert (conflict["op"]["change_id"], conflict["since"]["change_id"]) == (second, first)
 
 
-def test_another_tenants_change_is_404_and_its_record_types_are_its_own(fresh_office: Office) -> None:
+def test_changes_and_record_types_belong_to_one_tenant(fresh_office: Office) -> None:
     office, stranger, bot = fresh_office, person("maria", "globex"), agent("helper-bot", "globex")
     change, project = office.draft(("add_field", URGENCY)), office.project()
     (op,) = office.get(f"changes/{change}/ops")
@@ -372,7 +372,7 @@ def test_details_are_of_a_job_that_is_there(office: Office) -> None:
 # Routes
 
 
-def test_every_action_of_change_control_and_of_workflows_has_a_route_and_reading_is_a_get() -> None:
+def test_every_library_action_has_a_route_and_reads_are_get() -> None:
     built = {(service.name, action.name): action for service in services for action in service.actions}
     unrouted = {"workflow_steps", *(service.name for service in own_services)}
     routed = {(route.service, route.action): route for route in ROUTES}
@@ -417,7 +417,7 @@ def test_each_tenant_begins_with_a_record_type_for_its_jobs(office: Office) -> N
         assert (job["key"], job["status"], job["version"]) == ("job", "active", 1)
 
 
-def test_a_host_that_starts_again_leaves_record_types_as_they_are(tmp_path: Path) -> None:
+def test_a_restart_leaves_record_types_unchanged(tmp_path: Path) -> None:
     def types_of(file: Path) -> list[Any]:
         with open_storage(str(file)) as storage:
             engine = create_business(storage)

@@ -1,4 +1,4 @@
-"""What events set going: an invoice, and the board, on both hosts as they are started by hand."""
+"""The consumers of the example: invoices and the board, on both hosts as a person starts them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_board_follows_what_happens(relaying_host: Host) -> None:
     assert host.do("jobs/board", {}, person("tom", "globex")) == []
 
 
-def test_an_invoice_that_cannot_be_sent_is_a_dead_letter_that_says_why(relaying_host: Host) -> None:
+def test_an_unsendable_invoice_is_a_dead_letter_with_a_reason(relaying_host: Host) -> None:
     host = relaying_host
     customer = host.do("customers/create", {"name": "Grace"})
     job = host.do("jobs/create", {"customer_id": customer["id"], "title": "Leak"})["id"]
@@ -87,7 +87,7 @@ def test_people_draft_no_invoices_unless_their_role_says_so(host: Host) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_event_that_is_delivered_again_drafts_no_second_invoice(backend: str, fresh_storage: FreshStorage) -> None:
+def test_an_event_delivered_twice_drafts_one_invoice(backend: str, fresh_storage: FreshStorage) -> None:
     async def deliver_twice(storage: HostStorage) -> None:
         engine = create_business(storage)
         acme = engine.resolve_tenant("acme").unwrap()
@@ -117,13 +117,13 @@ def _events(host: Host) -> list[Any]:
 
 
 def _schedule_as_it_was(data: Any, ctx: ActionContext) -> Result[None, ActionError]:
-    """What the business emitted before `jobs.scheduled` had a second version: the row, all of it."""
+    """Return a row of `jobs.scheduled` in its first version."""
     row = {"id": "job-1", "version": 2, "customer_id": "c-1", "title": "Old boiler", "status": "scheduled"}
     ctx.emit("jobs.scheduled", {**row, "scheduled_for": "2025-01-07"}, subject="jobs/job-1")
     return Success(None)
 
 
-def test_an_event_from_before_the_second_version_is_on_the_board_too(fresh_host: Host) -> None:
+def test_the_board_shows_events_of_the_first_version(fresh_host: Host) -> None:
     host = fresh_host
     before = create_service(
         name="before",

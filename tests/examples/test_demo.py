@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def told_in(environment: dict[str, str], *arguments: str) -> str:
-    """What the demo prints, without a terminal, in this environment."""
+    """Return the output of the demo in this environment, without a terminal."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "examples.demo", *arguments],
         cwd=ROOT,
@@ -93,7 +93,7 @@ def test_the_demo_shows_each_promise_kept(columns: str, arguments: tuple[str, ..
     assert all(len(line) <= int(columns) for line in story.splitlines())
 
 
-def test_the_demo_reads_back_from_the_broker_what_happened_while_it_was_away() -> None:
+def test_the_demo_reads_missed_events_from_the_broker() -> None:
     story = told_in({"COLUMNS": "120", "PYTHONIOENCODING": "utf-8"})
     _, _, back = story.partition("NATS is back")
     lines, _, after = back.partition("in order: ")

@@ -30,7 +30,7 @@ class Message(NamedTuple):
 
 
 class Feed:
-    """What comes over an open feed."""
+    """The messages of an open feed."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._lines = response.iter_lines()
@@ -83,7 +83,7 @@ def watching(host: Host, after: int = 0, headers: Headers = MARIA, **query: str)
 
 
 def positions(host: Host, tenant: str = "acme", after: int = 0) -> list[int]:
-    """Where the tenant's events are, as the event log has them."""
+    """Return the positions of the tenant's events in the event log."""
     found: list[int] = []
     while page := host.storage.read_events(host.tenant(tenant), after=found[-1] if found else after):
         found += [position for position, _ in page]
@@ -95,7 +95,7 @@ def newest(host: Host, tenant: str = "acme") -> int:
 
 
 def open_feeds() -> int:
-    """How many feeds this process still has in hand."""
+    """Return the number of feeds that this process still serves."""
     gc.collect()
     found = gc.get_objects()
     in_threads = [thing for thing in found if inspect.isgenerator(thing) and thing.__name__ == "feed"]
@@ -128,7 +128,7 @@ def test_without_a_position_a_feed_begins_with_the_first_event(host: Host) -> No
         assert [message.id for message in feed.take(len(there))] == there
 
 
-def test_a_client_that_comes_back_misses_nothing_and_gets_nothing_twice(host: Host) -> None:
+def test_a_reconnecting_client_gets_each_event_once(host: Host) -> None:
     begun = last = newest(host)
     seen: list[int] = []
     for _ in range(4):
@@ -223,9 +223,7 @@ def test_nothing_is_left_of_a_client_that_went(host: Host) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", SERVED)
-def test_a_host_stops_while_clients_are_connected_and_nothing_is_left(
-    name: str, backend: str, fresh_storage: FreshStorage
-) -> None:
+def test_a_host_stops_with_connected_clients(name: str, backend: str, fresh_storage: FreshStorage) -> None:
     with fresh_storage(backend) as storage, ThreadPoolExecutor(5) as pool:
         threads = set(threading.enumerate())
         connected = threading.Barrier(6)

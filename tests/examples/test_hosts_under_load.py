@@ -47,7 +47,7 @@ def managers(host: Host, number: int) -> list[Headers]:
     return [person(name) for name in names]
 
 
-def test_of_32_managers_who_approve_at_once_one_refunds_and_31_get_a_conflict(fresh_host: Host) -> None:
+def test_one_of_32_concurrent_approvals_refunds(fresh_host: Host) -> None:
     host = fresh_host
     payment, approval = large_refund(host)
     deciders = managers(host, 32)
@@ -63,7 +63,7 @@ def test_of_32_managers_who_approve_at_once_one_refunds_and_31_get_a_conflict(fr
     assert host.log(action="payments.refund", outcome="succeeded")[0]["approved_by"] == winner["decided_by"]
 
 
-def test_an_approval_that_is_approved_rejected_and_cancelled_at_once_gets_one_decision(fresh_host: Host) -> None:
+def test_concurrent_decisions_leave_one(fresh_host: Host) -> None:
     host = fresh_host
     payment, approval = large_refund(host)
     decisions = [("approve", MARIA), ("reject", MARIA), ("cancel", CARLA)] * 5
@@ -76,7 +76,7 @@ def test_an_approval_that_is_approved_rejected_and_cancelled_at_once_gets_one_de
     assert (status, refunded) in [("approved", 150_000), ("rejected", 0), ("cancelled", 0)]
 
 
-def test_64_captures_with_one_key_take_the_money_once_and_all_get_the_same_answer(fresh_host: Host) -> None:
+def test_64_captures_with_one_key_charge_once(fresh_host: Host) -> None:
     host = fresh_host
     payload = {"job_id": host.completed_job(), "amount": 100, "card_number": CARD}
     headers = keyed(CARLA, fresh_key())
@@ -114,7 +114,7 @@ def test_refunds_at_once_never_give_back_more_than_was_taken(fresh_host: Host) -
     assert events.count("payments.refunded") == by_status[200]
 
 
-def test_a_job_is_completed_once_however_many_complete_it_at_once(fresh_host: Host) -> None:
+def test_concurrent_completions_complete_a_job_once(fresh_host: Host) -> None:
     host = fresh_host
     job = host.scheduled_job()
     responses = at_once(16, lambda _: host.post("jobs/complete", {"job_id": job}, TOM), range(16))
@@ -122,7 +122,7 @@ def test_a_job_is_completed_once_however_many_complete_it_at_once(fresh_host: Ho
     assert host.do("jobs/get", {"job_id": job})["version"] == 3
 
 
-def test_a_job_is_paid_once_however_many_capture_it_with_keys_of_their_own(fresh_host: Host) -> None:
+def test_concurrent_captures_with_other_keys_charge_once(fresh_host: Host) -> None:
     host = fresh_host
     payload = {"job_id": host.completed_job(), "amount": 100, "card_number": CARD}
     keys = [fresh_key() for _ in range(16)]
@@ -131,7 +131,7 @@ def test_a_job_is_paid_once_however_many_capture_it_with_keys_of_their_own(fresh
     assert len(host.do("payments/list", {})) == 1
 
 
-def test_two_actions_in_one_unit_of_work_are_both_done_once_however_many_ask_for_them_at_once(fresh_host: Host) -> None:
+def test_two_actions_in_one_transaction_run_once_under_load(fresh_host: Host) -> None:
     host = fresh_host
     payload = {"job_id": host.scheduled_job(), "amount": 100, "card_number": CARD}
     keys = [fresh_key() for _ in range(16)]
@@ -146,7 +146,7 @@ def test_two_actions_in_one_unit_of_work_are_both_done_once_however_many_ask_for
     ids="-".join,
     indirect=True,
 )
-def test_300_requests_from_16_threads_keep_tenants_and_actors_apart(fresh_host: Host) -> None:
+def test_300_concurrent_requests_keep_tenants_and_actors_apart(fresh_host: Host) -> None:
     host = fresh_host
     everybody: list[tuple[str, str, Headers]] = [
         (tenant, actor, headers)
@@ -207,7 +207,7 @@ def all_customers(host: Host, tenant: str) -> list[Any]:
 
 
 @once_per_backend
-def test_a_mixture_of_everything_at_once_gets_each_its_own_answer(fresh_host: Host) -> None:
+def test_mixed_concurrent_requests_get_their_own_answers(fresh_host: Host) -> None:
     host = fresh_host
     job = host.completed_job()
     capture = {"job_id": job, "amount": 100, "card_number": CARD}

@@ -179,7 +179,7 @@ def test_where_the_module_lies_is_not_the_askers_to_say(worker: Worker) -> None:
     assert refused(worker.send(body, KEYS.sign("POST", PATH, body)))[:2] == (400, "invalid_input")
 
 
-def test_a_capability_that_the_askers_profile_grants_and_the_servers_does_not_is_refused(tmp_path: Path) -> None:
+def test_the_server_refuses_a_capability_outside_its_profile(tmp_path: Path) -> None:
     roots = ModuleRoots(tmp_path)
     roots.create(ACME, "site")
     with serving(SubprocessRunner(READ_ONLY), roots, Verifier(KEYS)) as url:
@@ -189,7 +189,7 @@ def test_a_capability_that_the_askers_profile_grants_and_the_servers_does_not_is
     assert answer.failure().details["profile"] == "READ_ONLY"
 
 
-def test_a_capability_that_the_askers_profile_lacks_is_not_even_sent() -> None:
+def test_the_client_does_not_send_a_capability_it_lacks() -> None:
     answer = HttpRunner("http://127.0.0.1:1", KEYS, READ_ONLY).execute(work("run", {"argv": ["true"]}, "cmd:run"))
     assert answer.failure().details["refusal"] == "capability_not_granted"
 

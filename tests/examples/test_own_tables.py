@@ -32,7 +32,7 @@ def engine_with_a_job(storage: HostStorage) -> tuple[Engine, RequestContext]:
     return engine, context
 
 
-def test_a_note_is_a_document_beside_the_tables_and_about_its_job(host: Host) -> None:
+def test_a_note_is_a_document_about_its_job(host: Host) -> None:
     job = host.new_job()
     note = host.do("jobs/add_note", {"job_id": job, "text": "the key is under the mat"}, TOM)
     assert (note["by"], note["text"]) == ("human:tom", "the key is under the mat")
@@ -56,7 +56,7 @@ def test_an_event_tells_of_each_change(fresh_host: Host) -> None:
     assert told == ["customers.created", "jobs.created", "jobs.scheduled", "jobs.completed", "payments.captured"]
 
 
-def test_each_table_has_the_tenant_first_in_its_key_and_the_role_of_the_demo() -> None:
+def test_each_table_has_the_tenant_in_its_key_and_the_role() -> None:
     made = tables.Base.metadata.sorted_tables
     assert [table.name for table in made] == ["customers", "jobs", "payments"]
     assert {tuple(column.name for column in table.primary_key) for table in made} == {("tenant_id", "id")}
@@ -104,7 +104,7 @@ def test_the_storage_is_where_the_environment_says(tmp_path: Path, monkeypatch: 
             assert isinstance(storage, PostgresStorage)
 
 
-def test_what_was_there_is_there_when_the_storage_is_opened_again(tmp_path: Path) -> None:
+def test_a_reopened_storage_keeps_its_data(tmp_path: Path) -> None:
     with open_storage(str(tmp_path / "business.db")) as storage:
         engine, context = engine_with_a_job(storage)
         before = engine.execute_action("jobs", "list", {}, context)

@@ -61,7 +61,7 @@ def test_the_definition_is_right() -> None:
     assert parse_definition(ESCALATION).steps[0].name == "assess"
 
 
-def test_a_large_overdue_invoice_is_escalated_once_a_manager_has_approved(working_host: Host) -> None:
+def test_a_large_overdue_invoice_is_escalated_after_approval(working_host: Host) -> None:
     host = working_host
     invoice = overdue(host)
     run = run_of(host, invoice, "paused")
@@ -73,7 +73,7 @@ def test_a_large_overdue_invoice_is_escalated_once_a_manager_has_approved(workin
     assert invoice_of(host, invoice)["dunning_level"] == 1
 
 
-def test_the_log_says_what_the_model_took_and_on_whose_approval_the_step_was_taken(working_host: Host) -> None:
+def test_the_log_has_the_model_usage_and_the_approver(working_host: Host) -> None:
     host = working_host
     invoice = overdue(host)
     run = run_of(host, invoice, "paused")
@@ -93,7 +93,7 @@ def test_the_log_says_what_the_model_took_and_on_whose_approval_the_step_was_tak
     assert "human:maria" in approved
 
 
-def test_the_account_manager_gets_a_task_and_those_concerned_are_told(working_host: Host) -> None:
+def test_the_account_manager_gets_a_task_and_a_notification(working_host: Host) -> None:
     host = working_host
     invoice = overdue(host)
     run = run_of(host, invoice, "paused")
@@ -109,7 +109,7 @@ def test_the_account_manager_gets_a_task_and_those_concerned_are_told(working_ho
     assert told[0]["message"] == "Ada is at dunning level 1 now"
 
 
-def test_the_account_manager_completes_the_task_and_nobody_else_s_tenant_sees_it(working_host: Host) -> None:
+def test_the_account_manager_completes_the_task_in_its_tenant(working_host: Host) -> None:
     host = working_host
     invoice = overdue(host)
     run = run_of(host, invoice, "paused")
@@ -130,7 +130,7 @@ def test_the_account_manager_completes_the_task_and_nobody_else_s_tenant_sees_it
     assert host.client.post(f"{path}/complete", json={}, headers=CARLA).status_code == 409
 
 
-def test_a_small_invoice_that_is_a_little_late_is_only_reminded_of(working_host: Host) -> None:
+def test_a_small_late_invoice_gets_a_reminder_only(working_host: Host) -> None:
     invoice = overdue(working_host, 32_000, "2031-03-20")
     run = run_of(working_host, invoice, "succeeded")
     assert steps_of(run) == [*BEGUN, ("remind", "succeeded")]
@@ -195,7 +195,7 @@ def test_another_tenant_sees_none_of_it(working_host: Host) -> None:
     assert run_of(host, run["input"]["invoice_id"], "paused")["approval_id"] == run["approval_id"]
 
 
-def test_the_routes_define_activate_start_cancel_purge_and_trigger(working_host: Host) -> None:
+def test_routes_cover_the_life_of_a_workflow(working_host: Host) -> None:
     host = working_host
     definition = {"steps": [{"name": "ask", "type": "approval", "permission": "jobs.read", "message": "Well?"}]}
 

@@ -13,7 +13,7 @@ ROOT = HERE.parent.parent
 
 @dataclass(frozen=True)
 class Part:
-    """What is broken together: `source`, in it the `functions` (or SQL objects) whose names fit, or all of it.
+    """A part that is mutated together: `source`, in it the `functions` (or SQL objects) whose names fit, or all of it.
 
     `tests` judge it, of those that a conformance suite brings the `suites` alone, and not those named in `without`.
     """
@@ -28,12 +28,12 @@ class Part:
 
     @property
     def is_python(self) -> bool:
-        """Whether mutmut breaks it."""
+        """True if mutmut mutates it."""
         return self.source.endswith(".py") and not self.is_statements
 
     @property
     def is_statements(self) -> bool:
-        """Whether it is SQL in a Python module."""
+        """True if it is SQL in a Python module."""
         return self.source.endswith("statements.py")
 
 

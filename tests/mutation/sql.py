@@ -16,7 +16,7 @@ class Break(NamedTuple):
 
 
 class Span(NamedTuple):
-    """What is replaced, and by what."""
+    """A text and its replacement."""
 
     start: int
     end: int

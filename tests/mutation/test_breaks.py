@@ -1,4 +1,4 @@
-"""What is broken: each kind of SQL that guards something has its mutants, and what is named is there."""
+"""Each kind of SQL that guards something has mutants, and each named part exists."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from tests.mutation.parts import ROOT, Part
 
 OPTIONS = ["-x", "-q", "-m", "not soak", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.mutation.selection"]
-"""How the tests of a part are run."""
+"""The command that runs the tests of a part."""
 
 _LONGEST = 120
 """Seconds after which a mutant counts as noticed: the tests hang."""
@@ -89,7 +89,7 @@ class Judge:
             raise SystemExit(f"{part.name}: its tests fail before anything is broken")
 
     def passes(self, text: str) -> bool:
-        """Whether the tests pass with this text in the file of the part."""
+        """Return whether the tests pass with this text in the file of the part."""
         self._write(text)
         try:
             return self._run() == 0

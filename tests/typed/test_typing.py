@@ -11,7 +11,7 @@ EXAMPLES = Path(__file__).with_name("declarations.py")
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_type_checker_reports_what_does_not_fit_and_nothing_else() -> None:
+def test_a_type_checker_reports_exactly_the_misuses() -> None:
     announced = {
         (number, match.group(1))
         for number, line in enumerate(EXAMPLES.read_text(encoding="utf-8").splitlines(), start=1)

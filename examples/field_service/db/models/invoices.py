@@ -10,7 +10,7 @@ from examples.field_service.db.schema import Invoice, InvoiceStatus
 from examples.field_service.db.tables import CustomerRow, JobRow
 
 CALL_OUT = 80_00
-"""What coming costs, in cents; the rest is added by hand."""
+"""The call-out fee in cents. The rest is added by hand."""
 
 
 def add_invoice(ctx: ActionContext, job: JobRow, customer: CustomerRow) -> Result[Invoice, ActionError]:
