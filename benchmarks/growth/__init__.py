@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from benchmarks.growth import approvals, change_control, directory, documents, events, log, relays, roles, workflows
+from benchmarks.growth.backends import Backend, PostgresBackend, sqlite_backend_of_size
 from benchmarks.growth.operation import Operation, Reading
-from benchmarks.growth.worlds import Backend, PostgresBackend, sqlite_backend_of_size
 from benchmarks.postgres import Bench, database
 from benchmarks.report import Aim, Row
 from benchmarks.timing import Timing

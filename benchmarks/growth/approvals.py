@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from actionengine import Actor
 from actionengine.concurrency.run_sync import run_sync
+from benchmarks.growth.backends import Backend, id_at, time_of
 from benchmarks.growth.operation import Operation
-from benchmarks.growth.worlds import Backend, id_at, time_of
 
 CLARA = Actor.human("clara", permissions=["*"])
 BOSS = Actor.human("boss", permissions=["*"])

@@ -8,8 +8,8 @@ from typing import Any, get_args
 from actionengine import Actor
 from actionengine.changes.models import RecordTypeStatus
 from actionengine.changes.states import ChangeStatus
+from benchmarks.growth.backends import Backend, id_at, time_of
 from benchmarks.growth.operation import Operation
-from benchmarks.growth.worlds import Backend, id_at, time_of
 
 VERSIONS = 8
 """Of the record type that is asked about."""

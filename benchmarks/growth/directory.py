@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import count
 
 from actionengine.concurrency.run_sync import run_sync
+from benchmarks.growth.backends import Backend, id_at, time_of
 from benchmarks.growth.operation import Operation
-from benchmarks.growth.worlds import Backend, id_at, time_of
 
 _NUMBERS = count()
 

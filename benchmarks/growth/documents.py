@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from benchmarks.growth.backends import Backend
 from benchmarks.growth.operation import Operation
-from benchmarks.growth.worlds import Backend
 
 
 def fill(backend: Backend) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from actionengine.events.projections.projection import Projection
 from actionengine.events.replay import replay
+from benchmarks.growth.backends import Backend, id_at, time_of
 from benchmarks.growth.operation import Operation
-from benchmarks.growth.worlds import Backend, id_at, time_of
 
 RARE = 10
 TYPES = [f"type_{number}" for number in range(100)]

@@ -8,8 +8,8 @@ from itertools import count
 from typing import Any
 
 from actionengine import Actor
+from benchmarks.growth.backends import Backend, id_at, time_of
 from benchmarks.growth.operation import Operation
-from benchmarks.growth.worlds import Backend, id_at, time_of
 
 RARE = 10
 """Executions that have failed, by an AI, before all the others."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.growth.worlds import Backend
+from benchmarks.growth.backends import Backend
 from benchmarks.report import Unit
 
 Verdict = Literal["flat", "logarithmic", "grows", "explodes"]

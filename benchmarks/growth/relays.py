@@ -11,9 +11,9 @@ from actionengine import CallbackPublisher, Relay, Tenant
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.outbox import TRIGGERS, FailedDelivery, Outbox, RelayHeartbeat
 from actionengine.storage.rows import StoredEvent
+from benchmarks.growth.backends import Backend, PostgresBackend, id_at, time_of
 from benchmarks.growth.events import TYPES
 from benchmarks.growth.operation import Operation
-from benchmarks.growth.worlds import Backend, PostgresBackend, id_at, time_of
 
 BUSY = 1
 """The lane of the subject that one dead letter holds back, and of the one that waits for an attempt."""

@@ -7,8 +7,8 @@ from itertools import count
 from typing import Any
 
 from actionengine import Actor
+from benchmarks.growth.backends import Backend
 from benchmarks.growth.operation import Operation
-from benchmarks.growth.worlds import Backend
 
 _NUMBERS = count()
 CLARA = {"actor_type": "human", "actor_id": "clara"}

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from itertools import count
 
 from actionengine.storage.clock import sortable
+from benchmarks.growth.backends import Backend, id_at, time_of
 from benchmarks.growth.operation import Operation
-from benchmarks.growth.worlds import Backend, id_at, time_of
 
 _NUMBERS = count()
 STEPS = {"steps": [{"name": "look", "type": "assignment", "assignee": "ann", "title": "Look", "wait": True}]}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from benchmarks.growth import NOT_MEASURED, measure, operations
+from benchmarks.growth.backends import create_engine_of
 from benchmarks.growth.operation import Operation, Reading
-from benchmarks.growth.worlds import create_engine_of
 from benchmarks.postgres import Bench
 
 from actionengine.storage.memory.storage import InMemoryStorage

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 import psycopg
 import pytest
 from benchmarks.growth import postgres_backends
-from benchmarks.growth.worlds import Backend, PostgresBackend, SQLiteBackend, sqlite_backend_of_size
+from benchmarks.growth.backends import Backend, PostgresBackend, SQLiteBackend, sqlite_backend_of_size
 from benchmarks.postgres import Bench
 
 from actionengine import InMemoryStorage

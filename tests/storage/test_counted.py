@@ -9,7 +9,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from benchmarks.growth import postgres_backends
-from benchmarks.growth.worlds import Backend, PostgresBackend, id_at, sqlite_backend_of_size, time_of
+from benchmarks.growth.backends import Backend, PostgresBackend, id_at, sqlite_backend_of_size, time_of
 from benchmarks.postgres import Bench
 
 from actionengine import InMemoryStorage, Tenant

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from benchmarks.growth import filled, postgres_backends
-from benchmarks.growth.worlds import PostgresBackend, id_at
+from benchmarks.growth.backends import PostgresBackend, id_at
 from benchmarks.postgres import Bench
 
 from tests.growth import PLANS

@@ -10,7 +10,7 @@ from contextlib import closing
 import psycopg
 import pytest
 from benchmarks.growth import filled, operations, postgres_backends
-from benchmarks.growth.worlds import Backend, PostgresBackend, SQLiteBackend, sqlite_backend_of_size
+from benchmarks.growth.backends import Backend, PostgresBackend, SQLiteBackend, sqlite_backend_of_size
 from benchmarks.postgres import Bench
 
 from tests.storage.captured import POSTGRES_NAMES, Captured, capturing, postgres_indexes, sqlite_indexes, sqlite_names
