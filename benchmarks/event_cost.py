@@ -1,5 +1,4 @@
-"""The cost of events for the writer: a governed action on PostgreSQL with two and five events against one, and the cost of
-waking a relay.
+"""The cost of events for the writer: a governed action on PostgreSQL with two and five events against one.
 
 A relay that sleeps holds a lock, and each commit that finds it held notifies; notifications make commits queue up. Here
 it is held all the time by a connection that listens and does nothing more: the worst there can be. A relay that works
