@@ -48,7 +48,7 @@ from actionengine.storage.sqlite.statements import (
 )
 from actionengine.testing import SyncBackend, run_in_mode
 from actionengine.testing.base import value_of
-from actionengine.testing.outbox import LEASE, emitted, failed, ids, letter_of
+from actionengine.testing.outbox import LEASE, commit_about, failed_delivery, ids, letter_of
 from actionengine.testing.rows import START, event_row
 from tests.backends import AnyStorage
 
@@ -86,9 +86,9 @@ def beat(id: str, started_at: datetime, seen_at: datetime) -> RelayHeartbeat:
 
 @run_in_mode
 async def test_an_event_due_again_comes_with_those_it_held_back(backend: SyncBackend, outbox: Outbox) -> None:
-    first, second, other, _ = await emitted(backend, "jobs/1", "jobs/1", "jobs/2", "jobs/2")
+    first, second, other, _ = await commit_about(backend, "jobs/1", "jobs/1", "jobs/2", "jobs/2")
     batch = await taken(outbox)
-    await outbox.settle((), [failed(batch[first], -1.0), failed(batch[other], 3600.0)])
+    await outbox.settle((), [failed_delivery(batch[first], -1.0), failed_delivery(batch[other], 3600.0)])
     again = await outbox.take(100, LEASE)
     assert [(pending.event.id, pending.attempts) for pending in again] == [(first, 1), (second, 0)]
     now = await outbox.status()
@@ -102,7 +102,7 @@ async def test_a_failure_is_noted_for_its_event_alone(backend: SyncBackend, outb
             await written(backend, tenant, event_row(tenant, subject=subject))
     batch = await taken(outbox)
     id, *others = batch
-    await outbox.settle((), [failed(batch[id], None)])
+    await outbox.settle((), [failed_delivery(batch[id], None)])
     assert [letter.event.id for letter in await outbox.dead_letters()] == [id]
     again = await outbox.take(100, LEASE)
     assert sorted(ids(again)) == sorted(others)
@@ -111,22 +111,22 @@ async def test_a_failure_is_noted_for_its_event_alone(backend: SyncBackend, outb
 
 @run_in_mode
 async def test_a_late_failure_changes_no_dead_letter(backend: SyncBackend, outbox: Outbox) -> None:
-    (id,) = await emitted(backend, "jobs/1")
+    (id,) = await commit_about(backend, "jobs/1")
     batch = await taken(outbox)
-    await outbox.settle((), [failed(batch[id], None)])
+    await outbox.settle((), [failed_delivery(batch[id], None)])
     before = await letter_of(outbox, id)
     with suppress(StorageUnavailable):
-        await outbox.settle((), [failed(batch[id], 0.0)._replace(reason="too late")])
+        await outbox.settle((), [failed_delivery(batch[id], 0.0)._replace(reason="too late")])
     assert await letter_of(outbox, id) == before
     assert await outbox.take(100, LEASE) == []
 
 
 @run_in_mode
 async def test_a_redriven_event_does_not_wait_for_a_later_dead_letter(backend: SyncBackend, outbox: Outbox) -> None:
-    first, second = await emitted(backend, "jobs/1", "jobs/1")
-    await outbox.settle((), [failed((await taken(outbox))[first], None)])
+    first, second = await commit_about(backend, "jobs/1", "jobs/1")
+    await outbox.settle((), [failed_delivery((await taken(outbox))[first], None)])
     assert await outbox.skip([first], "no") == 1
-    await outbox.settle((), [failed((await taken(outbox))[second], None)])
+    await outbox.settle((), [failed_delivery((await taken(outbox))[second], None)])
     assert await outbox.redrive([first]) == 1
     again = await outbox.take(100, LEASE)
     assert [(pending.event.id, pending.attempts) for pending in again] == [(first, 0)]
@@ -134,11 +134,11 @@ async def test_a_redriven_event_does_not_wait_for_a_later_dead_letter(backend: S
 
 @run_in_mode
 async def test_a_redriven_event_can_become_a_dead_letter_again(backend: SyncBackend, outbox: Outbox) -> None:
-    (id,) = await emitted(backend, "jobs/1")
-    await outbox.settle((), [failed((await taken(outbox))[id], None)])
+    (id,) = await commit_about(backend, "jobs/1")
+    await outbox.settle((), [failed_delivery((await taken(outbox))[id], None)])
     await outbox.skip([id], "no")
     assert await outbox.redrive([id]) == 1
-    await outbox.settle((), [failed((await taken(outbox))[id], None)])
+    await outbox.settle((), [failed_delivery((await taken(outbox))[id], None)])
     letter = await letter_of(outbox, id)
     assert (letter.skipped, letter.attempts, letter.reason) == (False, 1, "unreachable")
     now = await outbox.status()
@@ -152,7 +152,7 @@ async def test_dead_letters_come_by_id_and_nothing_else_is_among_them(backend: S
         await written(backend, backend.tenant, row)
     dead = [row.id for row in rows[:5]]
     batch = await taken(outbox)
-    await outbox.settle((), [failed(batch[id], None) for id in dead])
+    await outbox.settle((), [failed_delivery(batch[id], None) for id in dead])
     await outbox.skip(dead[1:2], "no")
     assert [letter.event.id for letter in await outbox.dead_letters()] == dead
     assert [letter.event.id for letter in await outbox.dead_letters(limit=2)] == dead[:2]
@@ -162,9 +162,9 @@ async def test_dead_letters_come_by_id_and_nothing_else_is_among_them(backend: S
 
 @run_in_mode
 async def test_only_named_dead_letters_are_skipped_or_redriven(backend: SyncBackend, outbox: Outbox) -> None:
-    first, second, pending = await emitted(backend, "jobs/1", "jobs/2", "jobs/3")
+    first, second, pending = await commit_about(backend, "jobs/1", "jobs/2", "jobs/3")
     batch = await taken(outbox)
-    await outbox.settle((), [failed(batch[first], None), failed(batch[second], None)])
+    await outbox.settle((), [failed_delivery(batch[first], None), failed_delivery(batch[second], None)])
     for ids_of_no_letter in ([pending], [str(uuid4())], []):
         assert await outbox.skip(ids_of_no_letter, "no") == 0
         assert await outbox.redrive(ids_of_no_letter) == 0
@@ -184,7 +184,7 @@ async def test_the_oldest_event_is_the_first_pending_one_of_any_tenant(backend: 
     for row, tenant in zip(rows, [*tenants, tenants[0]], strict=True):
         await written(backend, tenant, row)
     assert (await outbox.status()).oldest == rows[0].occurred_at
-    await outbox.settle((), [failed((await taken(outbox))[rows[0].id], None)])
+    await outbox.settle((), [failed_delivery((await taken(outbox))[rows[0].id], None)])
     assert (await outbox.status()).oldest == rows[1].occurred_at
 
 
@@ -252,8 +252,8 @@ Relays = tuple[SyncBackend, list[Outbox]]
 
 def test_an_event_waits_until_its_time_and_no_moment_longer(relays: Relays, clock: Clock) -> None:
     backend, (outbox, *_) = relays
-    first, second = run_sync(emitted(backend, "jobs/1", "jobs/1"))
-    run_sync(outbox.settle((), [failed(run_sync(taken(outbox))[first], 60.0)]))
+    first, second = run_sync(commit_about(backend, "jobs/1", "jobs/1"))
+    run_sync(outbox.settle((), [failed_delivery(run_sync(taken(outbox))[first], 60.0)]))
     clock.at += MINUTE - MOMENT
     assert run_sync(outbox.status()).waiting == 1
     assert run_sync(outbox.take(100, LEASE)) == []
@@ -279,7 +279,7 @@ def test_in_a_shared_lane_only_one_tenants_events_are_held_back(
         run_sync(written(backend, tenant, event_row(tenant, subject="jobs/1")))
         for tenant in (backend.tenant, backend.other_tenant)
     )
-    run_sync(outbox.settle((), [failed(run_sync(taken(outbox))[mine], None)]))
+    run_sync(outbox.settle((), [failed_delivery(run_sync(taken(outbox))[mine], None)]))
     assert ids(run_sync(outbox.take(100, LEASE))) == [other]
 
 
@@ -301,7 +301,7 @@ def add_rows(backend: SyncBackend, tenant: Tenant, *rows: Mapping[str, Any]) -> 
 
 def test_a_row_of_another_tenant_at_a_position_changes_nothing(relays: Relays) -> None:
     backend, (outbox, *_) = relays
-    first, second = run_sync(emitted(backend, "jobs/1", "jobs/2"))
+    first, second = run_sync(commit_about(backend, "jobs/1", "jobs/2"))
     batch = run_sync(taken(outbox))
     dead = {"position": batch[first].position, "dead_at": START.isoformat(), "reason": "mine"}
     add_rows(backend, backend.other_tenant, dead, {"position": batch[second].position})
@@ -313,7 +313,7 @@ def test_a_row_of_another_tenant_at_a_position_changes_nothing(relays: Relays) -
         backend.tenant.id,
         backend.other_tenant.id,
     ]
-    run_sync(outbox.settle(again[2:], [failed(pending, None) for pending in again[:2]]))
+    run_sync(outbox.settle(again[2:], [failed_delivery(pending, None) for pending in again[:2]]))
     assert run_sync(outbox.take(100, LEASE)) == []
     now = run_sync(outbox.status())
     assert (now.pending, now.dead, now.oldest) == (1, 3, None)
@@ -417,7 +417,7 @@ def test_pending_and_holding_events_are_found_by_indexes(
 
 def test_after_its_end_a_lease_belongs_to_the_next_relay(relays: Relays, clock: Clock) -> None:
     backend, (silent, second, third) = relays
-    written = run_sync(emitted(backend, "jobs/1"))
+    written = run_sync(commit_about(backend, "jobs/1"))
     assert ids(run_sync(silent.take(100, LEASE))) == written
     clock.at += timedelta(seconds=LEASE) - MOMENT
     assert run_sync(second.take(100, LEASE)) == []
@@ -433,7 +433,7 @@ def test_a_process_takes_over_the_lease_of_a_dead_one(
     relays: Relays, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, (killed, second, third) = relays
-    written = run_sync(emitted(backend, "jobs/1"))
+    written = run_sync(commit_about(backend, "jobs/1"))
     assert ids(run_sync(killed.take(100, LEASE))) == written
     monkeypatch.setattr(sqlite_outbox, "_is_alive", lambda pid: pid == os.getpid())
     with closing(sqlite3.connect(file)) as connection, connection:
@@ -446,16 +446,16 @@ def test_a_relay_sleeps_until_the_next_attempt_that_can_be_made(
     relays: Relays, clock: Clock, slept: list[float]
 ) -> None:
     backend, (outbox, *_) = relays
-    first, second, other = run_sync(emitted(backend, "jobs/1", "jobs/1", "jobs/2"))
+    first, second, other = run_sync(commit_about(backend, "jobs/1", "jobs/1", "jobs/2"))
     batch = run_sync(taken(outbox))
-    run_sync(outbox.settle((), [failed(batch[first], None), failed(batch[other], 3600.0)]))
+    run_sync(outbox.settle((), [failed_delivery(batch[first], None), failed_delivery(batch[other], 3600.0)]))
     run_sync(outbox.wait(7200.0))
 
     # The second one's time has come, but it is held again.
     run_sync(outbox.skip([first], "no"))
-    run_sync(outbox.settle((), [failed(run_sync(taken(outbox))[second], 0.0)]))
+    run_sync(outbox.settle((), [failed_delivery(run_sync(taken(outbox))[second], 0.0)]))
     run_sync(outbox.redrive([first]))
-    run_sync(outbox.settle((), [failed(run_sync(taken(outbox))[first], 1000.0)]))
+    run_sync(outbox.settle((), [failed_delivery(run_sync(taken(outbox))[first], 1000.0)]))
     outbox.wake()
     run_sync(outbox.wait(7200.0))
     run_sync(outbox.wait(7200.0))

@@ -22,7 +22,7 @@ from actionengine.storage.outbox import EVENTS, QUEUES, TRIGGERS, WORKFLOWS, Out
 from actionengine.storage.postgres import outbox as postgres_outbox
 from actionengine.storage.rows import Recording, Route
 from actionengine.testing import SyncBackend
-from actionengine.testing.outbox import LEASE, emitted, failed, ids
+from actionengine.testing.outbox import LEASE, commit_about, failed_delivery, ids
 from actionengine.testing.rows import event_row
 from tests.waiting import wait_until
 
@@ -79,7 +79,7 @@ def kill(backend: Backend, subject: str) -> str:
     emit(backend, [subject])
     with taking(backend) as outbox:
         (pending,) = run_sync(outbox.take(1000, LEASE))
-        run_sync(outbox.settle((), [failed(pending, None)]))
+        run_sync(outbox.settle((), [failed_delivery(pending, None)]))
     return pending.event.id
 
 
@@ -169,7 +169,7 @@ def test_dead_letters_cost_a_look_on_sqlite_nothing() -> None:
             emit(backend, [f"dead/{number}" for number in range(dead)])
             with taking(backend) as outbox:
                 batch = run_sync(outbox.take(1000, LEASE))
-                run_sync(outbox.settle((), [failed(pending, None) for pending in batch]))
+                run_sync(outbox.settle((), [failed_delivery(pending, None) for pending in batch]))
             emit(backend, [f"notes/{number}" for number in range(200)])
 
             def call(backend: Backend) -> None:
@@ -186,7 +186,7 @@ def retry(backend: Backend, subject: str, seconds: float) -> str:
     (id,) = emit(backend, [subject])
     with taking(backend) as outbox:
         (pending,) = run_sync(outbox.take(1000, LEASE))
-        run_sync(outbox.settle((), [failed(pending, seconds)]))
+        run_sync(outbox.settle((), [failed_delivery(pending, seconds)]))
     return id
 
 
@@ -232,7 +232,7 @@ def test_what_waits_behind_a_retry_is_let_go_in_parts(backend: Backend) -> None:
         batch = run_sync(outbox.take(1000, LEASE))
         assert ids(batch) == [waiting, *behind[:100]]
         # The second fails for good, and is skipped.
-        run_sync(outbox.settle(batch[:1], [failed(batch[1], None)]))
+        run_sync(outbox.settle(batch[:1], [failed_delivery(batch[1], None)]))
         assert run_sync(outbox.take(1000, LEASE)) == []
         assert run_sync(outbox.status()).held == 999
         assert run_sync(outbox.skip([behind[0]], "no")) == 1
@@ -240,7 +240,7 @@ def test_what_waits_behind_a_retry_is_let_go_in_parts(backend: Backend) -> None:
         batch = run_sync(outbox.take(10, LEASE))
         assert ids(batch) == behind[1:11]
         # One that fails holds the others back again.
-        run_sync(outbox.settle(batch[:4], [failed(batch[4], 3600.0)]))
+        run_sync(outbox.settle(batch[:4], [failed_delivery(batch[4], 3600.0)]))
     look(backend)
     late = emit(backend, ["busy"])
     look(backend)
@@ -273,11 +273,11 @@ def test_a_redriven_event_goes_before_the_later_ones(backend: Backend) -> None:
     with taking(backend) as outbox:
         assert run_sync(outbox.skip([first], "no")) == 1
         (second, *_) = run_sync(outbox.take(1, LEASE))
-        run_sync(outbox.settle((), [failed(second, 3600.0)]))
+        run_sync(outbox.settle((), [failed_delivery(second, 3600.0)]))
         assert run_sync(outbox.redrive([first])) == 1
         batch = run_sync(outbox.take(1000, LEASE))
         assert ids(batch) == [first]
-        run_sync(outbox.settle((), [failed(batch[0], 3600.0)]))
+        run_sync(outbox.settle((), [failed_delivery(batch[0], 3600.0)]))
     look(backend)
     come_due(backend)
     assert deliver(backend) == [first, *behind]
@@ -289,11 +289,11 @@ def test_an_event_that_waits_longer_than_the_one_before_is_freed(backend: Backen
     with taking(backend) as outbox:
         assert run_sync(outbox.skip([first], "no")) == 1
         (second, *_) = run_sync(outbox.take(1000, LEASE))
-        run_sync(outbox.settle((), [failed(second, 3600.0)]))
+        run_sync(outbox.settle((), [failed_delivery(second, 3600.0)]))
         # It has lost its place, and fails, while that one waits for longer.
         assert run_sync(outbox.redrive([first])) == 1
         batch = run_sync(outbox.take(1000, LEASE))
-        run_sync(outbox.settle((), [failed(batch[0], 1800.0)]))
+        run_sync(outbox.settle((), [failed_delivery(batch[0], 1800.0)]))
         assert run_sync(outbox.take(1000, LEASE)) == []
         status = run_sync(outbox.status())
         assert (status.waiting, status.held) == (2, 2)
@@ -311,7 +311,7 @@ def test_who_has_lost_a_lease_leaves_nothing_held() -> None:
         emit(backend, ["busy"])
         batch = run_sync(frozen.take(1000, 0.0))
         (pending,) = run_sync(other.take(1000, LEASE))
-        run_sync(other.settle((), [failed(pending, 3600.0)]))
+        run_sync(other.settle((), [failed_delivery(pending, 3600.0)]))
         behind = emit(backend, ["busy"] * 3)
         assert run_sync(other.take(1000, LEASE)) == []
         with pytest.raises(StorageUnavailable):
@@ -323,7 +323,7 @@ def test_who_has_lost_a_lease_leaves_nothing_held() -> None:
 def test_a_relay_that_takes_again_leaves_nothing_behind() -> None:
     storage = InMemoryStorage()
     backend = SyncBackend(storage)
-    first, second = run_sync(emitted(backend, "jobs/1", "jobs/2"))
+    first, second = run_sync(commit_about(backend, "jobs/1", "jobs/2"))
     outbox = storage.outbox("sync")
     run_sync(outbox.take(1, LEASE))
     assert sorted(ids(run_sync(outbox.take(1000, LEASE)))) == sorted([first, second])

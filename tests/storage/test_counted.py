@@ -18,7 +18,7 @@ from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.memory import outbox as memory_outbox
 from actionengine.storage.rows import Claim, IdempotentResult, Recording, StoredEvent
 from actionengine.storage.tables import CHANGES, RECORD_TYPES
-from actionengine.testing.outbox import LEASE, failed
+from actionengine.testing.outbox import LEASE, failed_delivery
 from actionengine.testing.rows import event_row, result
 from actionengine.testing.tables import change, record_type
 from tests.growth import count
@@ -78,7 +78,7 @@ def dead_letters(storage: InMemoryStorage, tenant: Tenant, number: int) -> None:
     outbox = storage.outbox("sync")
     batch = run_sync(outbox.take(number, LEASE))
     first = {pending.event.subject: pending for pending in reversed(batch)}
-    run_sync(outbox.settle((), [failed(pending, None) for pending in first.values()]))
+    run_sync(outbox.settle((), [failed_delivery(pending, None) for pending in first.values()]))
 
 
 def used_keys(storage: InMemoryStorage, tenant: Tenant, number: int) -> None:
@@ -167,7 +167,7 @@ def test_the_status_in_memory_follows_each_delivery(
 
     assert status() == (5, 0, 0, 0, 0, 0)
     a, _, b, *_ = batch = run_sync(outbox.take(10, LEASE))
-    run_sync(outbox.settle(batch[4:], [failed(a, None), failed(b, 3600.0)]))
+    run_sync(outbox.settle(batch[4:], [failed_delivery(a, None), failed_delivery(b, 3600.0)]))
     assert status() == (3, 1, 1, 0, 2, 1)
     run_sync(outbox.skip([a.event.id], "no"))
     assert status() == (3, 1, 0, 1, 1, 1)

@@ -27,7 +27,7 @@ from actionengine import (
 from actionengine.storage.records import APPROVALS
 from actionengine.storage.rows import Claim
 from actionengine.testing import AsyncBackend, Backend, SyncBackend
-from actionengine.testing.approvals import LARGE, decided, requested
+from actionengine.testing.approvals import LARGE, decide, request_approval
 from actionengine.testing.base import error_of, value_of
 from actionengine.testing.harness import ActionResult
 from actionengine.testing.sample import SampleHarness
@@ -69,10 +69,10 @@ def test_no_execution_leaves_anything_held(backend: Backend, storage: InMemorySt
 @pytest.mark.parametrize("decision", ["approve", "reject"])
 def test_no_approval_leaves_anything_held(backend: Backend, storage: InMemoryStorage, decision: str) -> None:
     harness = SampleHarness(backend)
-    approval_id = backend.run(requested(harness, key="key"))
+    approval_id = backend.run(request_approval(harness, key="key"))
 
     for _ in range(2):
-        backend.run(decided(harness, decision, approval_id))
+        backend.run(decide(harness, decision, approval_id))
         backend.run(harness.execute("payments.pay", LARGE, key="key"))
 
     assert nothing_is_held(data_of(storage, backend.tenant))
@@ -149,7 +149,7 @@ async def nothing_before(harness: SampleHarness) -> None:
 
 async def approve(harness: SampleHarness) -> ActionResult:
     (approval_id,) = await harness.backend.ids(APPROVALS)
-    return await decided(harness, "approve", approval_id)
+    return await decide(harness, "approve", approval_id)
 
 
 def execute(action: str) -> Callable[[SampleHarness], Coroutine[Any, Any, ActionResult]]:

@@ -32,13 +32,13 @@ def comparable(row: LogRow) -> LogRow:
     return row._replace(**decoded)
 
 
-async def recorded(backend: Backend, *rows: LogRow, tenant: Tenant | None = None) -> None:
+async def record_rows(backend: Backend, *rows: LogRow, tenant: Tenant | None = None) -> None:
     """Commit rows of the action log."""
     async with backend.writing(tenant) as unit:
         await unit.record(Recording(rows))
 
 
-async def found(backend: Backend, **query: Any) -> list[str]:
+async def find_ids(backend: Backend, **query: Any) -> list[str]:
     """Return the ids of the rows that a query finds."""
     async with backend.reading() as unit:
         return [row.id for row in await unit.read_log(LogQuery(**query))]
@@ -52,7 +52,7 @@ class ActionLogConformance(Conformance):
         full = log_row(backend.tenant)
         bare = bare_log_row(backend.tenant)
 
-        await recorded(backend, full, bare)
+        await record_rows(backend, full, bare)
 
         async with backend.reading() as unit:
             rows = await unit.read_log(LogQuery())
@@ -68,26 +68,26 @@ class ActionLogConformance(Conformance):
             await unit.record(Recording((first,)))
             await unit.record(Recording((second,)))
 
-        assert await found(backend) == [second.id, first.id]
+        assert await find_ids(backend) == [second.id, first.id]
 
     @run_in_mode
     async def test_rows_appear_with_the_commit_and_not_after_a_rollback(self, backend: Backend) -> None:
         unit = backend.unit()
         await unit.record(Recording((log_row(backend.tenant),)))
 
-        assert await found(backend) == []
+        assert await find_ids(backend) == []
         await unit.rollback()
-        assert await found(backend) == []
+        assert await find_ids(backend) == []
 
     @run_in_mode
     async def test_rows_are_read_newest_first_in_pages(self, backend: Backend) -> None:
         ids = [str(uuid7()) for _ in range(7)]
         for id in (ids[3], ids[0], ids[6], ids[1], ids[5], ids[2], ids[4]):
-            await recorded(backend, log_row(backend.tenant, id=id))
+            await record_rows(backend, log_row(backend.tenant, id=id))
 
         pages, before = [], None
         for _ in range(4):
-            pages.append(await found(backend, before=before, limit=3))
+            pages.append(await find_ids(backend, before=before, limit=3))
             before = pages[-1][-1] if pages[-1] else before
 
         newest_first = ids[::-1]
@@ -136,9 +136,9 @@ class ActionLogConformance(Conformance):
             started_at = START + timedelta(seconds=number)
             row = log_row(backend.tenant, id=id_at(started_at), started_at=started_at, **fields)
             names[row.id] = name
-            await recorded(backend, row)
+            await record_rows(backend, row)
 
-        assert "".join([names[id] for id in await found(backend, **query)]) == expected
+        assert "".join([names[id] for id in await find_ids(backend, **query)]) == expected
 
     @pytest.mark.parametrize(
         "query",
@@ -154,7 +154,7 @@ class ActionLogConformance(Conformance):
             log_row(backend.tenant, id=id_at(START, number), **({} if number % 600 else wanted))
             for number in range(1, 1300)
         ]
-        await recorded(backend, *rows)
+        await record_rows(backend, *rows)
 
         ids, pages = [], 0
         async with backend.reading() as unit:
@@ -173,7 +173,7 @@ class ActionLogConformance(Conformance):
     async def test_a_page_ends_with_the_row_that_reaches_its_bytes(self, backend: Backend) -> None:
         large = b'"%b"' % (b"x" * (MAX_PAGE_BYTES // 4))
         rows = [log_row(backend.tenant, id=id_at(START, number), input=large, output=large) for number in range(5)]
-        await recorded(backend, *rows)
+        await record_rows(backend, *rows)
 
         async with backend.reading() as unit:
             first = await unit.read_log(LogQuery())
@@ -190,9 +190,9 @@ class ActionLogConformance(Conformance):
     @run_in_mode
     async def test_a_row_is_found_by_its_time_and_not_by_that_of_its_id(self, backend: Backend) -> None:
         rows = [log_row(backend.tenant, id=id_at(START + seconds * SECOND)) for seconds in (-50, 50)]
-        await recorded(backend, *rows)
+        await record_rows(backend, *rows)
 
-        assert await found(backend, since=START, until=START + SECOND) == [rows[1].id, rows[0].id]
+        assert await find_ids(backend, since=START, until=START + SECOND) == [rows[1].id, rows[0].id]
 
     # Actions
 

@@ -18,7 +18,9 @@ from actionengine.testing.sample import AGENT, CLERK, MANAGER, SampleHarness
 LARGE = {"amount": 5000}
 
 
-async def requested(harness: SampleHarness, payload: Any = None, *, action: str = "payments.pay", **who: Any) -> str:
+async def request_approval(
+    harness: SampleHarness, payload: Any = None, *, action: str = "payments.pay", **who: Any
+) -> str:
     """Execute an action that needs an approval, and return the id of the approval."""
     answer = await harness.execute(action, payload or LARGE, **who)
     needed: ActionError = error_of(answer, ErrorCode.APPROVAL_REQUIRED)
@@ -26,7 +28,7 @@ async def requested(harness: SampleHarness, payload: Any = None, *, action: str 
     return approval_id
 
 
-async def decided(harness: SampleHarness, decision: str, approval_id: str, actor: Actor = MANAGER) -> ActionResult:
+async def decide(harness: SampleHarness, decision: str, approval_id: str, actor: Actor = MANAGER) -> ActionResult:
     """Approve, reject or cancel."""
     return await harness.execute(
         f"approvals.{decision}", {"approval_id": approval_id, "comment": "so be it"}, actor=actor
@@ -44,7 +46,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_a_held_action_leaves_only_its_approval_and_a_row(self, harness: SampleHarness) -> None:
-        approval_id = await requested(harness)
+        approval_id = await request_approval(harness)
 
         assert harness.runs == []
         assert await harness.backend.ids("payments") == []
@@ -55,9 +57,9 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_approving_runs_the_original_once_as_its_requester(self, harness: SampleHarness) -> None:
-        approval_id = await requested(harness, actor=AGENT)
+        approval_id = await request_approval(harness, actor=AGENT)
 
-        approved = value_of(await decided(harness, "approve", approval_id))
+        approved = value_of(await decide(harness, "approve", approval_id))
 
         assert harness.runs == [LARGE]
         assert await harness.backend.ids("payments") == [approved.result["id"]]
@@ -70,12 +72,10 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_however_many_approve_at_once_it_runs_once(self, harness: SampleHarness) -> None:
-        approval_id = await requested(harness, key="key")
+        approval_id = await request_approval(harness, key="key")
         approvers = [Actor.human(f"manager {number}", permissions=["payments.approve"]) for number in range(32)]
 
-        answers = await harness.backend.gather(
-            *(decided(harness, "approve", approval_id, actor) for actor in approvers)
-        )
+        answers = await harness.backend.gather(*(decide(harness, "approve", approval_id, actor) for actor in approvers))
 
         assert sum(isinstance(answer, Success) for answer in answers) == 1
         for answer in answers:
@@ -88,10 +88,10 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_of_those_who_approve_and_reject_at_once_one_decides(self, harness: SampleHarness) -> None:
-        approval_id = await requested(harness)
+        approval_id = await request_approval(harness)
         decisions = ["approve", "reject"] * 6
 
-        answers = await harness.backend.gather(*(decided(harness, decision, approval_id) for decision in decisions))
+        answers = await harness.backend.gather(*(decide(harness, decision, approval_id) for decision in decisions))
 
         (winner,) = [number for number, answer in enumerate(answers) if isinstance(answer, Success)]
         approved = decisions[winner] == "approve"
@@ -100,18 +100,18 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_callers_with_one_key_wait_for_one_approval(self, harness: SampleHarness) -> None:
-        ids = await harness.backend.gather(*(requested(harness, key="key") for _ in range(16)))
+        ids = await harness.backend.gather(*(request_approval(harness, key="key") for _ in range(16)))
 
         assert len(set(ids)) == 1
         assert len(value_of(await harness.execute("approvals.list", {}, actor=MANAGER)).items) == 1
 
     @run_in_mode
     async def test_a_retry_gets_the_same_approval_and_after_it_the_result(self, harness: SampleHarness) -> None:
-        approval_id = await requested(harness, key="key")
-        assert await requested(harness, key="key") == approval_id
+        approval_id = await request_approval(harness, key="key")
+        assert await request_approval(harness, key="key") == approval_id
         error_of(await harness.execute("payments.pay", {"amount": 6000}, key="key"), ErrorCode.IDEMPOTENCY_MISMATCH)
 
-        approved = value_of(await decided(harness, "approve", approval_id))
+        approved = value_of(await decide(harness, "approve", approval_id))
 
         assert value_of(await harness.execute("payments.pay", LARGE, key="key")) == approved.result
         assert len(await harness.backend.ids("payments")) == 1
@@ -122,54 +122,54 @@ class ApprovalConformance(Conformance):
     async def test_a_rejected_or_cancelled_approval_frees_the_key(
         self, harness: SampleHarness, decision: str, actor: Actor
     ) -> None:
-        approval_id = await requested(harness, key="key")
+        approval_id = await request_approval(harness, key="key")
 
-        value_of(await decided(harness, decision, approval_id, actor))
+        value_of(await decide(harness, decision, approval_id, actor))
 
-        assert await requested(harness, key="key") != approval_id
+        assert await request_approval(harness, key="key") != approval_id
         assert harness.runs == []
 
     @run_in_mode
     async def test_an_approval_is_decided_once(self, harness: SampleHarness) -> None:
         decisions = {"approve": MANAGER, "reject": MANAGER, "cancel": CLERK}
         for first, actor in decisions.items():
-            approval_id = await requested(harness)
-            value_of(await decided(harness, first, approval_id, actor))
+            approval_id = await request_approval(harness)
+            value_of(await decide(harness, first, approval_id, actor))
             before = await status_of(harness, approval_id)
 
             for second, other in decisions.items():
-                error_of(await decided(harness, second, approval_id, other), ErrorCode.CONFLICT)
+                error_of(await decide(harness, second, approval_id, other), ErrorCode.CONFLICT)
 
             assert await status_of(harness, approval_id) == before
         assert len(await harness.backend.ids("payments")) == 1
 
     @run_in_mode
     async def test_nobody_approves_what_they_asked_for(self, harness: SampleHarness) -> None:
-        approval_id = await requested(harness, actor=MANAGER)
+        approval_id = await request_approval(harness, actor=MANAGER)
 
         for decision in ("approve", "reject"):
-            error_of(await decided(harness, decision, approval_id, MANAGER), ErrorCode.FORBIDDEN)
+            error_of(await decide(harness, decision, approval_id, MANAGER), ErrorCode.FORBIDDEN)
 
         other = Actor.human("other manager", permissions=["payments.approve"])
-        value_of(await decided(harness, "approve", approval_id, other))
+        value_of(await decide(harness, "approve", approval_id, other))
 
     @run_in_mode
     async def test_an_ai_never_approves(self, harness: SampleHarness) -> None:
-        approval_id = await requested(harness)
+        approval_id = await request_approval(harness)
 
         for decision in ("approve", "reject"):
-            error_of(await decided(harness, decision, approval_id, AGENT), ErrorCode.FORBIDDEN)
+            error_of(await decide(harness, decision, approval_id, AGENT), ErrorCode.FORBIDDEN)
 
         assert await status_of(harness, approval_id) == "pending"
         assert harness.runs == []
 
     @run_in_mode
     async def test_without_the_permission_there_is_no_such_approval(self, harness: SampleHarness) -> None:
-        approval_id = await requested(harness)
+        approval_id = await request_approval(harness)
         stranger = Actor.human("stranger", permissions=["payments.pay"])
 
         for decision in ("approve", "reject", "cancel"):
-            error_of(await decided(harness, decision, approval_id, stranger), ErrorCode.NOT_FOUND)
+            error_of(await decide(harness, decision, approval_id, stranger), ErrorCode.NOT_FOUND)
         error_of(
             await harness.execute("approvals.get", {"approval_id": approval_id}, actor=stranger), ErrorCode.NOT_FOUND
         )
@@ -180,25 +180,25 @@ class ApprovalConformance(Conformance):
     @run_in_mode
     async def test_an_expired_approval_cannot_be_used(self, backend: Backend) -> None:
         harness = SampleHarness(backend, approvals_expire_after=timedelta(microseconds=1))
-        approval_id = await requested(harness, key="key")
+        approval_id = await request_approval(harness, key="key")
 
         for decision in ("approve", "reject"):
-            error_of(await decided(harness, decision, approval_id), ErrorCode.CONFLICT)
+            error_of(await decide(harness, decision, approval_id), ErrorCode.CONFLICT)
 
         assert await status_of(harness, approval_id) == "expired"
         assert harness.runs == []
-        assert await requested(harness, key="key") != approval_id
+        assert await request_approval(harness, key="key") != approval_id
 
     @run_in_mode
     async def test_an_original_that_fails_leaves_its_approval_pending(self, harness: SampleHarness) -> None:
-        approval_id = await requested(harness, key="key")
+        approval_id = await request_approval(harness, key="key")
         harness.is_open = False
 
-        error_of(await decided(harness, "approve", approval_id), ErrorCode.UNPROCESSABLE)
+        error_of(await decide(harness, "approve", approval_id), ErrorCode.UNPROCESSABLE)
         assert await status_of(harness, approval_id) == "pending"
-        assert await requested(harness, key="key") == approval_id
+        assert await request_approval(harness, key="key") == approval_id
         harness.is_open = True
-        approved = value_of(await decided(harness, "approve", approval_id))
+        approved = value_of(await decide(harness, "approve", approval_id))
 
         assert await harness.backend.ids("payments") == [approved.result["id"]]
         assert value_of(await harness.execute("payments.pay", LARGE, key="key")) == approved.result
@@ -207,10 +207,10 @@ class ApprovalConformance(Conformance):
     async def test_a_nested_approval_stores_the_outermost_action(self, harness: SampleHarness) -> None:
         payload = {"amounts": [1, 2000, 3]}
 
-        approval_id = await requested(harness, payload, action="payments.pay_all", key="key")
+        approval_id = await request_approval(harness, payload, action="payments.pay_all", key="key")
         assert await harness.backend.ids("payments") == await harness.backend.ids("batches") == []
         pending = value_of(await harness.execute("approvals.get", {"approval_id": approval_id}, actor=MANAGER))
-        approved = value_of(await decided(harness, "approve", approval_id))
+        approved = value_of(await decide(harness, "approve", approval_id))
 
         assert (pending.action, pending.input) == ("payments.pay_all", payload)
         assert approved.result == 3
@@ -222,15 +222,15 @@ class ApprovalConformance(Conformance):
     @run_in_mode
     async def test_a_second_policy_needs_a_second_approval(self, harness: SampleHarness) -> None:
         payload = {"amounts": [1, 2000, 3]}
-        first = await requested(harness, payload, action="payments.pay_all_carefully", key="key")
+        first = await request_approval(harness, payload, action="payments.pay_all_carefully", key="key")
 
-        halfway = value_of(await decided(harness, "approve", first))
+        halfway = value_of(await decide(harness, "approve", first))
         second = halfway.further_approval_id
         assert second is not None
         assert halfway.result is None
         assert await harness.backend.ids("payments") == await harness.backend.ids("batches") == []
-        assert await requested(harness, payload, action="payments.pay_all_carefully", key="key") == second
-        approved = value_of(await decided(harness, "approve", second))
+        assert await request_approval(harness, payload, action="payments.pay_all_carefully", key="key") == second
+        approved = value_of(await decide(harness, "approve", second))
 
         assert approved.result == 3
         assert len(await harness.backend.ids("payments")) == 3
@@ -238,9 +238,9 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_approvals_are_listed_newest_first_by_status(self, harness: SampleHarness) -> None:
-        ids = [await requested(harness) for _ in range(4)]
-        value_of(await decided(harness, "approve", ids[1]))
-        value_of(await decided(harness, "reject", ids[2]))
+        ids = [await request_approval(harness) for _ in range(4)]
+        value_of(await decide(harness, "approve", ids[1]))
+        value_of(await decide(harness, "reject", ids[2]))
 
         async def listed(**query: Any) -> list[str]:
             page = value_of(await harness.execute("approvals.list", query, actor=MANAGER))

@@ -24,7 +24,7 @@ def comparable(event: EventRow) -> EventRow:
     return event._replace(payload=payload)
 
 
-async def recorded(backend: Backend, *events: EventRow) -> None:
+async def record_events(backend: Backend, *events: EventRow) -> None:
     """Commit events."""
     async with backend.writing() as unit:
         await unit.record(Recording((), events))
@@ -38,7 +38,7 @@ class EventConformance(Conformance):
         full = event_row(backend.tenant)
         bare = event_row(backend.tenant, subject=None, payload=b"null", actor_type=None, actor_id=None)
 
-        await recorded(backend, full, bare)
+        await record_events(backend, full, bare)
 
         stored = await backend.read_events(backend.tenant)
         assert [comparable(item.event) for item in stored] == [comparable(full), comparable(bare)]
@@ -46,8 +46,8 @@ class EventConformance(Conformance):
     @run_in_mode
     async def test_events_are_read_in_commit_order(self, backend: Backend) -> None:
         early, late, last = (event_row(backend.tenant) for _ in range(3))
-        await recorded(backend, late)
-        await recorded(backend, early, last)
+        await record_events(backend, late)
+        await record_events(backend, early, last)
 
         stored = await backend.read_events(backend.tenant)
 
@@ -58,7 +58,7 @@ class EventConformance(Conformance):
     async def test_events_are_read_on_from_a_position(self, backend: Backend) -> None:
         events = [event_row(backend.tenant) for _ in range(7)]
         for event in events:
-            await recorded(backend, event)
+            await record_events(backend, event)
 
         seen: list[str] = []
         position = 0
@@ -75,7 +75,7 @@ class EventConformance(Conformance):
     async def test_events_of_many_types_are_read_in_the_order_of_all(self, backend: Backend) -> None:
         names = [f"t{number % 7}" for number in range(40)]
         events = [event_row(backend.tenant)._replace(type=name) for name in names]
-        await recorded(backend, *events)
+        await record_events(backend, *events)
         types = ["t6", "t2", "t4", "t2", "none"]
 
         seen: list[str] = []
@@ -96,7 +96,7 @@ class EventConformance(Conformance):
     ) -> None:
         payload = b'"%b"' % (b"x" * (MAX_PAGE_BYTES // 3))
         events = [event_row(backend.tenant)._replace(type="large", payload=payload) for _ in range(5)]
-        await recorded(backend, *events)
+        await record_events(backend, *events)
 
         first = await backend.read_events(backend.tenant, types=types)
         rest = await backend.read_events(backend.tenant, after=first[-1].position, types=types)
@@ -123,7 +123,7 @@ class EventConformance(Conformance):
     async def test_the_last_position_is_that_of_the_last_committed_event(self, backend: Backend) -> None:
         async with backend.writing() as unit:
             assert await unit.last_position() == 0
-        await recorded(backend, event_row(backend.tenant), event_row(backend.tenant))
+        await record_events(backend, event_row(backend.tenant), event_row(backend.tenant))
         async with backend.writing(backend.other_tenant) as unit:
             await unit.record(Recording((), (event_row(backend.other_tenant),)))
 

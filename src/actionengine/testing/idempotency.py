@@ -24,7 +24,7 @@ LONG = 60.0
 """The limit in seconds of waits that another event ends: longer than the wait for that event."""
 
 
-async def answered(backend: Backend, claim: Claim, tenant: Tenant | None = None) -> ClaimAnswer:
+async def answer_to(backend: Backend, claim: Claim, tenant: Tenant | None = None) -> ClaimAnswer:
     """Return the current answer to a claim, and roll the claim back."""
     unit = backend.unit(tenant)
     try:
@@ -33,14 +33,14 @@ async def answered(backend: Backend, claim: Claim, tenant: Tenant | None = None)
         await unit.rollback()
 
 
-async def used(backend: Backend, claim: Claim, value: bytes = b'{"id":1}', *, expired: bool = False) -> None:
+async def use_key(backend: Backend, claim: Claim, value: bytes = b'{"id":1}', *, expired: bool = False) -> None:
     """Claim a key and commit a result for it."""
     async with backend.writing() as unit:
         assert await unit.claim(claim, 0.0) == CLAIMED
         await unit.record(Recording((), (), (result(claim, value, expired=expired),)))
 
 
-async def waiting(backend: Backend, claim: Claim, approval: str) -> None:
+async def await_approval(backend: Backend, claim: Claim, approval: str) -> None:
     """Claim a key and commit that it waits for an approval."""
     async with backend.writing() as unit:
         assert await unit.claim(claim, 0.0) == CLAIMED
@@ -54,10 +54,10 @@ class IdempotencyConformance(Conformance):
     async def test_a_used_key_replays_its_result_byte_for_byte(self, backend: Backend) -> None:
         value = ' {"b": 1.0, "a": "grüße", "a": [1e2, null]}\n'.encode()
 
-        await used(backend, CLAIM, value)
+        await use_key(backend, CLAIM, value)
 
-        assert await answered(backend, CLAIM) == ClaimAnswer("replay", value)
-        assert await answered(backend, CLAIM) == ClaimAnswer("replay", value)
+        assert await answer_to(backend, CLAIM) == ClaimAnswer("replay", value)
+        assert await answer_to(backend, CLAIM) == ClaimAnswer("replay", value)
 
     @run_in_mode
     async def test_what_was_asked_is_replayed_with_the_result(self, backend: Backend) -> None:
@@ -66,7 +66,7 @@ class IdempotencyConformance(Conformance):
             await unit.claim(CLAIM, 0.0)
             await unit.record(Recording((), (), (result(CLAIM, asked=asked),)))
 
-        assert await answered(backend, CLAIM) == ClaimAnswer("replay", b'{"id":1}', None, asked)
+        assert await answer_to(backend, CLAIM) == ClaimAnswer("replay", b'{"id":1}', None, asked)
 
     @run_in_mode
     async def test_a_replay_asks_what_the_handler_asked(self, harness: SampleHarness) -> None:
@@ -85,9 +85,9 @@ class IdempotencyConformance(Conformance):
 
     @run_in_mode
     async def test_a_used_key_with_another_fingerprint_is_a_mismatch(self, backend: Backend) -> None:
-        await used(backend, CLAIM)
+        await use_key(backend, CLAIM)
 
-        assert (await answered(backend, CLAIM._replace(fingerprint=OTHER_PRINT))).status == "mismatch"
+        assert (await answer_to(backend, CLAIM._replace(fingerprint=OTHER_PRINT))).status == "mismatch"
 
     @run_in_mode
     async def test_a_held_key_is_in_progress_when_the_wait_is_over(self, backend: Backend) -> None:
@@ -108,7 +108,7 @@ class IdempotencyConformance(Conformance):
         await unit.record(Recording((), (), (result(CLAIM),)))
         await unit.rollback()
 
-        assert await answered(backend, CLAIM) == CLAIMED
+        assert await answer_to(backend, CLAIM) == CLAIMED
 
     @run_in_mode
     async def test_a_result_is_replayed_only_once_it_is_committed(self, backend: Backend) -> None:
@@ -121,7 +121,7 @@ class IdempotencyConformance(Conformance):
         await unit.rollback()
         await holder.commit()
 
-        assert (await answered(backend, CLAIM)).status == "replay"
+        assert (await answer_to(backend, CLAIM)).status == "replay"
 
     @run_in_mode
     async def test_one_unit_can_claim_several_keys(self, backend: Backend) -> None:
@@ -131,17 +131,17 @@ class IdempotencyConformance(Conformance):
             assert await unit.claim(other, 0.0) == CLAIMED
             await unit.record(Recording((), (), (result(CLAIM, b"1"), result(other, b"2"))))
 
-        assert await answered(backend, CLAIM) == ClaimAnswer("replay", b"1")
-        assert await answered(backend, other) == ClaimAnswer("replay", b"2")
+        assert await answer_to(backend, CLAIM) == ClaimAnswer("replay", b"1")
+        assert await answer_to(backend, other) == ClaimAnswer("replay", b"2")
 
     @run_in_mode
     async def test_a_key_counts_for_one_tenant_and_one_action(self, backend: Backend) -> None:
-        await used(backend, CLAIM)
+        await use_key(backend, CLAIM)
 
-        assert await answered(backend, CLAIM._replace(action="notes.pat")) == CLAIMED
-        assert await answered(backend, CLAIM._replace(key="KEY")) == CLAIMED
-        assert await answered(backend, CLAIM, backend.other_tenant) == CLAIMED
-        assert (await answered(backend, CLAIM)).status == "replay"
+        assert await answer_to(backend, CLAIM._replace(action="notes.pat")) == CLAIMED
+        assert await answer_to(backend, CLAIM._replace(key="KEY")) == CLAIMED
+        assert await answer_to(backend, CLAIM, backend.other_tenant) == CLAIMED
+        assert (await answer_to(backend, CLAIM)).status == "replay"
 
     # Waiting
 
@@ -201,63 +201,63 @@ class IdempotencyConformance(Conformance):
 
     @run_in_mode
     async def test_an_expired_key_can_be_claimed_again(self, backend: Backend) -> None:
-        await used(backend, CLAIM, b"1", expired=True)
+        await use_key(backend, CLAIM, b"1", expired=True)
 
-        assert await answered(backend, CLAIM._replace(fingerprint=OTHER_PRINT)) == CLAIMED
-        await used(backend, CLAIM._replace(fingerprint=OTHER_PRINT), b"2")
+        assert await answer_to(backend, CLAIM._replace(fingerprint=OTHER_PRINT)) == CLAIMED
+        await use_key(backend, CLAIM._replace(fingerprint=OTHER_PRINT), b"2")
 
-        assert await answered(backend, CLAIM._replace(fingerprint=OTHER_PRINT)) == ClaimAnswer("replay", b"2")
+        assert await answer_to(backend, CLAIM._replace(fingerprint=OTHER_PRINT)) == ClaimAnswer("replay", b"2")
 
     @run_in_mode
     async def test_expired_keys_are_purged_in_batches_and_others_stay(self, backend: Backend) -> None:
         while await backend.purge_expired_keys():
             pass
         for number in range(3):
-            await used(backend, CLAIM._replace(key=f"expired {number}"), expired=True)
-        await used(backend, CLAIM._replace(key="fresh"))
+            await use_key(backend, CLAIM._replace(key=f"expired {number}"), expired=True)
+        await use_key(backend, CLAIM._replace(key="fresh"))
 
         assert [await backend.purge_expired_keys(limit=2) for _ in range(3)] == [2, 1, 0]
-        assert (await answered(backend, CLAIM._replace(key="fresh"))).status == "replay"
-        assert await answered(backend, CLAIM._replace(key="expired 0")) == CLAIMED
+        assert (await answer_to(backend, CLAIM._replace(key="fresh"))).status == "replay"
+        assert await answer_to(backend, CLAIM._replace(key="expired 0")) == CLAIMED
 
     @run_in_mode
     async def test_a_purge_spares_a_key_that_is_claimed_again(self, backend: Backend) -> None:
         while await backend.purge_expired_keys():
             pass
-        await used(backend, CLAIM, expired=True)
-        await used(backend, CLAIM, b"2")
+        await use_key(backend, CLAIM, expired=True)
+        await use_key(backend, CLAIM, b"2")
 
         assert await backend.purge_expired_keys() == 0
-        assert await answered(backend, CLAIM) == ClaimAnswer("replay", b"2")
+        assert await answer_to(backend, CLAIM) == ClaimAnswer("replay", b"2")
 
     # Approvals
 
     @run_in_mode
     async def test_a_key_that_waits_for_an_approval_says_so(self, backend: Backend) -> None:
-        await waiting(backend, CLAIM, FIRST)
+        await await_approval(backend, CLAIM, FIRST)
 
-        assert await answered(backend, CLAIM) == ClaimAnswer("replay", None, FIRST)
-        assert (await answered(backend, CLAIM._replace(fingerprint=OTHER_PRINT))).status == "mismatch"
+        assert await answer_to(backend, CLAIM) == ClaimAnswer("replay", None, FIRST)
+        assert (await answer_to(backend, CLAIM._replace(fingerprint=OTHER_PRINT))).status == "mismatch"
 
     @run_in_mode
     async def test_an_approval_takes_over_the_key_that_waits_for_it(self, backend: Backend) -> None:
-        await waiting(backend, CLAIM, FIRST)
+        await await_approval(backend, CLAIM, FIRST)
 
-        assert await answered(backend, CLAIM._replace(replaces=SECOND)) == ClaimAnswer("replay", None, FIRST)
-        assert await answered(backend, CLAIM._replace(replaces=FIRST)) == CLAIMED
-        assert await answered(backend, CLAIM) == ClaimAnswer("replay", None, FIRST)
-        await used(backend, CLAIM._replace(replaces=FIRST), b'"done"')
+        assert await answer_to(backend, CLAIM._replace(replaces=SECOND)) == ClaimAnswer("replay", None, FIRST)
+        assert await answer_to(backend, CLAIM._replace(replaces=FIRST)) == CLAIMED
+        assert await answer_to(backend, CLAIM) == ClaimAnswer("replay", None, FIRST)
+        await use_key(backend, CLAIM._replace(replaces=FIRST), b'"done"')
 
-        assert await answered(backend, CLAIM) == ClaimAnswer("replay", b'"done"')
-        assert await answered(backend, CLAIM._replace(replaces=FIRST)) == ClaimAnswer("replay", b'"done"')
+        assert await answer_to(backend, CLAIM) == ClaimAnswer("replay", b'"done"')
+        assert await answer_to(backend, CLAIM._replace(replaces=FIRST)) == ClaimAnswer("replay", b'"done"')
 
     @run_in_mode
     async def test_a_key_can_wait_for_a_further_approval(self, backend: Backend) -> None:
-        await waiting(backend, CLAIM, FIRST)
+        await await_approval(backend, CLAIM, FIRST)
 
-        await waiting(backend, CLAIM._replace(replaces=FIRST), SECOND)
+        await await_approval(backend, CLAIM._replace(replaces=FIRST), SECOND)
 
-        assert await answered(backend, CLAIM._replace(replaces=FIRST)) == ClaimAnswer("replay", None, SECOND)
+        assert await answer_to(backend, CLAIM._replace(replaces=FIRST)) == ClaimAnswer("replay", None, SECOND)
 
     # Actions
 
@@ -292,7 +292,7 @@ class IdempotencyConformance(Conformance):
             assert isinstance(await harness.execute(f"notes.{action}", {}, key="key"), Failure)
 
         assert await harness.outcomes(f"notes.{action}") == ["failed", "failed"]
-        assert await answered(harness.backend, Claim(f"notes.{action}", "key", "any")) == CLAIMED
+        assert await answer_to(harness.backend, Claim(f"notes.{action}", "key", "any")) == CLAIMED
 
     @run_in_mode
     async def test_an_action_that_requires_a_key_refuses_without(self, harness: SampleHarness) -> None:

@@ -34,7 +34,7 @@ LEASE = 30.0
 SHORT_LEASE = 0.2
 
 
-async def emptied(backend: Backend, *queue: str) -> None:
+async def settle_all(backend: Backend, *queue: str) -> None:
     """Settle the events that other tests have left in a queue; by default the queue `events`."""
     outbox = backend.storage.outbox(backend.mode, *queue)
     try:
@@ -51,21 +51,21 @@ async def emptied(backend: Backend, *queue: str) -> None:
 @asynccontextmanager
 async def relays(backend: Backend, number: int = 1) -> AsyncIterator[list[Outbox]]:
     """Open the outbox for `number` relays; it is empty before and afterwards."""
-    await emptied(backend)
+    await settle_all(backend)
     opened = [backend.storage.outbox(backend.mode) for _ in range(number)]
     try:
         yield opened
     finally:
         for outbox in opened:
             await outbox.close()
-        await emptied(backend)
+        await settle_all(backend)
 
 
 @asynccontextmanager
 async def queues(backend: Backend) -> AsyncIterator[list[Outbox]]:
     """Open each queue for a relay; all are empty before and afterwards."""
     for queue in QUEUES:
-        await emptied(backend, queue)
+        await settle_all(backend, queue)
     opened = [backend.storage.outbox(backend.mode, queue) for queue in QUEUES]
     try:
         yield opened
@@ -73,18 +73,18 @@ async def queues(backend: Backend) -> AsyncIterator[list[Outbox]]:
         for outbox in opened:
             await outbox.close()
         for queue in QUEUES:
-            await emptied(backend, queue)
+            await settle_all(backend, queue)
 
 
-async def emitted(backend: Backend, *subjects: str | None) -> list[str]:
+async def commit_about(backend: Backend, *subjects: str | None) -> list[str]:
     """Commit an event about each subject, one after the other, and return their ids."""
     rows = [event_row(backend.tenant, subject=subject) for subject in subjects]
     for row in rows:
-        await committed(backend, row)
+        await commit_events(backend, row)
     return [row.id for row in rows]
 
 
-async def committed(backend: Backend, *events: EventRow) -> None:
+async def commit_events(backend: Backend, *events: EventRow) -> None:
     """Commit events."""
     async with backend.writing() as unit:
         await unit.record(Recording((), events))
@@ -101,7 +101,7 @@ async def letter_of(outbox: Outbox, id: str) -> DeadLetter:
     return letter
 
 
-def failed(pending: PendingEvent, retry_in: float | None, *, counts: bool = True) -> FailedDelivery:
+def failed_delivery(pending: PendingEvent, retry_in: float | None, *, counts: bool = True) -> FailedDelivery:
     """Return a failed attempt."""
     return FailedDelivery(pending, "unreachable", retry_in, counts)
 
@@ -113,7 +113,7 @@ class OutboxConformance(Conformance):
     async def test_an_event_is_taken_as_written_and_gone_once_settled(self, backend: Backend) -> None:
         row = event_row(backend.tenant, version=3)
         async with relays(backend) as (outbox,):
-            await committed(backend, row)
+            await commit_events(backend, row)
 
             (pending,) = await outbox.take(10, LEASE)
             assert pending.attempts == 0
@@ -127,7 +127,7 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_events_of_a_subject_are_taken_in_commit_order(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            written = await emitted(backend, *(f"jobs/{number % 3}" for number in range(12)))
+            written = await commit_about(backend, *(f"jobs/{number % 3}" for number in range(12)))
             batch = await outbox.take(100, LEASE)
             for subject in range(3):
                 mine = [pending.event.id for pending in batch if pending.event.subject == f"jobs/{subject}"]
@@ -137,7 +137,7 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_no_more_events_are_taken_than_were_asked_for(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            written = await emitted(backend, *["jobs/1"] * 7)
+            written = await commit_about(backend, *["jobs/1"] * 7)
             seen: list[str] = []
             while batch := await outbox.take(3, LEASE):
                 assert len(batch) <= 3
@@ -148,7 +148,7 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_what_was_given_back_is_taken_again(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            written = await emitted(backend, "jobs/1", "jobs/1")
+            written = await commit_about(backend, "jobs/1", "jobs/1")
             assert ids(await outbox.take(10, LEASE)) == written
             await outbox.release()
             assert ids(await outbox.take(10, LEASE)) == written
@@ -157,7 +157,7 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_what_is_in_neither_list_is_given_back(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            written = await emitted(backend, "jobs/1", "jobs/1", "jobs/1")
+            written = await commit_about(backend, "jobs/1", "jobs/1", "jobs/1")
             batch = await outbox.take(10, LEASE)
             await outbox.settle(batch[:1], ())
             again = await outbox.take(10, LEASE)
@@ -167,7 +167,7 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_what_one_relay_has_taken_no_other_one_gets(self, backend: Backend) -> None:
         async with relays(backend, 2) as (first, second):
-            await emitted(backend, *["jobs/1"] * 4)
+            await commit_about(backend, *["jobs/1"] * 4)
             batch = await first.take(2, LEASE)
             assert len(batch) == 2
             assert list(await second.take(10, LEASE)) == []
@@ -179,7 +179,7 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_a_relay_that_is_silent_loses_what_it_has_taken(self, backend: Backend) -> None:
         async with relays(backend, 2) as (silent, other):
-            written = await emitted(backend, "jobs/1", "jobs/1")
+            written = await commit_about(backend, "jobs/1", "jobs/1")
             batch = await silent.take(10, SHORT_LEASE)
             assert ids(batch) == written
             await backend.sleep(3 * SHORT_LEASE)
@@ -190,7 +190,7 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_a_lease_that_is_extended_goes_on(self, backend: Backend) -> None:
         async with relays(backend, 2) as (slow, other):
-            await emitted(backend, "jobs/1")
+            await commit_about(backend, "jobs/1")
             # Long enough for a busy machine to renew it in time.
             batch = await slow.take(10, 1.5)
             for _ in range(2):
@@ -202,13 +202,13 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_a_failed_event_waits_and_holds_back_only_its_subject(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            first, second, other = await emitted(backend, "jobs/1", "jobs/1", "jobs/2")
+            first, second, other = await commit_about(backend, "jobs/1", "jobs/1", "jobs/2")
             batch = {pending.event.id: pending for pending in await outbox.take(10, LEASE)}
-            await outbox.settle([batch[other]], [failed(batch[first], 0.8)])
+            await outbox.settle([batch[other]], [failed_delivery(batch[first], 0.8)])
 
             assert list(await outbox.take(10, LEASE)) == []
             assert (await outbox.status()).waiting == 1
-            (later,) = await emitted(backend, "jobs/2")
+            (later,) = await commit_about(backend, "jobs/2")
             batch_now = await outbox.take(10, LEASE)
             assert ids(batch_now) == [later]
             await outbox.settle(batch_now, ())
@@ -222,27 +222,27 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_an_attempt_that_does_not_count_is_not_counted(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            await emitted(backend, "jobs/1")
+            await commit_about(backend, "jobs/1")
             for _ in range(2):
                 (pending,) = await outbox.take(10, LEASE)
                 assert pending.attempts == 0
-                await outbox.settle((), [failed(pending, 0.0, counts=False)])
+                await outbox.settle((), [failed_delivery(pending, 0.0, counts=False)])
 
     @run_in_mode
     async def test_events_without_a_subject_hold_nothing_back(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            first, second = await emitted(backend, None, None)
+            first, second = await commit_about(backend, None, None)
             batch = {pending.event.id: pending for pending in await outbox.take(10, LEASE)}
-            await outbox.settle((), [failed(batch[first], None)])
+            await outbox.settle((), [failed_delivery(batch[first], None)])
             rest = await outbox.take(10, LEASE)
             assert ids(rest) == [second]
 
     @run_in_mode
     async def test_a_dead_letter_holds_its_subject_until_it_is_skipped(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            first, second = await emitted(backend, "jobs/1", "jobs/1")
+            first, second = await commit_about(backend, "jobs/1", "jobs/1")
             batch = await outbox.take(10, LEASE)
-            await outbox.settle((), [failed(batch[0], None)])
+            await outbox.settle((), [failed_delivery(batch[0], None)])
             assert list(await outbox.take(10, LEASE)) == []
 
             letter = await letter_of(outbox, first)
@@ -262,13 +262,13 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_skipping_a_dead_letter_frees_passed_over_events(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            first, second = await emitted(backend, "jobs/1", "jobs/1")
+            first, second = await commit_about(backend, "jobs/1", "jobs/1")
             batch = await outbox.take(10, LEASE)
-            await outbox.settle((), [failed(batch[0], None)])
+            await outbox.settle((), [failed_delivery(batch[0], None)])
             assert list(await outbox.take(10, LEASE)) == []
-            (third,) = await emitted(backend, "jobs/1")
+            (third,) = await commit_about(backend, "jobs/1")
             assert list(await outbox.take(10, LEASE)) == []
-            (other,) = await emitted(backend, "jobs/2")
+            (other,) = await commit_about(backend, "jobs/2")
             batch = await outbox.take(10, LEASE)
             assert ids(batch) == [other]
             await outbox.settle(batch, ())
@@ -286,13 +286,13 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_events_behind_two_dead_letters_wait_for_both(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            first, second, third = await emitted(backend, "jobs/1", "jobs/1", "jobs/1")
+            first, second, third = await commit_about(backend, "jobs/1", "jobs/1", "jobs/1")
             batch = await outbox.take(10, LEASE)
-            await outbox.settle((), [failed(batch[0], None)])
+            await outbox.settle((), [failed_delivery(batch[0], None)])
             assert list(await outbox.take(10, LEASE)) == []
             await outbox.skip([first], "no")
             batch = await outbox.take(10, LEASE)
-            await outbox.settle((), [failed(batch[0], None)])
+            await outbox.settle((), [failed_delivery(batch[0], None)])
             assert list(await outbox.take(10, LEASE)) == []
 
             assert await outbox.redrive([first]) == 1
@@ -308,9 +308,9 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_every_relay_takes_what_an_operator_redrives(self, backend: Backend) -> None:
         async with relays(backend, 2) as (outbox, other):
-            written = await emitted(backend, "jobs/1", "jobs/1")
+            written = await commit_about(backend, "jobs/1", "jobs/1")
             batch = await outbox.take(10, LEASE)
-            await outbox.settle((), [failed(batch[0], None)])
+            await outbox.settle((), [failed_delivery(batch[0], None)])
             for relay in (outbox, other) * 2:
                 assert list(await relay.take(10, LEASE)) == []
             assert await outbox.redrive() == 1
@@ -321,9 +321,9 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_a_redriven_dead_letter_comes_first_and_starts_anew(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            written = await emitted(backend, "jobs/1", "jobs/1")
+            written = await commit_about(backend, "jobs/1", "jobs/1")
             batch = await outbox.take(10, LEASE)
-            await outbox.settle((), [failed(batch[0], None)])
+            await outbox.settle((), [failed_delivery(batch[0], None)])
 
             assert await outbox.redrive([str(uuid4())]) == 0
             assert await outbox.redrive([written[0]]) == 1
@@ -335,7 +335,7 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_what_is_no_dead_letter_is_neither_skipped_nor_redriven(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            written = await emitted(backend, "jobs/1")
+            written = await commit_about(backend, "jobs/1")
             assert await outbox.skip(written, "no") == 0
             assert await outbox.redrive(written) == 0
             batch = await outbox.take(10, LEASE)
@@ -345,9 +345,9 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_all_dead_letters_are_redriven_but_the_skipped_ones(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            first, second, third = await emitted(backend, "jobs/1", "jobs/2", "jobs/3")
+            first, second, third = await commit_about(backend, "jobs/1", "jobs/2", "jobs/3")
             batch = await outbox.take(10, LEASE)
-            await outbox.settle((), [failed(pending, None) for pending in batch])
+            await outbox.settle((), [failed_delivery(pending, None) for pending in batch])
             await outbox.skip([second], "no")
             assert await outbox.redrive() == 2
             again = await outbox.take(10, LEASE)
@@ -361,9 +361,9 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_dead_letters_are_listed_in_pages(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            written = sorted(await emitted(backend, *(f"jobs/{number}" for number in range(5))))
+            written = sorted(await commit_about(backend, *(f"jobs/{number}" for number in range(5))))
             batch = await outbox.take(10, LEASE)
-            await outbox.settle((), [failed(pending, None) for pending in batch])
+            await outbox.settle((), [failed_delivery(pending, None) for pending in batch])
             seen: list[str] = []
             after = None
             while page := await outbox.dead_letters(after=after, limit=2):
@@ -378,9 +378,9 @@ class OutboxConformance(Conformance):
             before = await outbox.status()
             assert (before.pending, before.waiting, before.dead, before.oldest) == (0, 0, 0, None)
             rows = [event_row(backend.tenant, subject=f"jobs/{number}") for number in range(4)]
-            await committed(backend, *rows)
+            await commit_events(backend, *rows)
             batch = await outbox.take(10, LEASE)
-            await outbox.settle(batch[:1], [failed(batch[1], 1.0), failed(batch[2], None)])
+            await outbox.settle(batch[:1], [failed_delivery(batch[1], 1.0), failed_delivery(batch[2], None)])
             now = await outbox.status()
             assert (now.pending, now.waiting, now.dead) == (2, 1, 1)
             assert now.oldest == rows[0].occurred_at
@@ -416,10 +416,10 @@ class OutboxConformance(Conformance):
         async with relays(backend) as (outbox,):
             hours = [timedelta(hours=number) for number in range(3)]
             rows = [event_row(backend.tenant, subject=f"jobs/{hour}", occurred_at=START + hour) for hour in hours]
-            await committed(backend, *rows)
+            await commit_events(backend, *rows)
             batch = {pending.event.id: pending for pending in await outbox.take(10, LEASE)}
             before = await outbox.status()
-            await outbox.settle((), [failed(batch[row.id], None) for row in rows[:2]])
+            await outbox.settle((), [failed_delivery(batch[row.id], None) for row in rows[:2]])
             assert await outbox.skip([rows[0].id], "no") == 1
             now = await outbox.status()
             assert (now.pending, now.dead, now.oldest) == (1, before.dead + 1, rows[2].occurred_at)
@@ -428,7 +428,7 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_attempts_add_up_and_the_last_reason_stays(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            (id,) = await emitted(backend, "jobs/1")
+            (id,) = await commit_about(backend, "jobs/1")
             for number in range(3):
                 (pending,) = await outbox.take(10, LEASE)
                 assert pending.attempts == number
@@ -451,7 +451,7 @@ class OutboxConformance(Conformance):
 
             async def write() -> list[str]:
                 await backend.sleep(0.1)
-                return await emitted(backend, "jobs/1")
+                return await commit_about(backend, "jobs/1")
 
             seen, written = await backend.gather(taken(), write())
             assert seen == written
@@ -459,9 +459,9 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_waiting_ends_when_a_retry_is_due(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            written = await emitted(backend, "jobs/1")
+            written = await commit_about(backend, "jobs/1")
             (pending,) = await outbox.take(10, LEASE)
-            await outbox.settle((), [failed(pending, 0.3)])
+            await outbox.settle((), [failed_delivery(pending, 0.3)])
             batch: Sequence[PendingEvent] = ()
             while not batch:
                 await outbox.wait(30.0)
@@ -486,7 +486,7 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_relays_at_once_share_the_work_and_repeat_nothing(self, backend: Backend) -> None:
         async with relays(backend, 4) as opened:
-            written = await emitted(backend, *(f"jobs/{number % 20}" for number in range(100)))
+            written = await commit_about(backend, *(f"jobs/{number % 20}" for number in range(100)))
 
             async def deliver(outbox: Outbox) -> list[PendingEvent]:
                 seen: list[PendingEvent] = []
@@ -529,9 +529,9 @@ class OutboxConformance(Conformance):
             third = await triggers.take(10, LEASE)
             assert ids(first) == ids(second) == ids(third) == [row.id for row in rows]
 
-            await host.settle((), [failed(first[0], None)])
+            await host.settle((), [failed_delivery(first[0], None)])
             await control.settle(second[:1], ())
-            await triggers.settle((), [failed(third[0], 0.0)])
+            await triggers.settle((), [failed_delivery(third[0], 0.0)])
 
             assert list(await host.take(10, LEASE)) == []
             assert ids(await control.take(10, LEASE)) == [rows[1].id]
@@ -548,7 +548,7 @@ class OutboxConformance(Conformance):
             async with backend.writing() as unit:
                 await unit.record(Recording((), rows, routes=(Route(WORKFLOWS),)))
             for outbox in (host, control):
-                await outbox.settle((), [failed(pending, None) for pending in await outbox.take(10, LEASE)])
+                await outbox.settle((), [failed_delivery(pending, None) for pending in await outbox.take(10, LEASE)])
 
             assert await control.skip([rows[0].id], "no") == 1
             assert await control.redrive() == 1

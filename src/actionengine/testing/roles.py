@@ -27,7 +27,7 @@ async def define(harness: SampleHarness, name: str, *, allow: tuple[Any, ...] = 
     )
 
 
-async def change(harness: SampleHarness, action: str, role: str, actor: Actor = CLERK) -> ActionResult:
+async def change_role(harness: SampleHarness, action: str, role: str, actor: Actor = CLERK) -> ActionResult:
     """Assign or unassign a role."""
     payload = {"actor_type": actor.type, "actor_id": actor.id, "role": role}
     return await harness.execute(f"roles.{action}", payload, actor=SYSTEM)
@@ -42,16 +42,16 @@ class RolesConformance(Conformance):
 
         await define(harness, "editor", allow=(rule("notes.*"),))
         error_of(await harness.execute("notes.edit", {"id": "n1"}), ErrorCode.FORBIDDEN)
-        value_of(await change(harness, "assign", "editor"))
+        value_of(await change_role(harness, "assign", "editor"))
         value_of(await harness.execute("notes.edit", {"id": "n1"}))
-        value_of(await change(harness, "unassign", "editor"))
+        value_of(await change_role(harness, "unassign", "editor"))
 
         error_of(await harness.execute("notes.edit", {"id": "n2"}), ErrorCode.FORBIDDEN)
 
     @run_in_mode
     async def test_other_rules_of_a_role_are_in_force_at_once(self, harness: SampleHarness) -> None:
         await define(harness, "editor", allow=(rule("notes.edit"),))
-        value_of(await change(harness, "assign", "editor"))
+        value_of(await change_role(harness, "assign", "editor"))
         value_of(await harness.execute("notes.edit", {"id": "n1"}))
 
         await define(harness, "editor", allow=(rule("notes.read"),))
@@ -63,7 +63,7 @@ class RolesConformance(Conformance):
     @run_in_mode
     async def test_a_deleted_role_allows_nothing(self, harness: SampleHarness) -> None:
         await define(harness, "editor", allow=(rule("notes.edit"),))
-        value_of(await change(harness, "assign", "editor"))
+        value_of(await change_role(harness, "assign", "editor"))
         value_of(await harness.execute("notes.edit", {"id": "n1"}))
 
         value_of(await harness.execute("roles.delete", {"name": "editor"}, actor=SYSTEM))
@@ -76,19 +76,19 @@ class RolesConformance(Conformance):
         await define(harness, "editor", allow=(rule("notes.*"),))
         await define(harness, "barred", deny=(rule("notes.edit"),))
         for role in ("editor", "barred"):
-            value_of(await change(harness, "assign", role))
-        value_of(await change(harness, "assign", "barred", insider))
+            value_of(await change_role(harness, "assign", role))
+        value_of(await change_role(harness, "assign", "barred", insider))
 
         error_of(await harness.execute("notes.edit", {"id": "n1"}), ErrorCode.FORBIDDEN)
         error_of(await harness.execute("notes.edit", {"id": "n1"}, actor=insider), ErrorCode.FORBIDDEN)
-        value_of(await change(harness, "unassign", "barred"))
+        value_of(await change_role(harness, "unassign", "barred"))
 
         value_of(await harness.execute("notes.edit", {"id": "n1"}))
 
     @run_in_mode
     async def test_a_rule_can_name_one_resource(self, harness: SampleHarness) -> None:
         await define(harness, "owner", allow=(rule("notes.edit", "note/mine"),))
-        value_of(await change(harness, "assign", "owner"))
+        value_of(await change_role(harness, "assign", "owner"))
 
         value_of(await harness.execute("notes.edit", {"id": "mine"}))
         error_of(await harness.execute("notes.edit", {"id": "yours"}), ErrorCode.FORBIDDEN)
@@ -98,7 +98,7 @@ class RolesConformance(Conformance):
     @run_in_mode
     async def test_a_denied_resource_leaves_the_others(self, harness: SampleHarness) -> None:
         await define(harness, "editor", allow=(rule("notes.edit"),), deny=(rule("notes.edit", "note/sealed"),))
-        value_of(await change(harness, "assign", "editor"))
+        value_of(await change_role(harness, "assign", "editor"))
 
         error_of(await harness.execute("notes.edit", {"id": "sealed"}), ErrorCode.FORBIDDEN)
         value_of(await harness.execute("notes.edit", {"id": "open"}))
@@ -110,14 +110,14 @@ class RolesConformance(Conformance):
         error_of(await harness.execute("notes.audit", {}), ErrorCode.FORBIDDEN)
         await define(harness, "auditor")
 
-        value_of(await change(harness, "assign", "auditor"))
+        value_of(await change_role(harness, "assign", "auditor"))
 
         value_of(await harness.execute("notes.audit", {}))
 
     @run_in_mode
     async def test_a_role_belongs_to_an_actor_of_one_type(self, harness: SampleHarness) -> None:
         await define(harness, "editor", allow=(rule("notes.edit"),))
-        value_of(await change(harness, "assign", "editor", Actor.ai("clerk")))
+        value_of(await change_role(harness, "assign", "editor", Actor.ai("clerk")))
 
         error_of(await harness.execute("notes.edit", {"id": "n1"}, actor=CLERK), ErrorCode.FORBIDDEN)
         value_of(await harness.execute("notes.edit", {"id": "n1"}, actor=Actor.ai("clerk")))
@@ -126,8 +126,8 @@ class RolesConformance(Conformance):
     async def test_a_role_that_is_not_defined_or_not_held_is_not_found(self, harness: SampleHarness) -> None:
         await define(harness, "editor")
 
-        error_of(await change(harness, "assign", "ghost"), ErrorCode.NOT_FOUND)
-        error_of(await change(harness, "unassign", "editor"), ErrorCode.NOT_FOUND)
+        error_of(await change_role(harness, "assign", "ghost"), ErrorCode.NOT_FOUND)
+        error_of(await change_role(harness, "unassign", "editor"), ErrorCode.NOT_FOUND)
         error_of(await harness.execute("roles.delete", {"name": "ghost"}, actor=SYSTEM), ErrorCode.NOT_FOUND)
 
     @run_in_mode
@@ -135,7 +135,7 @@ class RolesConformance(Conformance):
         await define(harness, "editor")
         await define(harness, "auditor")
         for role in ("editor", "auditor", "editor"):
-            value_of(await change(harness, "assign", role))
+            value_of(await change_role(harness, "assign", role))
 
         of_clerk = {"actor_type": "human", "actor_id": "clerk"}
         held = value_of(await harness.execute("roles.of_actor", of_clerk, actor=SYSTEM))
@@ -164,8 +164,8 @@ class RolesConformance(Conformance):
         await define(harness, "lead", allow=(rule("roles.manage"), rule("notes.read")), deny=limited)
         await define(harness, "barred", deny=(rule("payments.*"),))
         lead = Actor.human("lea")
-        value_of(await change(harness, "assign", "lead", lead))
-        value_of(await change(harness, "assign", "barred"))
+        value_of(await change_role(harness, "assign", "lead", lead))
+        value_of(await change_role(harness, "assign", "barred"))
 
         def of(actor: Actor, role: str) -> dict[str, Any]:
             return {"actor_type": actor.type, "actor_id": actor.id, "role": role}
@@ -212,7 +212,7 @@ class RolesConformance(Conformance):
     @run_in_mode
     async def test_concurrent_readers_never_act_on_a_role_that_was_taken(self, harness: SampleHarness) -> None:
         await define(harness, "editor", allow=(rule("notes.edit"),))
-        value_of(await change(harness, "assign", "editor"))
+        value_of(await change_role(harness, "assign", "editor"))
         readers = [Actor.human(f"reader {number}") for number in range(8)]
 
         async def read(actor: Actor) -> None:
@@ -220,7 +220,7 @@ class RolesConformance(Conformance):
                 await harness.execute("notes.edit", {"id": f"{actor.id} {number}"}, actor=actor)
 
         async def take() -> None:
-            value_of(await change(harness, "unassign", "editor"))
+            value_of(await change_role(harness, "unassign", "editor"))
             error_of(await harness.execute("notes.edit", {"id": "taken"}), ErrorCode.FORBIDDEN)
 
         await harness.backend.gather(take(), *(read(actor) for actor in readers), read(CLERK))

@@ -24,7 +24,7 @@ def make_slug() -> str:
     return f"t-{uuid4().hex}"
 
 
-async def resolved(backend: Backend, engine: Engine, slug: str) -> Tenant:
+async def resolve(backend: Backend, engine: Engine, slug: str) -> Tenant:
     """Return the tenant of a slug, as a host finds it."""
     found = engine.resolve_tenant(slug) if backend.mode == "sync" else await engine.resolve_tenant_async(slug)
     tenant: Tenant = value_of(found)
@@ -41,7 +41,7 @@ class TenantConformance(Conformance):
 
         assert made.slug == slug
         assert await backend.storage.find_tenant(slug, backend.mode) == made
-        assert await resolved(backend, SampleHarness(backend).engine, slug) == made
+        assert await resolve(backend, SampleHarness(backend).engine, slug) == made
         assert await backend.storage.find_tenant(slug.upper(), backend.mode) is None
         assert await backend.storage.find_tenant(make_slug(), backend.mode) is None
 
