@@ -1,4 +1,4 @@
-"""The harness of change control: an engine with its services and a host's, and one method for each move of a test."""
+"""The harness of change control: an engine with its services and a host's, and a method for each step of a test."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ WAYS: Mapping[str, Sequence[str]] = {
 
 
 def add(key: str, field: str, type: str = "string", **more: Any) -> Op:
-    """A new field; `before` and `override` go to the op, the rest to the definition."""
+    """Return an op that adds a field; `before` and `override` go to the op, other options to the definition."""
     return "add_field", _defining(key, field, type, more)
 
 
 def put(key: str, field: str, type: str = "string", **more: Any) -> Op:
-    """Another definition of a field."""
+    """Return an op that redefines a field."""
     return "set_field", _defining(key, field, type, more)
 
 
@@ -76,7 +76,7 @@ def _defining(key: str, field: str, type: str, more: dict[str, Any]) -> dict[str
 
 
 def schema(**fields: str) -> dict[str, Any]:
-    """A schema of `name="type"`, or `name="type!"` for a required field."""
+    """Return a schema from `name="type"`, or `name="type!"` for a required field."""
     return {
         "fields": [
             {"name": name, "type": type.removesuffix("!"), "required": type.endswith("!")}
@@ -85,7 +85,7 @@ def schema(**fields: str) -> dict[str, Any]:
     }
 
 
-# What a host has
+# A host's actions
 
 
 def _keep(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
@@ -106,7 +106,7 @@ def _remove(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
 
 
 def _run(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
-    """Execute steps one after the other, whatever comes of them; then succeed, or fail where that is asked for."""
+    """Execute steps in order and collect their outcomes; then succeed, or fail on request."""
     came_of_it = []
     for name, payload in data["steps"]:
         service, action = name.split(".")
@@ -165,7 +165,7 @@ class Harness(BaseHarness):
         """Return a harness with another engine on the same storage."""
         return Harness(self.backend, self._read_tables, address=self.address, **options)
 
-    # Moves
+    # Actions
 
     async def project(self, name: str | None = None, *, require_review: bool = False, **who: Any) -> Any:
         payload = {"name": name or f"project {uuid4().hex}", "require_review": require_review}
@@ -182,7 +182,7 @@ class Harness(BaseHarness):
         active: bool = False,
         **who: Any,
     ) -> Any:
-        """A record type; `fields` is what `schema` gives."""
+        """Create a record type; `fields` comes from `schema`."""
         payload = {"project_id": project.id, "key": key, "base_type": base, "name": name, "schema": fields or schema()}
         made = await self.ask("record_types.create", payload, **who)
         if active and not isinstance(made, ActionError):
@@ -190,14 +190,14 @@ class Harness(BaseHarness):
         return made
 
     async def job(self, fields: dict[str, Any] | None = None, **options: Any) -> Any:
-        """A project with an active record type `job`."""
+        """Create a project with an active record type `job`."""
         project = await self.project(require_review=options.pop("require_review", False))
         fields = fields or schema(title="string!", hours="number")
         expect(await self.type(project, "job", fields, active=True, **options))
         return project
 
     async def change(self, project: Any, *ops: Op, **who: Any) -> Any:
-        """A draft with these ops, all of which have to be taken."""
+        """Create a draft with these ops, all of which must be accepted."""
         made = await self.ask("changes.create", {"project_id": project.id, "title": "a change"}, **who)
         for op in ops:
             expect(await self.op(made, op, **who))
@@ -209,7 +209,7 @@ class Harness(BaseHarness):
         return await self.ask("changes.add_target", payload, **who)
 
     async def op(self, change: Any, op: Op, target: Any = None, **who: Any) -> Any:
-        """Add an op; where no target is given, to the one of its record type, which is added where there is none."""
+        """Add an op; by default to the target of its record type or file, which is added if it is missing."""
         op_type, said = op
         if target is None:
             named: str = said["record_type"] if "record_type" in said else said["file_path"]
@@ -226,7 +226,7 @@ class Harness(BaseHarness):
         return await self.ask("changes.delete_patch_op", {"change_id": change.id, "op_id": op.id}, **who)
 
     async def move(self, change: Any, *statuses: str, **who: Any) -> Any:
-        """Take a change through states; what comes of the last."""
+        """Move a change through these states; return the last answer."""
         came_of_it = None
         for status in statuses:
             came_of_it = await self.ask("changes.transition", {"change_id": change.id, "status": status}, **who)
@@ -242,7 +242,7 @@ class Harness(BaseHarness):
         return await self.ask("changes.merge", {"change_id": change.id}, **who)
 
     async def merged(self, project: Any, *ops: Op) -> Any:
-        """A change of these ops, merged."""
+        """Merge a change with these ops."""
         return expect(await self.merge(await self.change(project, *ops)))
 
     async def keep(self, type: str, document: Any, id: str | None = None, **more: Any) -> Any:
@@ -252,10 +252,10 @@ class Harness(BaseHarness):
         return await self.ask("host.keep", {"type": type, "document": document, **given, **more}, **who)
 
     async def run(self, *steps: tuple[str, Any], fails: bool = False, **who: Any) -> Any:
-        """A host's action that executes others: the code, or `succeeded`, of each."""
+        """Execute a host's action that executes others; return the outcome of each: its error code, or `succeeded`."""
         return await self.ask("host.run", {"steps": [list(step) for step in steps], "fails": fails}, **who)
 
-    # Looks
+    # Reads
 
     async def status(self, change: Any) -> str:
         status: str = expect(await self.ask("changes.get", {"change_id": change.id})).status
@@ -265,7 +265,7 @@ class Harness(BaseHarness):
         return await self.ask("record_types.get", {"project_id": project.id, "key": key}, **who)
 
     async def names(self, project: Any, key: str = "job") -> list[str]:
-        """The names of a type's fields."""
+        """Return the names of a type's fields."""
         return [field["name"] for field in expect(await self.get_type(project, key)).schema["fields"]]
 
     async def ops(self, change: Any) -> Any:
@@ -278,17 +278,17 @@ class Harness(BaseHarness):
         return await self.ask("record_types.verify_history", {"project_id": project.id, "key": key})
 
     def dump(self) -> Dump:
-        """All rows of both tenants in all tables."""
+        """Return all rows of both tenants in all tables."""
         return self._read_tables([self.backend.tenant, self.backend.other_tenant])
 
 
 def fields_of(error: ActionError) -> list[str]:
-    """The fields that an error names."""
+    """Return the fields that an error names."""
     return [each["path"] for each in error.details["fields"]]
 
 
 def differences(before: Dump, after: Dump) -> dict[str, list[set[str]]]:
-    """By table that is not the same: of each row that differs, its columns; all of them for one that came or went."""
+    """Return for each table that differs the columns of each differing row; all columns of a new or deleted row."""
     found: dict[str, list[set[str]]] = {}
     for table in sorted({*before, *after}):
         old, new = before.get(table, {}), after.get(table, {})
@@ -300,12 +300,12 @@ def differences(before: Dump, after: Dump) -> dict[str, list[set[str]]]:
 
 
 def besides_the_log(before: Dump, after: Dump) -> dict[str, list[set[str]]]:
-    """The differences, but for the rows that the action log got."""
+    """Return the differences without the new rows of the action log."""
     return {table: rows for table, rows in differences(before, after).items() if table not in LOG}
 
 
 def rows_of(table: str, columns: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A row, and what it is found by."""
+    """Return the key of a row, and the row."""
     row = dict(columns)
     key = {"ae_snapshots": ("change_id", "record_type_key"), "ae_outbox": ("position",)}.get(table, ("id",))
     if not set(key) <= set(row):

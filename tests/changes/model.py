@@ -42,7 +42,7 @@ def named(fields: Fields, name: str) -> dict[str, Any] | None:
 
 
 def touched(op: Op) -> set[str]:
-    """The names that an op is about."""
+    """Return the field names of an op."""
     payload = op["payload"]
     return {payload[part] for part in ("field", "old_name", "new_name") if part in payload}
 
@@ -58,7 +58,7 @@ def given_by(op: Op) -> str | None:
 
 
 def edited(fields: Fields, op: Op) -> Fields:
-    """Fields with an op applied. Raises `Refused` where it cannot be."""
+    """Return fields with an op applied. Raises `Refused` if it cannot be applied."""
     kind, payload = op["op_type"], op["payload"]
     fields = deepcopy(fields)
     old = named(fields, field_of(op) or "")
@@ -147,7 +147,7 @@ class Model:
             "status": "Draft",
             "compensates": None,
             "op_count": 0,
-            # Which of the project's events were executions of this change.
+            # The numbers of the project's events that were executions of this change.
             "executions": [],
         }
         return id
@@ -260,7 +260,7 @@ class Model:
     def has_executed(self, change: int) -> bool:
         return any(op["change"] == change and op["applied"] is not None for op in self.ops.values())
 
-    # What they need
+    # Helpers
 
     def change(self, id: int) -> Thing:
         if id not in self.changes:
@@ -281,7 +281,7 @@ class Model:
             base = self.types[project, base]["base"]
 
     def is_weakened(self, project: int, schemas: Mapping[str, Fields]) -> bool:
-        """E7: whether a type has a field as optional that one of its base types requires."""
+        """Return whether a type has a field as optional that one of its base types requires (E7)."""
         return any(
             not field["required"] and (inherited := named(schemas[base], field["name"])) and inherited["required"]
             for key, fields in schemas.items()
@@ -290,7 +290,7 @@ class Model:
         )
 
     def outcome(self, change: int) -> tuple[dict[str, Fields], list[tuple[Thing, Fields]]]:
-        """The schemas that the pending ops would lead to, and each op with the fields that it found."""
+        """Return the schemas after the pending ops, and each op with the fields before it."""
         project = self.changes[change]["project"]
         pending = self.pending(change)
         for op in pending:

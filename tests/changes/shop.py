@@ -28,7 +28,7 @@ class Shop(Harness):
         super().__init__(backend, read_tables, modules=modules, workspaces=workspaces, **options)
 
     async def files(self, *, require_review: bool = False, tenant: Tenant | None = None, **texts: Any) -> Any:
-        """A project with a module, in which there are these files: `main="…"` is `main.py`."""
+        """Create a project with a module that has these files: `main="…"` is `main.py`."""
         project = await self.project(require_review=require_review, tenant=tenant)
         root = self.roots.create(tenant or self.backend.tenant, project.id).root
         for name, text in texts.items():
@@ -46,7 +46,7 @@ class Shop(Harness):
         return file.read_bytes().decode() if file.exists() else None
 
     def copy(self, change: Any, path: str = "main.py") -> Path:
-        """A file in the working copy of a change."""
+        """Return the path of a file in the working copy of a change."""
         id: str = change.id
         return self.workspaces / str(self.backend.tenant.id) / id / "tree" / path
 
@@ -64,7 +64,7 @@ class Shop(Harness):
 
 
 def edit(before: str | None, after: str | None, path: str = "main.py") -> Op:
-    """The op that makes one text of another."""
+    """Return an op that turns one text into another."""
     return "edit_file", {"file_path": path, "diff": unified_diff(before, after, path)}
 
 
@@ -74,7 +74,7 @@ def outcomes(written: Any) -> dict[str, str]:
 
 
 def replaced(text: str, line: int, new: str) -> str:
-    """A text with another line of this number."""
+    """Return a text with line number `line` replaced."""
     lines = text.splitlines(keepends=True)
     lines[line - 1] = f"{new}\n"
     return "".join(lines)

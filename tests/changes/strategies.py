@@ -31,7 +31,7 @@ def definitions(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> TypeGraph:
-    """Up to five types, of which each may derive from an earlier one; E7 holds."""
+    """Draw up to five types, each of which may derive from an earlier one, so that E7 holds."""
     graph = TypeGraph(())
     for key in KEYS[: draw(st.integers(1, len(KEYS)))]:
         base = draw(st.sampled_from([None, *graph.types]))
@@ -48,7 +48,7 @@ def graphs(draw: st.DrawFn) -> TypeGraph:
 
 
 def is_free(op: PatchOp, others: Sequence[PatchOp]) -> bool:
-    """G1: no other op of the change touches the field, or gives the name."""
+    """Return whether no other op of the change touches the field, or adds the name (G1)."""
     return not any(
         op.record_type == other.record_type
         and (
@@ -59,13 +59,13 @@ def is_free(op: PatchOp, others: Sequence[PatchOp]) -> bool:
 
 
 def names_of(ops: Sequence[PatchOp]) -> set[tuple[str | None, str]]:
-    """The fields that ops are about, each with its type."""
+    """Return the fields that ops edit or add, each with its type."""
     return {(op.record_type, name) for op in ops for name in op.affected_fields}
 
 
 @st.composite
 def ops_on(draw: st.DrawFn, schemas: Mapping[str, Schema]) -> PatchOp:
-    """An op that these types may accept."""
+    """Draw an op that these types may accept."""
     key = draw(st.sampled_from(sorted(schemas)))
     present = [field.name for field in schemas[key]]
     kind = draw(st.sampled_from(["add_field", "set_field", "remove_field", "rename_field"]))
@@ -91,7 +91,7 @@ def ops_on(draw: st.DrawFn, schemas: Mapping[str, Schema]) -> PatchOp:
 def changes(
     draw: st.DrawFn, graph: TypeGraph, avoiding: Sequence[PatchOp] = (), attempts: int = 20
 ) -> tuple[PatchOp, ...]:
-    """The ops of a change that these types accept, one after the other; on other fields than those to be avoided."""
+    """Draw the ops of a change that these types accept, on other fields than those of `avoiding`."""
     schemas, ops = graph.schemas, list[PatchOp]()
     for _ in range(draw(st.integers(1, attempts))):
         op = draw(ops_on(schemas))
@@ -114,7 +114,7 @@ def changed_graphs(draw: st.DrawFn) -> tuple[TypeGraph, tuple[PatchOp, ...]]:
 
 
 def applied(graph: TypeGraph, ops: Sequence[PatchOp]) -> TypeGraph:
-    """The types as a change leaves them."""
+    """Return the types after a change."""
     schemas = transform(graph, ops).schemas
     touched = {op.record_type for op in ops}
     return TypeGraph(

@@ -48,7 +48,7 @@ class SyncHarness:
         self.engine = create_engine(services=change_control_services(open=True), storage=storage)
         self.tenant = tenant or storage.create_tenant(slug=f"t-{uuid4().hex}", name="A tenant")
 
-    # Asking
+    # Requests
 
     def request(self, actor: Actor = ANN, key: str | None = None) -> RequestContext:
         return RequestContext(tenant=self.tenant, actor=actor, idempotency_key=key)
@@ -78,7 +78,7 @@ class SyncHarness:
         error: ActionError = answer.failure()
         return error
 
-    # Drafting
+    # Drafts
 
     def project(self, require_review: bool = False) -> str:
         """Create a project; return its id."""
@@ -118,14 +118,14 @@ class SyncHarness:
             )
         return change
 
-    # Looking
+    # Reads
 
     def types(self, project: str) -> dict[str, Any]:
-        """The record types of a project, by key."""
+        """Return the record types of a project, by key."""
         return {each.key: each for each in self.do("record_types.list", project_id=project, limit=1000)}
 
     def schemas(self, project: str) -> dict[str, list[Any]]:
-        """The fields of each record type of a project."""
+        """Return the fields of each record type of a project."""
         return {key: each.schema["fields"] for key, each in self.types(project).items()}
 
     def check_history(self, project: str) -> None:
@@ -135,7 +135,7 @@ class SyncHarness:
             assert history.is_intact, history
 
     def tables(self) -> dict[str, list[Row]]:
-        """The rows of the tables of change control."""
+        """Return the rows of the tables of change control."""
         unit = self.storage.unit_of_work(self.tenant, "", "sync", read_only=True)
         try:
             return {table.name: run_sync(unit.rows(table).find()) for table in CHANGE_CONTROL_TABLES}
@@ -143,12 +143,12 @@ class SyncHarness:
             run_sync(unit.rollback())
 
     def dump(self, without: frozenset[str] = frozenset()) -> Dump:
-        """The rows of all tables, but for some."""
+        """Return the rows of all tables except some."""
         rows = {**self.tables(), **self._others()}
         return {table: found for table, found in rows.items() if table not in without}
 
     def write(self, *tables: tuple[Table, Sequence[Row]]) -> None:
-        """Add rows past the services, in one transaction."""
+        """Insert rows past the services, in one transaction."""
         unit = self.storage.unit_of_work(self.tenant, str(uuid4()), "sync")
         try:
             for table, new in tables:
@@ -179,13 +179,13 @@ class SyncHarness:
 
 
 def _rows_of(unit: SQLUnitOfWork, table: str, tenant: Tenant) -> list[str]:
-    # The first column of each is the tenant.
+    # The first column of each table is the tenant.
     rows = unit.query(f"SELECT * FROM {table}", ())
     return sorted(repr(row) for row in rows if str(tenant.id) in map(str, row))
 
 
 def without_status(dump: Dump, change: str) -> Dump:
-    """A dump without what a failed merge writes: the status of the change, and the log."""
+    """Return a dump without the writes of a failed merge: the status of the change, and the log."""
     changes = [
         {**row, "status": None, "updated_at": None} if row["id"] == change else row for row in dump["ae_changes"]
     ]
@@ -198,7 +198,7 @@ def definition(field: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_tasks(harness: SyncHarness, *asked: tuple[str, Mapping[str, Any]]) -> list[Result[Any, ActionError]]:
-    """The answers to what is asked, each from a task of its own."""
+    """Execute actions in concurrent tasks; return their results."""
 
     async def ask_all() -> list[Result[Any, ActionError]]:
         answers = await asyncio.gather(*(harness.ask_async(name, payload) for name, payload in asked))

@@ -137,7 +137,7 @@ async def test_an_ai_does_not_approve_a_persons_merge(harness: Harness) -> None:
 
 @run_in_mode
 async def test_an_ai_cannot_approve_a_nested_merge(harness: Harness) -> None:
-    """The policy is met inside: the outermost action waits, and runs again when a person has agreed."""
+    """The policy applies inside: the outermost action waits, and runs again once a person approves it."""
     harness = harness.another(merge_approval=TWO_PEOPLE)
     project = await harness.job()
     change = await harness.change(project, add("job", "a"))
@@ -235,7 +235,7 @@ async def test_each_action_asks_for_the_permission_of_its_part(harness: Harness)
     target = expect(await harness.target(change, "job", by=ROOT))
     op = expect(await harness.op(change, add("job", "a"), target, by=ROOT))
     ids = {"P": project.id, "C": change.id, "T": target.id, "O": op.id}
-    # What nobody with the permission may do any more, the op having been executed or deleted, and what is about files.
+    # Refused for other reasons by then: the op is executed or deleted, and there are no files.
     late = {"changes.delete_patch_op", "changes.plan_compensation", "changes.execute"}
     late |= {"changes.start_workspace", "changes.stop_workspace", "changes.workspace"}
 
@@ -294,7 +294,7 @@ async def test_whoever_may_merge_need_not_be_an_author(harness: Harness) -> None
     assert expect(await harness.merge(change, by=merger)).status == "Merged"
 
 
-# Who it was
+# The log
 
 
 @run_in_mode

@@ -1,4 +1,4 @@
-"""Bad input gets the code that it should, a message that names the op and the field, and nothing is written."""
+"""Bad input gets the right error code and a message that names the op and the field, and nothing is written."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Scene(NamedTuple):
     op: Any
 
     async def asked(self, name: str, payload: Any) -> ActionError:
-        """The error of an action, which has written nothing but its row of the log."""
+        """Return the error of an action, which must have written nothing but its row of the log."""
         before = self.harness.dump()
         answer = await self.harness.ask(name, payload)
         assert isinstance(answer, ActionError), (name, payload, answer)
@@ -49,7 +49,7 @@ class Scene(NamedTuple):
         return answer
 
     async def all_of(self, name: str, payloads: Sequence[Any], *codes: ErrorCode) -> None:
-        """Each of these payloads is refused with one of these codes, and nothing is written but a row of the log."""
+        """Assert that each payload is refused with one of these codes, and only rows of the log are written."""
         before = self.harness.dump()
         for payload in payloads:
             answer = await self.harness.ask(name, payload)
@@ -69,7 +69,7 @@ async def scene(harness: Harness) -> Scene:
 
 
 def valid(set: Scene) -> Mapping[str, dict[str, Any]]:
-    """A payload that each action takes."""
+    """Return a valid payload for each action."""
     project, change = {"project_id": set.project.id}, {"change_id": set.change.id}
     job = {**project, "key": "job"}
     return {
@@ -430,7 +430,7 @@ async def test_a_diff_is_one_of_one_file_that_changes_something(harness: Harness
     assert ("edit_file" in error.message and "diff" in error.message) or "u0000" in error.message, error
 
 
-# What is well formed, and wrong all the same
+# Well-formed input that is wrong
 
 
 @in_memory

@@ -1,4 +1,4 @@
-"""Compensation: ops that take back what a change has done, and nothing else."""
+"""Compensation: ops that take back the effect of a change, and nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ thorough = settings(max_examples=40, deadline=None, suppress_health_check=[Healt
 
 
 def attempt(graph: TypeGraph, touched: dict[str, TouchedType]) -> tuple[PatchOp, ...] | OpRefused | SchemaConflict:
-    """The ops, or why there are none."""
+    """Return the ops, or the reason why there are none."""
     try:
         return plan(graph, touched)
     except SchemaConflict as changed:
@@ -32,8 +32,8 @@ def attempt(graph: TypeGraph, touched: dict[str, TouchedType]) -> tuple[PatchOp,
 
 
 def plan(graph: TypeGraph, touched: dict[str, TouchedType]) -> tuple[PatchOp, ...]:
-    """The ops, of which a change can have each. Two are on one name only where it has gone from one field to another;
-    no name is given twice."""
+    """Return the ops, each of which a change can have. Two are on one name only if it passes from one field to another;
+    no name is added twice."""
     ops = compensation(graph, touched)
     for place, op in enumerate(ops):
         assert op == parse_op(op.op_type, op.payload)
@@ -140,13 +140,13 @@ def definitions_in(graph: TypeGraph) -> dict[tuple[str | None, str], Any]:
 
 
 def merged(before: TypeGraph, now: TypeGraph, ops: Sequence[PatchOp]) -> dict[tuple[str | None, str], Any]:
-    """The fields that these ops are about as they were, the others as they are."""
+    """Return the fields of these ops as they were before, and the others as they are."""
     touched = names_of(ops)
     kept = {name: definition for name, definition in definitions_in(now).items() if name not in touched}
     return kept | {name: definition for name, definition in definitions_in(before).items() if name in touched}
 
 
-# By example
+# Examples
 
 
 def schema(*names: str, required: Sequence[str] = ()) -> Schema:
@@ -154,7 +154,7 @@ def schema(*names: str, required: Sequence[str] = ()) -> Schema:
 
 
 def types(base: str | None = None, **schemas: Schema) -> TypeGraph:
-    """The first type, and others that derive from it where `base` names it."""
+    """Return a graph of the first type and types that derive from it if `base` names it."""
     return TypeGraph(
         RecordTypeState(key, "plant", base if key != base else None, 1, fields) for key, fields in schemas.items()
     )
@@ -178,7 +178,7 @@ def rename(key: str, old: str, new: str) -> PatchOp:
 
 
 def back(graph: TypeGraph, *ops: PatchOp, since: Sequence[PatchOp] = ()) -> tuple[list[str], dict[str, list[str]]]:
-    """The ops that take a change back, and the names of the fields that come of them."""
+    """Return the ops that take a change back, and the names of the resulting fields."""
     after = applied(graph, ops)
     now = applied(after, since)
     found = plan(now, touched_by(graph, after, ops))
@@ -283,7 +283,7 @@ def test_types_that_do_not_hang_together_are_not_compensated() -> None:
         compensation(cyclic, {"a": TouchedType(schema("x"), schema(), [remove("a", "x")])})
 
 
-# What documents have in them
+# Contents of documents
 
 
 def moved(document: dict[str, Any], diff: TypeDiff) -> dict[str, Any]:
@@ -383,7 +383,7 @@ def test_a_field_hides_an_inherited_one_again() -> None:
 
 
 def test_fields_that_others_have_swapped_since_have_changed() -> None:
-    """They are defined alike, so that the schema alone does not tell."""
+    """Both fields have equal definitions, so that the schemas alone do not show the swap."""
     graph = types(job=schema("a", "b"))
     change = [rename("job", "a", "c")]
     after = applied(graph, change)

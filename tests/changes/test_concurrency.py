@@ -1,4 +1,4 @@
-"""Changes of the same record types, merged by many at once: each is wholly there in the end, once."""
+"""Concurrent merges of changes of the same record types: each is applied wholly, and once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Answer = Result[Any, ActionError]
 
 
 class MeddledPostgresUnitOfWork(PostgresUnitOfWork):
-    """A unit of work that lets something happen before each of its statements."""
+    """A unit of work that calls `meddle` before each of its statements."""
 
     meddle: Callable[[], object]
 
@@ -45,7 +45,7 @@ class MeddledPostgresUnitOfWork(PostgresUnitOfWork):
 
 
 class MeddledSQLiteUnitOfWork(SQLiteUnitOfWork):
-    """The same on SQLite."""
+    """The same unit of work on SQLite."""
 
     meddle: Callable[[], object]
 
@@ -144,7 +144,7 @@ def test_concurrent_merges_and_executions_apply_once(harness: SyncHarness) -> No
         answers = at_once(*[merging(harness, change)] * 6, *[executing(harness, change)] * 2)
 
         assert all(isinstance(answer, Success) for answer in answers[:6]), answers
-        # Once it is merged, nobody executes it.
+        # A merged change cannot be executed.
         assert all(is_one_of(answer, ErrorCode.CONFLICT) for answer in answers[6:]), answers
         counts = Counter(answer.unwrap().applied_count for answer in answers if isinstance(answer, Success))
         assert counts[len(SHARED)] == 1
@@ -227,11 +227,11 @@ def test_what_is_read_while_something_is_merged_is_of_one_moment(sql_database: S
                 assert getattr(answer.unwrap(), "is_intact", True), f"before the statement {place}: {answer}"
 
 
-# What is done at once
+# Concurrent calls
 
 
 def meddle_before(storage: SQLStorage, place: int, what: Callable[[], Answer]) -> None:
-    """Have something done just before the statement of that number of the next thing that is read."""
+    """Call `what` just before the given statement of the next read-only execution."""
     numbers = count(1)
     kind = MeddledSQLiteUnitOfWork if isinstance(storage, SQLiteStorage) else MeddledPostgresUnitOfWork
 
@@ -248,7 +248,7 @@ def meddle_before(storage: SQLStorage, place: int, what: Callable[[], Answer]) -
 
 
 def at_once(*calls: Callable[[], Answer]) -> list[Answer]:
-    """The answers to calls, each made in a thread of its own."""
+    """Make calls in concurrent threads; return their answers."""
     start = threading.Barrier(len(calls))
 
     def run(call: Callable[[], Answer]) -> Answer:
@@ -295,12 +295,12 @@ def activating(harness: SyncHarness, project: str, key: str) -> Callable[[], Ans
 
 
 def on(key: str, op_type: str, field: str = "code", **payload: Any) -> tuple[str, dict[str, Any]]:
-    """An op on a field."""
+    """Return an op that adds a field."""
     return op_type, {"record_type": key, "field": field, **payload}
 
 
 def shared_project(harness: SyncHarness, number: int) -> tuple[str, list[str]]:
-    """A project, and so many changes, each of which adds a field of its own to all of the project's types."""
+    """Create a project, and changes that each add a field to all of its types; return their ids."""
     dice = random.Random(number)
     project = harness.project()
     for key, base in zip(SHARED, (None, "asset", "machine", None), strict=True):
@@ -315,7 +315,7 @@ def shared_project(harness: SyncHarness, number: int) -> tuple[str, list[str]]:
     return project, changes
 
 
-# What is there in the end
+# The result
 
 
 def is_one_of(answer: Answer, code: ErrorCode) -> bool:

@@ -1,4 +1,4 @@
-"""SIGKILL while changes are merged: each is wholly merged or not at all, and asking again is safe."""
+"""SIGKILL during merges: each change is merged wholly or not at all, and repeating the merge is safe."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_kills_at_any_statement_leave_changes_whole_or_undone(
 
 
 def kill_one(sql_database: SQLDatabase, mergers: Mergers, dice: random.Random) -> None:
-    """Start a process that merges changes, kill it, look, ask for everything again, look."""
+    """Start a process that merges changes, kill it, and check; then merge all again, and check."""
     with sql_database.storage() as storage:
         harness = SyncHarness(storage)
         project = record_types(harness)
@@ -114,7 +114,7 @@ def kill_one(sql_database: SQLDatabase, mergers: Mergers, dice: random.Random) -
 
         for change in changes:
             answer = harness.ask("changes.merge", {"change_id": change}, key=change).unwrap()
-            # What was done is answered as it was the first time.
+            # A repeated merge gets the first answer.
             assert (answer.status, answer.applied_count) == ("Merged", TOUCHED)
 
         assert effects(harness, changes) == dict.fromkeys(changes, MERGED)
@@ -123,7 +123,7 @@ def kill_one(sql_database: SQLDatabase, mergers: Mergers, dice: random.Random) -
 
 
 def record_types(harness: SyncHarness) -> str:
-    """The id of a new project with record types, which derive from each other but for the last."""
+    """Create a project with record types, of which all but the last derive from each other; return its id."""
     project = harness.project()
     for key, base in zip(TYPES, (None, "asset", "machine", None), strict=True):
         harness.record_type(project, key, [{"name": f"{key} code", "type": "string", "required": True}], base)
@@ -131,7 +131,7 @@ def record_types(harness: SyncHarness) -> str:
 
 
 def draft(harness: SyncHarness, project: str, number: int) -> str:
-    """The id of a new change, which adds a field to three of the types."""
+    """Create a change that adds a field to three of the types; return its id."""
     keys = random.Random(number).sample(TYPES, TOUCHED)
     definition = {"type": "string"}
     ops = [("add_field", {"record_type": key, "field": f"{key} {number}", "definition": definition}) for key in keys]
@@ -185,7 +185,7 @@ def effects(harness: SyncHarness, changes: Sequence[str]) -> Mapping[str, Effect
 
 
 def log(harness: SyncHarness) -> list[LogRow]:
-    """The merges that have succeeded, but for those that were answered again."""
+    """Return the rows of successful merges, without replayed ones."""
     unit = harness.storage.unit_of_work(harness.tenant, "", "sync", read_only=True)
     try:
         query = LogQuery(action="changes.merge", outcome="succeeded", limit=PAGE)

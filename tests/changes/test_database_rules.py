@@ -38,14 +38,14 @@ MERGED = "status = 'Merged', merged_at = '2024-03-01T00:00:00+00:00'"
 
 
 class Prompt(ABC):
-    """A transaction in an action of a tenant's, which is rolled back in the end."""
+    """A transaction of an action, which is rolled back at the end."""
 
     name: str
     mark: str
 
     @abstractmethod
     def run(self, statement: str, parameters: Sequence[Any] = ()) -> None:
-        """Run a statement; where it fails, nothing of it is left."""
+        """Run a statement; if it fails, roll it back."""
 
     def insert(self, table: Table, *rows: Row) -> None:
         """Insert rows in one statement."""
@@ -63,7 +63,7 @@ class Prompt(ABC):
 
     @contextmanager
     def refuses(self, message: str, sqlite: str | None = None) -> Iterator[None]:
-        """Expects an error that says this; SQLite says something else of foreign keys and of what is unique."""
+        """Expect an error with this message, or with another one for a key on SQLite."""
         with pytest.raises(Exception, match=sqlite if sqlite and self.name == "sqlite" else message):
             yield
 
@@ -111,10 +111,11 @@ def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SQLiteStorage]:
         yield storage
 
 
-# The owner may do more to a table than the app role; by the rules it is bound too.
+# The owner has more rights on a table than the app role, but the rules bind it too.
 @pytest.fixture(params=["postgres", "owner", "sqlite"])
 def prompt(request: pytest.FixtureRequest, sqlite: SQLiteStorage) -> Iterator[Prompt]:
-    """The project p1, its record types r1 and r2, and its change c1 with the target t1, the record type r1."""
+    """A transaction with the project p1, its record types r1 and r2, and its change c1 with the target t1 (record type
+    r1)."""
     if request.param == "sqlite":
         unit = sqlite.unit_of_work(Tenant(uuid4(), "acme"), str(uuid4()), "sync")
         yield _filled(SQLitePrompt(unit))
@@ -136,7 +137,7 @@ def _filled(prompt: Prompt) -> Prompt:
 
 
 def move(prompt: Prompt, *statuses: str, id: str = "c1") -> None:
-    """Take a change from status to status."""
+    """Move a change through these states."""
     for status in statuses:
         merged_at = f", merged_at = '{START.isoformat()}'" if status == "Merged" else ""
         prompt.run(f"UPDATE ae_changes SET status = '{status}'{merged_at} WHERE id = '{id}'")
@@ -360,7 +361,7 @@ def test_s1_a_change_goes_where_it_may_and_nowhere_else(prompt: Prompt, status: 
         id = f"way-{number}"
         prompt.insert(CHANGES, change(id))
         move(prompt, *WAYS[status], id=id)
-        # A merge from Draft that fails leaves the change there.
+        # A failed merge from Draft leads to ValidationFailed.
         if following in {status, *TRANSITIONS[status]} or (status, following) == ("Draft", "ValidationFailed"):
             move(prompt, following, id=id)
             continue
@@ -544,7 +545,7 @@ def test_e7_nor_by_an_update(prompt: Prompt) -> None:
 
     with prompt.refuses("E7: "):
         prompt.run(update, (to_json(schema(("a", False))).decode(),))
-    # What is not its own is inherited as it is.
+    # A field that is not declared is inherited.
     prompt.run(update, (to_json(schema()).decode(),))
 
 
@@ -721,7 +722,7 @@ def test_a_project_stays_as_it_is(prompt: Prompt, statement: str) -> None:
         prompt.run(statement)
 
 
-# As the library's own callers see it
+# Errors as callers get them
 
 
 @pytest.fixture(params=["postgres", "sqlite"])

@@ -1,4 +1,4 @@
-"""Documents of record types: what `ctx.records` takes, and what becomes of them when a change is merged."""
+"""Documents of record types: the checks of `ctx.records`, also after a merge."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VALUES: Mapping[str, tuple[Sequence[Any], Sequence[Any]]] = {
     ),
 }
 
-# What is taken
+# Accepted documents
 
 
 @pytest.mark.parametrize("type", VALUES)
@@ -98,7 +98,7 @@ async def test_the_fields_of_ancestors_count_too(harness: Harness) -> None:
     refused(await harness.keep("crane", {"code": "1", "weight": 1, "owner": 7}), INVALID, "owner")
 
 
-# Whether a type is in use
+# Types in use
 
 
 @run_in_mode
@@ -179,7 +179,7 @@ async def test_tenants_have_schemas_of_their_own_under_one_key(harness: Harness)
         refused(await harness.keep("job", {"title": "a"}, tenant=theirs), INVALID)
 
 
-# When a change is merged
+# After a merge
 
 
 @run_in_mode
@@ -201,7 +201,7 @@ async def test_a_merged_change_holds_at_once_in_every_engine(harness: Harness) -
 async def test_a_merged_change_holds_for_another_storage(harness: Harness) -> None:
     project = await harness.job()
     if harness.address is None:
-        # What is in memory has one storage; an engine of its own is as far away as can be.
+        # In memory there is one storage only: use another engine.
         await harness.merged(project, add("job", "crew"))
         expect(await harness.another().keep("job", {"title": "a", "crew": "b"}))
         return
@@ -248,7 +248,7 @@ async def test_a_merge_holds_at_once_inside_the_action_that_does_it(harness: Har
 
 @run_in_mode
 async def test_a_merge_that_is_rolled_back_leaves_no_schema_behind(harness: Harness) -> None:
-    """Two changes make a version 2 of the type, of which the first has never been."""
+    """Two changes make a version 2 of the type; the first of them is rolled back."""
     project = await harness.job()
     first = await harness.change(project, add("job", "crew", required=True))
     second = await harness.change(project, add("job", "site", required=True))
@@ -301,7 +301,7 @@ async def test_documents_of_an_older_schema_stay_readable(harness: Harness) -> N
     expect(await harness.ask("host.remove", {"type": "job", "id": "old", "version": 2}))
 
 
-# Which documents fit
+# Checks of stored documents
 
 
 @run_in_mode

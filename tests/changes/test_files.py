@@ -1,4 +1,4 @@
-"""`edit_file` ops: applied to the files of a project's module, on record with the change, written after its commit."""
+"""`edit_file` ops: applied to the files of a project's module, recorded with the change, written after its commit."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ async def test_another_tenants_change_writes_nothing(harness: Shop) -> None:
     assert harness.text(project) == TEXT
 
 
-# Several changes, and hands
+# Several changes, and edits by hand
 
 
 @run_in_mode
@@ -321,7 +321,7 @@ async def test_concurrent_changes_of_one_file_all_take_effect(harness: Shop) -> 
     for line in lines:
         wanted = replaced(wanted, line, f"of {line}")
     if harness.text(project) != wanted:
-        # The one that was committed last had not been written when the one before was to be.
+        # The earlier edit is written after the later one has committed.
         assert "written" in outcomes(expect(await harness.write_files(changes[0]))).values()
     assert harness.text(project) == wanted
     versions = [op.applied_version for change in changes for op in await harness.ops(change)]
@@ -508,7 +508,7 @@ async def test_what_a_later_change_stands_on_is_not_taken_back(harness: Shop) ->
     third = await harness.change(project, edit(BOTH, replaced(BOTH, 2, "once more")))
     expect(await harness.merge(first))
     expect(await harness.merge(second))
-    # The later one is about another place.
+    # The later change edits another place.
     expect(await harness.ask("changes.plan_compensation", {"change_id": first.id}))
     expect(await harness.merge(third))
 
@@ -566,7 +566,7 @@ def test_files_that_a_killed_process_missed_are_written(tmp_path: Path) -> None:
 
 
 def merge_and_die(database: str, modules: str, tenant_id: str, change_id: str) -> None:
-    """Merge a change, and die when its files are to be written."""
+    """Merge a change, and die before its files are written."""
     from uuid import UUID
 
     from actionengine import RequestContext, Tenant, create_engine

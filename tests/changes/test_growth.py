@@ -99,7 +99,7 @@ def churned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Yard, Ya
 
 
 def costs(yards: tuple[Yard, Yard], operation: Callable[[Yard], object]) -> float:
-    """Return how many times as much an operation does with many versions."""
+    """Return the cost of an operation with many versions as a multiple of its cost with few."""
     few, many = (sum(count(yard.storage, yard.tenant, partial(operation, yard)).values()) for yard in yards)
     return many / few
 

@@ -22,7 +22,7 @@ from tests.harness import BOT, expect, refused
 
 CONFLICT, UNPROCESSABLE = ErrorCode.CONFLICT, ErrorCode.UNPROCESSABLE
 
-# Each storage, and both modes: not each in both.
+# Each storage and each mode, but not all pairs.
 pytestmark = pytest.mark.parametrize(
     "shared_backend", ["memory-async", "sqlite-sync", "postgres-async"], indirect=True, scope="module"
 )
@@ -41,7 +41,7 @@ def names(found: Any) -> list[str]:
 
 
 async def tampered(harness: Harness, table: Table, how: str, row: Row) -> bool:
-    """Write a row past the services; whether the database refuses that."""
+    """Write a row past the services; return whether the database refuses it."""
     try:
         async with harness.backend.writing() as unit:
             rows = unit.rows(table)
@@ -51,7 +51,7 @@ async def tampered(harness: Harness, table: Table, how: str, row: Row) -> bool:
         return True
 
 
-# What it was like
+# Earlier schemas
 
 
 @run_in_mode
@@ -162,7 +162,7 @@ async def test_the_schema_at_a_change_executed_twice_is_the_last(harness: Harnes
     assert (found.version, names(found)) == (4, ["title", "hours", "a", "x", "b"])
 
 
-# Whether it can be trusted
+# Verification
 
 
 @run_in_mode
@@ -181,7 +181,7 @@ async def test_history_is_intact_after_many_changes(harness: Harness) -> None:
             new = f"{key}_{chosen.choice('abcdefgh')}"
             field = chosen.choice([*await harness.names(project, key), new])
             ops = [add(key, new), put(key, field, "text", required=True), remove(key, field), rename(key, field, "x")]
-            # What another op of the change is about already is refused.
+            # An op on a field of another op of the change is refused.
             await harness.op(change, chosen.choice(ops))
         done = await (harness.merge if chosen.random() < 0.7 else harness.execute_change)(change)
         for each in getattr(done, "diff", ()):
@@ -250,7 +250,7 @@ async def test_a_snapshot_of_no_op_is_found(harness: Harness) -> None:
     assert was_refused or any(idle.id in mismatch for mismatch in history.mismatches)
 
 
-# Taking back
+# Compensations
 
 
 @run_in_mode
@@ -460,7 +460,7 @@ async def test_an_agent_drafts_a_compensation_and_a_person_merges_it(harness: Ha
     assert subjects == ["changes.plan_compensation", "changes.preview"]
 
 
-# How two changes meet
+# Conflicts
 
 MEETING: Mapping[str, tuple[Op, Op]] = {
     "set and set": (put("job", "hours", "string"), put("job", "hours", "text")),
@@ -581,7 +581,7 @@ async def test_what_was_drafted_after_a_merge_knows_it(harness: Harness) -> None
 
 @run_in_mode
 async def test_rows_of_changes_stay_as_they_were_written(harness: Harness) -> None:
-    """`Merged` is the end, for whoever writes to the table as well, where the database can say so."""
+    """A merged change stays merged also for direct writes, if the database enforces it."""
     project = await harness.job()
     change = await harness.merged(project, add("job", "a"))
 

@@ -1,4 +1,4 @@
-"""The life of a change: where it may go from each state, and what becomes of it when it cannot be merged."""
+"""The life of a change: its transitions, and the effects of a merge that fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.changes.harness import WAYS, Harness, add, besides_the_log, put, remo
 from tests.clocks import host_clock
 from tests.harness import ANN, BOB, BOT, expect, refused
 
-# Each storage, and both modes: not each in both.
+# Each storage and each mode, but not all pairs.
 pytestmark = pytest.mark.parametrize(
     "shared_backend", ["memory-sync", "sqlite-async", "postgres-sync"], indirect=True, scope="module"
 )
@@ -37,18 +37,18 @@ EVENTS = {"ae_events", "ae_outbox"}
 
 
 async def merge_by(harness: Harness, way: str, change: Any, **who: Any) -> Any:
-    """Merge a change: by the action of that name, or by a transition."""
+    """Merge a change by `merge` or by a transition."""
     return await (harness.merge(change, **who) if way == "merge" else harness.move(change, "Merged", **who))
 
 
 async def bad_change(harness: Harness, project: Any, status: str) -> Any:
-    """A change that cannot be merged, in a state."""
+    """Create a change that cannot be merged, and move it to a state."""
     change = await harness.change(project, add("job", "a"), remove("job", "nothing"), add("job", "b"))
     await harness.move(change, *WAYS[status])
     return change
 
 
-# Where it may go
+# Transitions
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ async def test_a_transition_to_merged_does_what_merge_does(harness: Harness) -> 
     assert came_of_it[0][-1] == ["changes.merged", "record_types.changed"]
 
 
-# Where it cannot be merged
+# Failed merges
 
 
 @pytest.mark.parametrize("status", ["Draft", "Ready"])
@@ -276,7 +276,7 @@ async def test_all_changes_that_fail_in_one_action_are_marked(harness: Harness) 
     assert [await harness.status(change) for change in changes] == ["ValidationFailed"] * 2
 
 
-# By two people
+# Approvals
 
 
 @pytest.mark.parametrize("way", ["merge", "transition"])
@@ -377,7 +377,7 @@ async def test_an_approved_change_that_fails_is_marked(harness: Harness, way: st
     assert besides_the_log(before, harness.dump()) == WRITTEN_BY_A_FAILED_MERGE
     expect(await harness.delete_op(change, bad))
     await harness.move(change, "Validating", "Ready")
-    # What was approved is not what there is now: it has to be asked for anew.
+    # The change differs from the approved one: it needs another approval.
     refused(await harness.ask("approvals.approve", approval, by=BOSS), ErrorCode.CONFLICT, "edited")
     again = refused(await merge_by(harness, way, change), ErrorCode.APPROVAL_REQUIRED)
     approval = {"approval_id": again.details["approval_id"]}

@@ -1,4 +1,4 @@
-"""Limits and corner cases that users have to be able to rely on: sizes, equality, handles that are kept, waiting."""
+"""Limits and corner cases that users rely on: sizes, equality, kept collections, waiting."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_a_def_handler_in_a_task_does_not_wait_in_memory() -> None:
 
 
 class Office:
-    """A host in memory with an active type `job`, a type `asset`, and these handlers."""
+    """Return a host in memory with an active type `job`, a type `asset`, and these handlers."""
 
     def __init__(self, **handlers: Any) -> None:
         storage = InMemoryStorage()

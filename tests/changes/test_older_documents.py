@@ -1,4 +1,4 @@
-"""Documents that are older than their record type's schema: what can still be done with them, and what cannot."""
+"""Documents older than their record type's schema: the writes that are still accepted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OLD: dict[str, Any] = {"title": "a", "hours": 3, "colour": {"of": [1, {"the": "w
 
 
 async def with_an_old_document(harness: Harness, **options: Any) -> Any:
-    """A project with a type `job`, and a document that fits it in no field any more but in `note`."""
+    """Create a project with a type `job`, and a document of which only the field `note` still fits."""
     project = await harness.project()
     expect(await harness.type(project, "job", schema(title="string!", hours="number", note="string"), **options))
     expect(await harness.keep("job", {**OLD, "note": "n"}, "old"))
@@ -73,7 +73,7 @@ async def test_what_has_not_changed_may_stay_as_it_is(harness: Harness) -> None:
         assert kept not in document
         version = expect(await harness.keep("job", document, "old", version=version))
         assert await harness.ask("host.read", {"type": "job", "id": "old"}) == document
-        # Back to the beginning, past the guard: an engine without change control has none.
+        # Start again, past the guard, which an engine without change control lacks.
         await restore(harness, version)
         version += 1
 
@@ -90,7 +90,7 @@ async def test_what_is_written_newly_is_judged(harness: Harness) -> None:
 
 
 async def restore(harness: Harness, version: int) -> None:
-    """Put the old document back, by an engine that validates none."""
+    """Write the old document through an engine that validates none."""
     unguarded = harness.another()
     pipeline = unguarded.engine._pipeline
     pipeline._services = replace(pipeline._services, document_guard=None)
@@ -178,7 +178,7 @@ async def test_another_spelling_of_a_fields_name_is_named(harness: Harness) -> N
 async def test_a_compared_document_cannot_be_replaced_meanwhile(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A document that was deleted and inserted anew has the same version, and other contents."""
+    """A document that was deleted and inserted again has the same version, but other contents."""
     await with_an_old_document(harness)
     if harness.backend.mode == "async":
         return
@@ -204,7 +204,7 @@ async def test_a_compared_document_cannot_be_replaced_meanwhile(
     assert await harness.ask("host.read", {"type": "job", "id": "old"}) == {**OLD, "note": "m"}
 
 
-# For any documents
+# Properties
 
 NAMES = st.sampled_from(["title", "hours", "crew", "x", "y"])
 LEAVES = st.one_of(

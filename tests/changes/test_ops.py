@@ -1,4 +1,4 @@
-"""Patch ops: what each kind takes, and what it says to a payload that is none."""
+"""Patch ops: the payloads that each kind accepts, and its errors for others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def payload(**more: Any) -> dict[str, Any]:
 
 
 def refusal(op_type: OpType, payload: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
-    """The message, and each field with its problem."""
+    """Return the message of an error, and each field with its problem."""
     with pytest.raises(ActionError) as raised:
         parse_op(op_type, payload)
     error = raised.value
@@ -104,7 +104,7 @@ def test_an_op_that_was_parsed_is_one_again() -> None:
     assert parse_op(op.op_type, op.payload) == op
 
 
-# Payloads that are none
+# Invalid payloads
 
 
 def test_a_field_that_is_missing_is_named() -> None:

@@ -40,7 +40,7 @@ class Plant(Office):
         run_sync(unit.commit())
 
     def types(self, *types: tuple[str, str, str]) -> None:
-        """Add record types: of each the project, the key and the status."""
+        """Insert record types, each given by its project, key and status."""
         now = datetime.now(UTC)
         self.add(
             RECORD_TYPES,
@@ -67,7 +67,7 @@ class Plant(Office):
         )
 
     def check(self, collection: str) -> object:
-        """Look for what checks the documents of a collection."""
+        """Look up the validator of a collection's documents."""
         unit = self.storage.unit_of_work(self.tenant, str(uuid4()), "sync", read_only=True)
         try:
             return run_sync(self.guard.check(unit, self.tenant, collection))

@@ -187,7 +187,7 @@ def test_all_of_this_holds_for_long(storage: AnyStorage) -> None:
 
 
 def build(harness: SyncHarness, graph: TypeGraph) -> str:
-    """The id of a new project with these types."""
+    """Create a project with these types; return its id."""
     project = harness.project()
     for key, state in graph.types.items():
         harness.record_type(project, key, [field.definition for field in state.schema], state.base_type)
@@ -199,7 +199,7 @@ def drafted_from(ops: Sequence[PatchOp]) -> list[tuple[str, Any]]:
 
 
 def merge(harness: SyncHarness, project: str, ops: Sequence[PatchOp]) -> str:
-    """The id of a new change with these ops, which is merged."""
+    """Merge a new change with these ops; return its id."""
     change = harness.draft(project, *drafted_from(ops))
     assert harness.do("changes.merge", change_id=change).applied_count == len(ops)
     return change

@@ -1,4 +1,4 @@
-"""The rules of change control, D1 to G2, each as those meet it who go through the engine."""
+"""The rules of change control, D1 to G2, through the engine."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from tests.changes.harness import (
 )
 from tests.harness import BOT, expect, refused
 
-# Each storage, and both modes: not each in both.
+# Each storage and each mode, but not all pairs.
 pytestmark = pytest.mark.parametrize(
     "shared_backend", ["memory-sync", "sqlite-async", "postgres-sync"], indirect=True, scope="module"
 )
 
 NOBODY = str(uuid7())
-"""An id that nothing has."""
+"""An id that no row has."""
 
 # D: data
 
@@ -378,7 +378,7 @@ async def test_e5_a_preview_writes_nothing(harness: Harness) -> None:
 
 
 class Listening:
-    """A storage that tells which rows are written, in their order: `(what is done, table, how many)`."""
+    """A storage that notes its writes, in order: `(insert or update, table, number of rows)`."""
 
     def __init__(self, within: Any, heard: list[tuple[str, str, int]]) -> None:
         self._within = within
@@ -650,7 +650,7 @@ async def test_p6_no_record_type_becomes_an_orphan(harness: Harness) -> None:
 
 @run_in_mode
 async def test_p7_an_execution_checks_targets_and_types_again(harness: Harness) -> None:
-    """Rows that say otherwise by then are refused by the database, or when the change is executed."""
+    """The database refuses rows that were changed since, or else the execution does."""
     project, other = await harness.job(), await harness.project()
     expect(await harness.type(other, "task"))
     of_target: dict[str, Any] = {"selector": {"record_type_key": "task"}}
@@ -757,7 +757,7 @@ async def test_t5_lists_have_the_tenants_own_only(harness: Harness) -> None:
     assert [each.id for each in await harness.ask("changes.list", {})] == [change.id]
 
 
-# R1: people
+# R1: actors
 
 
 @run_in_mode
@@ -775,7 +775,7 @@ async def test_r1_an_ai_neither_approves_nor_merges(harness: Harness) -> None:
     assert besides_the_log(before, harness.dump()) == {}
 
 
-# G: what a change takes
+# G: targets and ops
 
 CLASHES: Mapping[str, tuple[Op, Op]] = {
     "added twice": (add("job", "a"), add("job", "a", "number")),

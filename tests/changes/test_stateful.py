@@ -1,4 +1,4 @@
-"""The lives of changes, on all three backends at once, against a model of change control in plain dictionaries."""
+"""The lives of changes on all three backends at once, compared with a model of change control in plain dictionaries."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.changes.sync_harness import LOG, SyncHarness
 from tests.harness import ANN, BOT
 
 NOBODY = 0
-"""An id that nothing has."""
+"""An id that no row has."""
 
 KEYS = ("asset", "machine", "crane", "vehicle")
 NAMES = ("code", "name", "weight", "site", "notes")
@@ -50,8 +50,8 @@ actors = st.sampled_from([ANN, ANN, ANN, ANN, BOT])
 
 
 class LifeOfChanges(RuleBasedStateMachine):
-    """Each rule asks the model and every backend the same, and compares the answers; the whole state is compared after
-    every step."""
+    """Each rule asks the model and every backend, and compares the answers; the whole state is compared after every
+    step."""
 
     storages: Mapping[str, AnyStorage]
 
@@ -62,7 +62,7 @@ class LifeOfChanges(RuleBasedStateMachine):
         self.ids: dict[str, dict[int, str]] = {name: {NOBODY: str(uuid4())} for name in self.plants}
         self.final: dict[str, dict[Any, Any]] = {name: {} for name in self.plants}
 
-    # Asking
+    # Requests
 
     def ask(
         self,
@@ -76,7 +76,7 @@ class LifeOfChanges(RuleBasedStateMachine):
         op: int | None = None,
         **payload: Any,
     ) -> dict[str, Any]:
-        """Have the model and each backend do something. What the backends gave, where it was done."""
+        """Run an action on the model and on each backend; return the backends' values if it succeeds."""
         try:
             value, code = expected(), None
         except Refused as refused:
@@ -95,11 +95,11 @@ class LifeOfChanges(RuleBasedStateMachine):
         return answers
 
     def one_of(self, data: st.DataObject, ids: Any, label: str) -> Any:
-        """One of these ids; once in a while, and where there are none, that of nobody."""
+        """Draw one of these ids; rarely, or if there are none, an unknown one."""
         return data.draw(st.sampled_from([*ids] * 16 + [NOBODY]), label)
 
     def some_change(self, data: st.DataObject, rather: Collection[str] = ALIVE) -> int:
-        """A change, rather one in these states."""
+        """Draw a change, preferably in one of these states."""
         likely = [id for id, row in self.model.changes.items() if row["status"] in rather]
         id: int = self.one_of(data, [*likely * 8, *self.model.changes], "change")
         return id
@@ -163,7 +163,7 @@ class LifeOfChanges(RuleBasedStateMachine):
         for harness in self.ask("record_types.verify_history", lambda: None, project=project, key=key).values():
             assert harness.is_intact, harness
 
-    # Drafting
+    # Drafts
 
     @rule(data=st.data())
     def create_change(self, data: st.DataObject) -> None:
@@ -212,7 +212,7 @@ class LifeOfChanges(RuleBasedStateMachine):
         )
 
     def ops_for(self, change: int, target: int) -> st.SearchStrategy[Op]:
-        """Ops that mostly fit the record type of a target; one in a while is for another one, or cannot be applied."""
+        """Draw ops that mostly fit the record type of a target; some are for another one, or cannot be applied."""
         about = self.model.targets.get(target, {"name": "asset"})["name"]
         if about == FILE:
             return st.just({"op_type": "edit_file", "payload": {"file_path": FILE, "diff": DIFF}})
@@ -259,7 +259,7 @@ class LifeOfChanges(RuleBasedStateMachine):
         change = self.one_of(data, [its] * 8 + [*self.model.changes], "change")
         self.ask("changes.delete_patch_op", lambda: self.model.delete_op(change, op), change=change, op=op)
 
-    # Going on
+    # Transitions and merges
 
     @rule(data=st.data(), actor=actors)
     def transition(self, data: st.DataObject, actor: Actor) -> None:
@@ -356,7 +356,7 @@ class LifeOfChanges(RuleBasedStateMachine):
                     assert self.model.types[project, key]["fields"] == snapshot["fields"]
 
     def plan_compensation(self, change: int) -> int | None:
-        """The draft. Where something has happened since, the backends may refuse it, all for the same reason."""
+        """Draft a compensation. If the project has changed since, the backends may refuse it, all for one reason."""
         answers = {
             name: harness.ask("changes.plan_compensation", {"change_id": self.ids[name][change]})
             for name, harness in self.plants.items()
@@ -412,7 +412,7 @@ class LifeOfChanges(RuleBasedStateMachine):
                 self.ids[name][id] = found[name][1][number]["id"]
         return draft
 
-    # What always holds
+    # Invariants
 
     @invariant()
     def every_backend_has_what_the_model_has(self) -> None:
@@ -430,7 +430,7 @@ class LifeOfChanges(RuleBasedStateMachine):
             assert (
                 (row["previous_snapshot"] is None) == (row["executed_at"] is None) == (row["applied_version"] is None)
             )
-        # What is written for good stays as it is, to the microsecond.
+        # Immutable rows stay as they are, to the microsecond.
         merged = {row["id"] for row in tables["ae_changes"] if row["status"] == "Merged"}
         final: dict[Any, Any] = {
             ("snapshot", row["change_id"], row["record_type_key"]): row for row in tables["ae_snapshots"]
@@ -499,7 +499,7 @@ def state_of_model(model: Model) -> dict[str, Any]:
 
 
 def state_of_tables(tables: Mapping[str, Any], ids: Mapping[int, str]) -> dict[str, Any]:
-    """The same, of the rows of a backend."""
+    """Return the same view of a backend's rows."""
     number: dict[str | None, int | None] = {given: id for id, given in ids.items()} | {None: None}
     return {
         "projects": {number[row["id"]]: row["require_review"] for row in tables["ae_projects"]},
@@ -559,7 +559,7 @@ def state_of_tables(tables: Mapping[str, Any], ids: Mapping[int, str]) -> dict[s
 
 @pytest.fixture(scope="module")
 def storages(tmp_path_factory: pytest.TempPathFactory, postgres_database: Database) -> Iterator[dict[str, AnyStorage]]:
-    """One of each kind: every run of the machine has tenants of its own."""
+    """One storage of each kind: every run of the machine has its own tenants."""
     folder: Path = tmp_path_factory.mktemp("stateful")
     with ExitStack() as stack:
         opened: dict[str, AnyStorage] = {}

@@ -27,7 +27,7 @@ TOLD_EACH = ("ae_events", "ae_outbox", "ae_action_log_subjects")
 
 
 class CountingUnitOfWork(SQLiteUnitOfWork):
-    """Records the statements that it sends."""
+    """A unit of work that records the statements that it sends."""
 
     sent: list[str]
 
@@ -37,7 +37,7 @@ class CountingUnitOfWork(SQLiteUnitOfWork):
 
 
 class CountingStorage(SQLiteStorage):
-    """A storage that keeps what its units of work have sent."""
+    """A storage that keeps the statements of its units of work."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -68,7 +68,7 @@ def test_a_thousand_ops_take_as_many_statements_as_ten(storage: SQLStorage, tmp_
     sent = statements(few, action, 10, 1, tmp_path / "few"), statements(many, action, 100, 10, tmp_path / "many")
 
     if action == "preview":
-        # It looks at the documents of each type.
+        # A preview reads the documents of each type.
         assert [found.pop("ae_documents") for found in sent] == [10, 100]
     assert sent[0] == sent[1]
     assert sent[0].total() < 30
@@ -122,7 +122,7 @@ def counted_on_postgres(storage: Any, path: Path, work: Callable[[], Any]) -> Co
 
 
 def table_of(statement: str) -> str:
-    """The first of the library's tables that a statement names; its first word, where it names none."""
+    """Return the first of the library's tables that a statement names; its first word if it names none."""
     if statement.lstrip().startswith("WITH"):
         return "WITH"
     words = statement.replace("(", " ").replace(".", " ").replace('"', " ").split()
@@ -130,8 +130,8 @@ def table_of(statement: str) -> str:
 
 
 def bulk(harness: SyncHarness, types: int, ops: int) -> str:
-    """The id of a new change of a new project, with so many record types, half of which derive from one before them,
-    and so many ops on each: a field more."""
+    """Create a change of a project with record types, half of which derive from an earlier one, and ops that add fields
+    to each; return its id."""
     project, change, run = harness.project(), str(uuid4()), uuid4().hex
     keys = [f"type {number:03}" for number in range(types)]
     record_types = [

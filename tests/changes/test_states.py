@@ -1,4 +1,4 @@
-"""The life of a change: from each state, where it may go."""
+"""The life of a change: the transitions from each state."""
 
 from __future__ import annotations
 

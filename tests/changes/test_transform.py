@@ -1,4 +1,4 @@
-"""Ops applied to record types: the same result whenever and however often, and nothing else touched."""
+"""Ops applied to record types: equal results each time, and no side effects."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_ops_of_other_types_count_for_nothing() -> None:
     assert diff == TypeDiff(record_type_key="job", from_version=1, to_version=2)
 
 
-# What ops do
+# Ops
 
 FAMILY = TypeGraph(
     [

@@ -36,7 +36,7 @@ def harness(shared_backend: SharedBackend, tmp_path: Path) -> Shop:
 
 
 async def implementing(harness: Shop, *texts: str, **options: Any) -> tuple[Any, Any]:
-    """A project with a file, and a change of it that is worked on."""
+    """Create a project with a file, and a change of it in `Implementing`."""
     project = await harness.files(main=TEXT, other="other\n", **options)
     change = await harness.change(project, *(edit(*pair) for pair in zip((TEXT, *texts), texts, strict=False)))
     if not texts:
@@ -229,7 +229,7 @@ async def test_a_module_that_has_moved_on_is_told(harness: Shop) -> None:
 
 
 def stop_before_copying(harness: Shop, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have somebody stop the workspace just when its copy is about to be made."""
+    """Stop the workspace just before its copy is created."""
     create = WorkingCopy.create
     loop = asyncio.get_running_loop() if isinstance(harness.backend, AsyncBackend) else None
 
