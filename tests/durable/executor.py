@@ -41,7 +41,7 @@ def main(options: dict[str, Any], test: Connection) -> None:
         options["url"],
         functions,
         lease=options.get("lease", 5.0),
-        poll_interval=0.05,
+        poll_interval=0.1,
         set_up=options.get("set_up", False),
     )
     if options.get("foreign"):

@@ -32,7 +32,7 @@ def main(options: dict[str, Any], test: Connection) -> None:
         queue=options["queue"],
         concurrency=options.get("concurrency", 8),
         lease=options.get("lease", 10.0),
-        poll_interval=0.05,
+        poll_interval=0.1,
         set_up=options.get("set_up", False),
     )
     worker.start()
