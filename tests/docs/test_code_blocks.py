@@ -7,7 +7,7 @@ The convention, for README.md and docs/**/*.md:
 - a `python` block with a title, as in `title="shop/refund.py"`, is a file instead: it is written below a directory on
   `sys.path`, and the page has to import it. Files named `test_*.py` are run by pytest.
 
-There is no way to mark a block as not to be run.
+No mark keeps a `python` block from running. The signatures in reference.md are `pyi` blocks.
 """
 
 import contextlib
