@@ -55,27 +55,30 @@ Dump = Mapping[str, Sequence[Any]]
 """All rows of a tenant, by table."""
 
 TABLES = ("ae_documents", "ae_idempotency_keys", "ae_events", "ae_outbox")
-"""All that actions write, but for the log."""
+"""The tables that actions write, except the log."""
 
 EVENT = {"type": "event", "event_type": "job.done"}
 """A trigger."""
 
 SOON = {"attempts": 3, "seconds": 0.001}
-"""Tried again at once."""
+"""A retry without a delay."""
 
 
-# What a host has
+ALWAYS = ApprovalPolicy(when=lambda data, ctx: True, permission="host.approve")
+
+
+# The host
 
 
 class Secret(BaseModel):
-    """A thing with something in it that nobody is to see."""
+    """A result with a secret."""
 
     name: str
     token: Annotated[str, Sensitive()]
 
 
 class WithSecret(BaseModel):
-    """An input with something in it that nobody is to see."""
+    """An input with a secret."""
 
     pin: Annotated[str, Sensitive()]
 
@@ -145,24 +148,22 @@ def _read(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
 
 
 def _run(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
-    """Execute steps one after the other, whatever comes of them; then succeed, or fail where that is asked for."""
-    came_of_it: list[str] = []
+    """Execute actions one after the other, ignore their failures, and fail only with `fails`."""
+    outcomes: list[str] = []
     for name, payload in data["steps"]:
         service, action = name.split(".")
         answer: Result[Any, ActionError] = ctx.execute(service, action, payload)
-        came_of_it.append("succeeded" if isinstance(answer, Success) else answer.failure().code.value)
-    return Failure("refused by the test") if data.get("fails") else Success(came_of_it)
+        outcomes.append("succeeded" if isinstance(answer, Success) else answer.failure().code.value)
+    return Failure("refused by the test") if data.get("fails") else Success(outcomes)
 
 
 class Flaky:
-    """An action that fails some times with a code, and then succeeds; how often it was called is outside of the
-    transaction."""
+    """An action that fails some times before it succeeds. Its calls are counted outside of the transaction."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
 
     def handle(self, data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
-        """`{name, times, code}`."""
         self.calls[data["name"]] += 1
         if self.calls[data["name"]] <= data["times"]:
             return Failure(ActionError(ErrorCode(data["code"]), "not yet", {}))
@@ -171,25 +172,28 @@ class Flaky:
 
 
 def host_service(flaky: Flaky) -> Service:
-    """A host's own actions."""
+    """Return the actions of a host."""
     return create_service(
         name="host",
-        description="A host's own actions",
+        description="The actions of a host",
         actions=[
-            create_action(name="note", description="Keep a note", handler=_note),
-            create_action(name="echo", description="Give back what it got", handler=_echo),
-            create_action(name="who", description="Keep who it was", handler=_who),
-            create_action(name="fail", description="Fail, having written something", handler=_fail),
-            create_action(name="escaped", description="Give a text with anything in it", handler=_escaped),
+            create_action(name="note", description="Insert a note", handler=_note),
+            create_action(name="echo", description="Return the input", handler=_echo),
+            create_action(name="who", description="Insert the actor", handler=_who),
+            create_action(name="fail", description="Write a note, and fail", handler=_fail),
+            create_action(name="escaped", description="Return any text", handler=_escaped),
             create_action(name="flaky", description="Fail at first", handler=flaky.handle),
-            create_action(name="secret", description="Make a secret", handler=_secret),
-            create_action(name="unlock", description="Take a secret", handler=_with_secret, validation=WithSecret),
+            create_action(name="secret", description="Return a secret", handler=_secret),
+            create_action(name="unlock", description="Fail with a secret", handler=_with_secret, validation=WithSecret),
             create_action(
-                name="repeat_secret", description="Give a secret back", handler=_repeat_secret, validation=WithSecret
+                name="repeat_secret",
+                description="Return a secret of the input",
+                handler=_repeat_secret,
+                validation=WithSecret,
             ),
-            create_action(name="big", description="Give much", handler=_big),
-            create_action(name="emit", description="Tell something", handler=_emit),
-            create_action(name="keep", description="Insert a document, or update it", handler=_keep),
+            create_action(name="big", description="Return a long text", handler=_big),
+            create_action(name="emit", description="Emit an event", handler=_emit),
+            create_action(name="keep", description="Insert or update a document", handler=_keep),
             create_action(name="remove", description="Delete a document", handler=_remove),
             create_action(name="read", description="Read documents", handler=_read, read_only=True),
             create_action(name="run", description="Execute other actions", handler=_run),
@@ -197,25 +201,36 @@ def host_service(flaky: Flaky) -> Service:
             create_action(name="people", description="For people", handler=_echo, allowed_actors=("human",)),
             create_action(
                 name="keep_approved",
-                description="Insert a document, or update it, once somebody else has agreed",
+                description="Insert or update a document after an approval",
                 handler=_keep,
-                approval=ApprovalPolicy(when=lambda data, ctx: True, permission="host.approve"),
+                approval=ALWAYS,
             ),
             create_action(
                 name="approved",
-                description="What somebody else has to agree to",
+                description="Insert a note after an approval",
                 handler=_note,
-                approval=ApprovalPolicy(when=lambda data, ctx: True, permission="host.approve"),
+                approval=ALWAYS,
             ),
         ],
     )
 
 
-# The durable engine's part
+def asks_twice() -> Service:
+    """Return a service whose action `outer` asks for an approval, and executes one that asks for another."""
+    outer = create_action(
+        name="outer",
+        description="Ask, and execute an action that asks again",
+        handler=lambda data, ctx: ctx.execute("host", "approved", data),
+        approval=ALWAYS,
+    )
+    return create_service(name="asking", description="Asks twice", actions=[outer])
+
+
+# The durable engine
 
 
 class Enqueued(NamedTuple):
-    """What the durable engine was asked for."""
+    """An execution that was enqueued."""
 
     function: str
     arguments: tuple[Any, ...]
@@ -224,7 +239,7 @@ class Enqueued(NamedTuple):
 
 
 class Scheduled(NamedTuple):
-    """A schedule that the durable engine was given."""
+    """A schedule of the durable engine."""
 
     function: str
     cron: str
@@ -233,7 +248,7 @@ class Scheduled(NamedTuple):
 
 
 class RecordingClient:
-    """Keeps what the durable engine would be asked for."""
+    """A `DurableClient` that records its calls."""
 
     def __init__(self) -> None:
         self.enqueued: list[Enqueued] = []
@@ -241,7 +256,6 @@ class RecordingClient:
         self.statuses: dict[str, Status] = {}
 
     def enqueue(self, function: str, *arguments: Any, queue: str, id: str, delay: float | None = None) -> bool:
-        """As `DurableClient.enqueue`: what is there already stays."""
         if id in self.statuses:
             return False
         self.enqueued.append(Enqueued(function, arguments, id, delay))
@@ -249,19 +263,15 @@ class RecordingClient:
         return True
 
     def find(self, *ids: str) -> dict[str, DurableExecution]:
-        """As `DurableClient.find`: nothing has begun, where a test does not say so."""
         return {id: DurableExecution(self.statuses[id], None, 0, 0, None) for id in ids if id in self.statuses}
 
     def forget(self, id: str) -> None:
-        """As `DurableClient.forget`."""
         del self.statuses[id]
 
     def schedule(self, name: str, function: str, cron: str, *, timezone: str | None, context: Any, queue: str) -> None:
-        """As `DurableClient.schedule`."""
         self.schedules[name] = Scheduled(function, cron, timezone, context)
 
     def unschedule(self, name: str) -> None:
-        """As `DurableClient.unschedule`."""
         self.schedules.pop(name, None)
 
     def close(self) -> None:
@@ -299,10 +309,10 @@ class Harness(BaseHarness):
         """Return a harness with another engine on the same storage."""
         return Harness(self.backend, **options)
 
-    # Moves
+    # Actions
 
     async def define(self, *steps: Step, key: str | None = None, tenant: Tenant | None = None, **rest: Any) -> str:
-        """The key of a workflow of these steps, which is active."""
+        """Define and activate a workflow of these steps, and return its key."""
         key = key or f"w-{uuid4().hex[:12]}"
         payload = {"key": key, "definition": {"steps": list(steps), **rest}}
         expect(await self.ask("workflows.define", payload, tenant=tenant))
@@ -310,22 +320,22 @@ class Harness(BaseHarness):
         return key
 
     async def start(self, key: str, input: dict[str, Any] | None = None, **who: Any) -> str:
-        """The id of a new run."""
+        """Start a run, and return its id."""
         id: str = expect(await self.ask("workflows.start", {"key": key, "input": input or {}}, **who)).id
         return id
 
     async def run(self, *steps: Step, input: dict[str, Any] | None = None, by: Actor = ANN, **rest: Any) -> Any:
-        """A run of these steps, driven until it ends or pauses."""
+        """Run these steps until they end or pause, and return the run."""
         return await self.drive(await self.start(await self.define(*steps, **rest), input, by=by))
 
     async def drive(self, run_id: str, tenant: Tenant | None = None) -> Any:
-        """Take the steps of a run until it ends or pauses; the run."""
+        """Execute a run until it ends or pauses, and return it."""
         run = await self.get(run_id, tenant)
         await self.executor.execute_run(tenant or self.tenant, run.workflow_key, run_id)
         return await self.get(run_id, tenant)
 
     async def go_on(self, tenant: Tenant | None = None) -> None:
-        """Drive whatever has been set going, until nothing is any more."""
+        """Execute all runs that were started or resumed, until none is left."""
         tenant = tenant or self.tenant
         while events := await self.backend.read_events(tenant, after=self._seen.get(tenant.id, 0)):
             self._seen[tenant.id] = events[-1].position
@@ -336,12 +346,12 @@ class Harness(BaseHarness):
                     await self.executor.execute_run(tenant, told["workflow_key"], told["run_id"])
 
     async def decline(self, run: Any, tenant: Tenant | None = None) -> Any:
-        """What the publisher does once the approval that a run waits for is refused."""
+        """Decline the approval of a run, as the publisher does after a refusal."""
         tenant = tenant or self.tenant
         return await self.executor.actions.decline(tenant, run.workflow_key, run.approval_id)
 
     async def expire(self) -> None:
-        """Do what is to be done once approvals have expired."""
+        """Fire the timers of all approvals."""
         for each in self.client.enqueued:
             id, slug, key, approval_id = each.arguments
             assert (id, slug) == (str(self.tenant.id), self.tenant.slug)
@@ -361,21 +371,21 @@ class Harness(BaseHarness):
         return await self.ask("workflows.cancel", {"run_id": run.id}, **who)
 
     async def keep(self, type: str, document: Any, id: str | None = None, version: int | None = None) -> Any:
-        """Insert a document, or update it; its id, or its version."""
+        """Insert a document and return its id, or update it and return its version."""
         more = {name: value for name, value in (("id", id), ("version", version)) if value is not None}
         return await self.ask("host.keep", {"type": type, "document": document, **more})
 
     async def remove(self, type: str, id: str, version: int) -> Any:
         return await self.ask("host.remove", {"type": type, "id": id, "version": version})
 
-    # Looks
+    # Reads
 
     async def get(self, run_id: str, tenant: Tenant | None = None) -> Any:
-        """A run."""
+        """Return a run."""
         return expect(await self.ask("workflows.get", {"run_id": run_id}, by=AUDITOR, tenant=tenant))
 
     async def read(self, type: str, id: str | None = None, tenant: Tenant | None = None) -> Any:
-        """The documents of a collection, or one with its version."""
+        """Return the documents of a collection, or one with its version."""
         payload = {"type": type} if id is None else {"type": type, "id": id}
         return expect(await self.ask("host.read", payload, by=AUDITOR, tenant=tenant))
 
@@ -384,11 +394,11 @@ class Harness(BaseHarness):
         return [payload_of(event) for event in await self.events(*types, tenant=tenant)]
 
     async def locks(self) -> list[str]:
-        """What is locked."""
+        """Return the ids of the locks."""
         return await self.backend.ids("ae_record_locks")
 
     async def dump(self, tenant: Tenant | None = None) -> Dump:
-        """All rows of a tenant, but for the log."""
+        """Return all rows of a tenant, except the log."""
         tenant = tenant or self.tenant
         if isinstance(self.storage, InMemoryStorage):
             data = data_of(self.storage, tenant)
@@ -405,12 +415,12 @@ class Harness(BaseHarness):
             await unit.rollback()
 
     async def in_order(self) -> None:
-        """That the journal of each run has no gap, that each step has its row on the log once, and its event."""
+        """Check that each step of each run has its position, its entry in the log and its event, once."""
         for summary in expect(await self.ask("workflows.list", {"limit": 1000}, by=AUDITOR)):
             await self.in_order_of(await self.get(summary.id))
 
     async def in_order_of(self, run: Any) -> None:
-        """The same of one run."""
+        """Check one run like `in_order`."""
         rows = {entry.id: entry for entry in await self.log(subject=f"workflow_run/{run.id}")}
         told = [each for each in await self.payloads("workflows.step_completed") if each["run_id"] == run.id]
         assert [step.position for step in run.steps] == list(range(run.position))
@@ -420,7 +430,7 @@ class Harness(BaseHarness):
 
 
 class Relay:
-    """Gives the events of a tenant to a publisher, one after the other."""
+    """A relay that gives the events of a tenant to a publisher, one after the other."""
 
     def __init__(self, harness: Harness, path: Path) -> None:
         self.harness = harness
@@ -431,7 +441,7 @@ class Relay:
         self._after = 0
 
     async def give(self, times: int = 1) -> dict[str, PublishError]:
-        """Deliver what is new, so many times; why something was not delivered, by type."""
+        """Deliver each new event so many times, and return the failures by type."""
         failures: dict[str, PublishError] = {}
         while stored := await self.harness.backend.read_events(self.harness.tenant, after=self._after):
             for each in stored:
@@ -443,7 +453,7 @@ class Relay:
         return failures
 
     async def go_on(self) -> None:
-        """Deliver, and take the steps of what is set going, until nothing is any more."""
+        """Deliver events and execute runs, until none is left."""
         done = 0
         while True:
             assert await self.give() == {}
@@ -461,7 +471,7 @@ async def emit(harness: Harness, payload: Any = None, type: str = "job.done", **
 
 
 async def runs_of(harness: Harness, key: str) -> list[Any]:
-    """The runs of a workflow as they were started: ids of one millisecond are in no order."""
+    """Return the runs of a workflow in the order of their start. Ids of one millisecond have no order."""
     found = expect(await harness.ask("workflows.list", {"key": key}, by=AUDITOR))
     return sorted(found, key=lambda run: run.created_at)
 
@@ -476,12 +486,12 @@ async def _rows_of(unit: Any, table: str, tenant: Tenant) -> list[str]:
 
 
 def payload_of(event: Any) -> Any:
-    """The payload of a stored event."""
+    """Return the payload of a stored event."""
     return json.loads(event.payload)
 
 
 def statuses(run: Any) -> list[tuple[str, str]]:
-    """The steps that a run has taken, each with how it went."""
+    """Return the steps of a run with their statuses."""
     return [(step.step, step.status) for step in run.steps]
 
 
@@ -494,7 +504,7 @@ def action(name: str, action: str, input: Any = None, **more: Any) -> Step:
 
 
 def note(name: str, **more: Any) -> Step:
-    """A step with an effect of its own."""
+    """Return a step that inserts a note."""
     return action(name, "host.note", {"step": name}, **more)
 
 
@@ -524,7 +534,7 @@ def comparison(field: str, op: str, value: Any = ...) -> dict[str, Any]:
 
 
 def fields(**types: str) -> dict[str, Any]:
-    """An input of `name="type"`, or `name="type!"` for a required field."""
+    """Return an input of `name="type"`, or `name="type!"` for a required field."""
     declared = [
         {"name": name, "type": type.removesuffix("!"), "required": type.endswith("!")} for name, type in types.items()
     ]

@@ -1,4 +1,4 @@
-"""What workflows give people to do: completed through a service, and waited for where a step says so."""
+"""Assignments: completed through a service, and awaited by steps with `wait`."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ ODD: tuple[dict[str, Any], ...] = (
     {"run_id": "x" * 1000},
     {"status": ["open"]},
 )
-"""What a host may make of the document of an assignment, which is none then."""
+"""Changes by a host after which a document is no valid assignment."""
 
 
 @run_in_mode

@@ -1,4 +1,4 @@
-"""Conditions: what holds, what cannot be asked, and what is no condition."""
+"""Conditions: their results, failed comparisons, and invalid conditions."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_any_condition_has_an_answer_or_says_why_not(given_condition: Any, input
 
 
 def _reference(condition: Any, input: dict[str, Any]) -> bool | None:
-    """The same, said in another way: three-valued, from left to right."""
+    """Evaluate a condition in another way: three-valued, from left to right."""
     if "not" in condition:
         answer = _reference(condition["not"], input)
         return None if answer is None else not answer
@@ -275,7 +275,7 @@ def _reference(condition: Any, input: dict[str, Any]) -> bool | None:
 
 
 def _typed(value: Any) -> Any:
-    """A value that is equal to no value of another JSON type."""
+    """Return a value that equals no value of another JSON type."""
     if isinstance(value, list):
         return ("list", tuple(map(_typed, value)))
     kind = "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__

@@ -1,5 +1,5 @@
-"""A driver dies once its step has asked for an approval: what is decided before anybody looks at the run again counts,
-and nobody is asked a second time."""
+"""An executor dies after its step has asked for an approval. A decision before another executor reads the run counts,
+and the step does not ask again."""
 
 from __future__ import annotations
 
@@ -10,30 +10,16 @@ from returns.result import Failure
 
 from actionengine import (
     Actor,
-    ApprovalPolicy,
     ErrorCode,
     Limits,
-    Service,
-    create_action,
-    create_service,
 )
 from actionengine.errors import ActionError
 from actionengine.testing import run_in_mode
 from actionengine.workflows.models import RunCursor
 from tests.harness import expect, refused
-from tests.workflows.harness import BOB, EVE, Harness, action, approval, each_storage, note, statuses
+from tests.workflows.harness import BOB, EVE, Harness, action, approval, asks_twice, each_storage, note, statuses
 
 CONFLICT = ErrorCode.CONFLICT
-
-
-def _asks_twice() -> Service:
-    outer = create_action(
-        name="outer",
-        description="Ask, and execute what asks again",
-        handler=lambda data, ctx: ctx.execute("host", "approved", data),
-        approval=ApprovalPolicy(when=lambda data, ctx: True, permission="host.approve"),
-    )
-    return create_service(name="asking", description="Asks twice", actions=[outer])
 
 
 async def point_of(harness: Harness, id: str) -> RunCursor:
@@ -43,7 +29,7 @@ async def point_of(harness: Harness, id: str) -> RunCursor:
 
 
 async def ask(harness: Harness, id: str) -> str:
-    """The approval that a run's step asks for. Whoever has driven it is dead from then on."""
+    """Return the approval that a run's step asks for. Its executor is dead from then on."""
     answer = await harness.executor.actions.perform(harness.tenant, await point_of(harness, id))
     error = answer.failure()
     assert error.code is ErrorCode.APPROVAL_REQUIRED
@@ -51,7 +37,7 @@ async def ask(harness: Harness, id: str) -> str:
 
 
 async def asked(harness: Harness) -> list[Any]:
-    """All approvals that anybody was asked for, oldest first."""
+    """Return all approvals, oldest first."""
     return list(expect(await harness.ask("approvals.list", {"limit": 200}, by=EVE)).items)[::-1]
 
 
@@ -67,7 +53,7 @@ async def refuse(harness: Harness, how: str, approval_id: str) -> None:
 
 
 async def look(harness: Harness, how: str, id: str, approval_id: str, point: RunCursor) -> None:
-    """What another worker may do first, before any relay has told it of the decision."""
+    """The first action of another worker, before a relay has delivered the decision."""
     about = (harness.tenant, point.workflow_key, id, point.position, approval_id)
     if how == "perform":
         await harness.executor.actions.perform(harness.tenant, point)
@@ -170,7 +156,7 @@ async def test_a_rejected_policy_of_an_action_fails_the_step(harness: Harness, l
 @pytest.mark.parametrize("looks", ["drive", "perform", "wait", "decline"])
 @run_in_mode
 async def test_a_further_policy_may_be_rejected_early(harness: Harness, looks: str) -> None:
-    asking = harness.another(services=[_asks_twice()])
+    asking = harness.another(services=[asks_twice()])
     id = await asking.start(
         await asking.define(action("twice", "asking.outer", {"a": 1}, on_failure="no"), note("yes"), note("no"))
     )
@@ -266,7 +252,7 @@ async def test_a_late_failure_does_not_fail_a_waiting_step(harness: Harness) -> 
 @each_storage
 @run_in_mode
 async def test_a_run_that_ends_meanwhile_asks_for_no_approval(harness: Harness) -> None:
-    """The question is asked in a transaction of its own, after that of the step is undone."""
+    """The approval is stored in its own transaction, after that of the step is rolled back."""
     racing, cancels = harness.another(), list[str]()
     id = await racing.start(await racing.define(approval("ok")))
     point = await point_of(racing, id)

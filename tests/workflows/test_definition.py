@@ -1,4 +1,4 @@
-"""Definitions: what is one, and what is wrong with what is none, by the name of the step."""
+"""Definitions: their checks, whose errors name the step."""
 
 from __future__ import annotations
 
@@ -339,7 +339,7 @@ NAMES = "abcdef"
 
 @st.composite
 def graphs(draw: st.DrawFn) -> list[Step]:
-    """Steps that lead anywhere; in half of the graphs all of them bounded."""
+    """Draw steps that lead anywhere. In half of the graphs all of them are bounded."""
     names = NAMES[: draw(st.integers(1, len(NAMES)))]
     bounds = st.integers(1, 3) if draw(st.booleans()) else st.none() | st.integers(1, 3)
     targets = st.sampled_from([*names, "end"])
@@ -362,7 +362,7 @@ def graphs(draw: st.DrawFn) -> list[Step]:
 
 
 def edges_of(steps: list[Step]) -> dict[str, set[str]]:
-    """Where each step leads, said in another way."""
+    """Return the targets of each step, computed in another way."""
     edges: dict[str, set[str]] = {}
     for step in steps:
         targets = {step.get("next"), step.get("on_failure"), step.get("on_reject"), step.get("otherwise")}
@@ -372,7 +372,7 @@ def edges_of(steps: list[Step]) -> dict[str, set[str]]:
 
 
 def closure(edges: dict[str, set[str]]) -> set[tuple[str, str]]:
-    """The pairs of which the second can be reached from the first (Warshall)."""
+    """Return the pairs of steps of which the first leads to the second (Warshall)."""
     reached = {(one, other) for one, others in edges.items() for other in others}
     for middle, one, other in itertools.product(edges, repeat=3):
         if (one, middle) in reached and (middle, other) in reached:
@@ -417,7 +417,7 @@ def test_every_accepted_graph_ends_within_its_limits(
     assert run.position <= max_steps + 1
     for step in steps:
         visits = [taken.step for taken in run.steps].count(step["name"])
-        # It is once more at a step when it is told that this was all, and once more when it comes back all the same.
+        # A run visits a step once more to fail at its limit, and once more if it comes back then.
         assert visits <= step.get("max_visits", max_steps) + 2
 
 
@@ -429,7 +429,7 @@ def _is_taken(steps: list[Step]) -> bool:
 
 
 async def _driven(steps: list[Step], input: dict[str, bool], max_steps: int, decided: list[bool]) -> Any:
-    """A run, its approvals given or refused in this order, and given when that is at its end."""
+    """Execute a run, and decide its approvals in this order; approve those after the last."""
     harness = Harness(WORLD)
     decisions = iter(decided)
     run = await harness.run(*steps, input=input, max_steps=max_steps)
@@ -444,7 +444,7 @@ async def _driven(steps: list[Step], input: dict[str, bool], max_steps: int, dec
     return run
 
 
-# Values that only look right
+# Values of a wrong type
 
 WAITING = {"name": "a", "type": "assignment", "assignee": "human:bob", "title": "Look"}
 
@@ -510,7 +510,7 @@ def test_references_name_steps_and_fields_in_one_form_of_unicode() -> None:
 
 
 def test_the_permission_of_an_approval_is_taken_as_it_stands() -> None:
-    """It is the host's name, which its code and its roles spell in one way."""
+    """It is the host's name, and the host spells it in one way."""
     (step,) = defined(approval("a", permission="cafe\u0301.open")).steps
 
     assert step.permission == "cafe\u0301.open"  # type: ignore[union-attr]

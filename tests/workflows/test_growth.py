@@ -1,4 +1,4 @@
-"""What workflows cost does not grow with what they have done before, nor with triggers of others."""
+"""The cost of workflows does not grow with earlier runs or with other triggers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EVENT = {"type": "event", "event_type": "job.done"}
 
 
 class Works(Office):
-    """A tenant with two workflows: `old`, and `new`, of which there is a run that waits."""
+    """A tenant with two workflows: `old`, and `new` with a run that waits."""
 
     def __init__(self, storage: AnyStorage) -> None:
         super().__init__(storage)
@@ -52,7 +52,7 @@ class Works(Office):
 
 
 def ended_runs(works: Works, number: int, began: timedelta = timedelta()) -> None:
-    """Runs of the other workflow that have ended, before the one that waits and after it."""
+    """Add ended runs of the other workflow, before the run that waits and after it."""
     (newest,) = works.records(RUNS, 1)
     now = datetime.now(UTC)
     old = {"workflow_key": "old", "status": "succeeded", "step": None, "ended_at": now.isoformat()}
@@ -63,7 +63,7 @@ def ended_runs(works: Works, number: int, began: timedelta = timedelta()) -> Non
 
 
 def long_runs(works: Works, number: int) -> None:
-    """Runs that began an hour ago, and have just ended."""
+    """Add runs that began an hour ago, and have just ended."""
     ended_runs(works, number, timedelta(hours=1))
 
 
@@ -82,7 +82,7 @@ def done_assignments(works: Works, number: int) -> None:
 
 
 def other_triggers(works: Works, number: int) -> None:
-    """Triggers of the other workflow, and one of this one."""
+    """Add triggers of the other workflow, and one of this one."""
     works.do("triggers.create", {"key": "old", "trigger": {**EVENT, "event_type": "job.begun"}}).unwrap()
     (newest,) = works.records(TRIGGERS, 1)
     fill(works.storage, works.tenant, TRIGGERS, [(str(uuid7()), newest.data) for _ in range(number)])
@@ -161,7 +161,7 @@ def test_a_purge_begins_with_the_first_run_again_after_a_while(
     purge = partial(works.do, "workflows.purge", {"ended_before": datetime.now(UTC).isoformat(), "limit": 2})
     monkeypatch.setattr(purging, "_FULL_SCAN_INTERVAL", -1.0)
     assert purge().unwrap() == Purged(runs=2, has_more=True)
-    # Its end is committed late.
+    # The end of this run commits late.
     late = derived_run_id(datetime.now(UTC), "late")
     fill(growing_storage, works.tenant, ENDS, [(f"{sortable(datetime.now(UTC) - timedelta(hours=1))}/{late}", {})])
     (run,) = works.records(RUNS, 1)
@@ -171,7 +171,7 @@ def test_a_purge_begins_with_the_first_run_again_after_a_while(
 
 
 class NothingUnderWay:
-    """A durable engine that has lost everything, and takes what it is asked for."""
+    """A durable engine that has lost everything, and accepts all calls."""
 
     def find(self, *ids: str) -> dict[str, Any]:
         return {}

@@ -1,4 +1,4 @@
-"""Two tenants side by side: neither finds, moves nor sees anything of the other's workflows."""
+"""Two tenants on one storage: neither finds, advances or sees workflows of the other."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ async def test_mixed_runs_of_two_tenants_stay_apart(harness: Harness, seed: int)
 
 
 async def _something(harness: Harness, rng: random.Random, tenant: Tenant, tag: str, ids: list[str]) -> None:
-    """One move of one of them, which may well be refused."""
+    """Do one action of one of them, which may be refused."""
     match rng.choice(["start", "start", "drive", "drive", "step", "approve", "reject", "cancel", "resume"]):
         case "start":
             input = {"tag": tag, "id": f"job-{rng.randrange(4)}", "n": rng.randrange(10)}

@@ -1,4 +1,4 @@
-"""Many triggers: how many a tenant may have, what an event costs that some of them wait for, and timers that end."""
+"""Many triggers: their number, the cost of an event for them, and timers that end."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_the_number_of_triggers_of_a_type_is_bounded(harness: Harness, mon
     for _ in range(2):
         expect(await create(harness, key, SCHEDULE))
     refused(await create(harness, key, SCHEDULE), ErrorCode.UNPROCESSABLE)
-    # The own trigger becomes one of the other type: there is no room for it.
+    # The own trigger would get the other type, which has reached its limit.
     version = expect(await harness.ask("workflows.define", {"key": key, "definition": _definition(SCHEDULE)})).version
     refused(await harness.ask("workflows.activate", {"key": key, "version": version}), ErrorCode.UNPROCESSABLE)
 
@@ -86,7 +86,7 @@ async def test_many_triggers_of_one_workflow_are_one_execution(harness: Harness,
     assert await relay.give(times=3) == {}
 
     [run] = await runs_of(harness, key)
-    # The one that came with the definition has no input to give: another of them has started it.
+    # The trigger of the definition has no input, so another one has started the run.
     assert run.input["n"] in range(20)
     assert len([row for row in await fired(harness) if row.outcome == "succeeded"]) == 1
 

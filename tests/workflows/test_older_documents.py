@@ -1,4 +1,4 @@
-"""Documents and runs from before a merge: steps work with what is there, and say what does not fit any more."""
+"""Documents and runs from before a merge: steps handle them, and name the fields that no longer fit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BACK: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 async def record_type(harness: Harness, key: str = "job", fields: list[dict[str, Any]] = JOB) -> str:
-    """The id of a project in which a record type is active."""
+    """Activate a record type in a project, and return the project's id."""
     project = expect(await harness.ask("projects.create", {"name": "a project"})).id
     named = {"project_id": project, "key": key}
     expect(await harness.ask("record_types.create", {**named, "schema": {"fields": fields}}))
@@ -164,7 +164,7 @@ async def test_a_waiting_run_handles_a_document_older_than_the_merge(harness: Ha
     await harness.go_on()
 
     assert (await harness.get(asked.id)).status == "succeeded"
-    # The lock of the first run ended with it.
+    # The first run has ended, and its lock too.
     assert (await harness.get(stepwise.id)).status == "succeeded"
     assert (await harness.read("job", "J1"))["data"] == {**old, "hours": 3}
 

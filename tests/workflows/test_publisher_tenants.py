@@ -1,4 +1,4 @@
-"""Whose an event is, for the publisher that sets runs going."""
+"""The tenants of events in the publisher of workflows."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_restore_fills_a_lost_durable_engine(office: Office) -> None:
         waiting = office.start("asked")
         office.wait_for(waiting, "paused")
     forgotten = office.start("free")
-    # Delivered, and then lost with the tables of the durable engine.
+    # The events were delivered, and lost with the tables of the durable engine.
     for queue in QUEUES:
         outbox = office.storage.outbox("sync", queue)
         run_sync(outbox.settle(run_sync(outbox.take(1000, 10.0)), ()))

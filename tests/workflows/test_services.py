@@ -1,4 +1,4 @@
-"""The services `workflows` and `triggers`: what they do, and what they refuse, with nothing written."""
+"""The services `workflows` and `triggers`: their effects, and their refusals, which write nothing."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ INVALID, NOT_FOUND, CONFLICT = ErrorCode.INVALID_INPUT, ErrorCode.NOT_FOUND, Err
 FORBIDDEN, UNPROCESSABLE = ErrorCode.FORBIDDEN, ErrorCode.UNPROCESSABLE
 
 NO_ID = (str(uuid7()), "", "x" * 200, "größe", "'; DROP TABLE ae_documents; --", "../w", "%", "a\0b", "\ud800")
-"""What no run, trigger or workflow has for an id."""
+"""An id that no run, trigger or workflow has."""
 WRONG = (None, 7, True, ["w"], {"id": "w"})
-"""What is no text."""
+"""Values that are no text."""
 
 STEPS = {"steps": [note("a")]}
 EVENT = {"type": "event", "event_type": "job.done"}
@@ -47,7 +47,7 @@ EVENT = {"type": "event", "event_type": "job.done"}
 async def nothing_written(
     harness: Harness, name: str, payloads: Sequence[Any], *codes: ErrorCode, by: Actor = ANN
 ) -> None:
-    """Each of these payloads is refused with one of these codes, and nothing is written but a row of the log."""
+    """Check that each payload is refused with one of these codes, and writes only a row of the log."""
     before = await harness.dump()
     rows = len(await harness.log())
     for payload in payloads:
@@ -480,7 +480,7 @@ async def test_the_trigger_of_a_definition_follows_its_version(harness: Harness)
     assert expect(await harness.ask("triggers.get", {"trigger_id": own.id})).status == "active"
 
 
-# Who may
+# Permissions
 
 
 ACTIONS = {
@@ -523,7 +523,7 @@ async def test_each_action_asks_for_its_permission(harness: Harness, authorizer:
 
 
 async def _payloads(harness: Harness) -> dict[str, Any]:
-    """What each action is asked for: what there is."""
+    """A payload for each action, about existing things."""
     root = AUDITOR
     expect(await harness.ask("workflows.define", {"key": "w", "definition": STEPS}, by=root))
     expect(await harness.ask("workflows.activate", {"key": "w"}, by=root))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from returns.result import Failure
 
-from actionengine import ActionError, Actor, ApprovalPolicy, ErrorCode, Limits, Service, create_action, create_service
+from actionengine import ActionError, Actor, ErrorCode, Limits, Service, create_action, create_service
 from actionengine.testing import run_in_mode
 from actionengine.testing.harness import AUDITOR
 from tests.harness import expect, refused
@@ -21,6 +21,7 @@ from tests.workflows.harness import (
     Harness,
     action,
     approval,
+    asks_twice,
     comparison,
     decision,
     each_storage,
@@ -36,17 +37,6 @@ UNPROCESSABLE, CONFLICT, FORBIDDEN = ErrorCode.UNPROCESSABLE, ErrorCode.CONFLICT
 
 
 # Actions
-
-
-def _asks_twice() -> Service:
-    """A service whose action asks for an approval, and executes one that asks for another."""
-    outer = create_action(
-        name="outer",
-        description="Ask, and execute what asks again",
-        handler=lambda data, ctx: ctx.execute("host", "approved", data),
-        approval=ApprovalPolicy(when=lambda data, ctx: True, permission="host.approve"),
-    )
-    return create_service(name="asking", description="Asks twice", actions=[outer])
 
 
 def _fails(error: ActionError) -> Service:
@@ -96,21 +86,17 @@ async def test_the_log_has_the_workflow_reason_and_key_of_an_action(
 async def test_a_performed_step_is_not_performed_again(harness: Harness) -> None:
     key = await harness.define(note("a"), note("b"))
     id = await harness.start(key)
-    first = expect_point(await harness.executor.actions.next(harness.tenant, key, id))
+    first = (await harness.executor.actions.next(harness.tenant, key, id)).unwrap()
     for _ in range(3):
-        point = expect_point(await harness.executor.actions.perform(harness.tenant, first))
+        point = (await harness.executor.actions.perform(harness.tenant, first)).unwrap()
         assert (point.position, point.step) == (1, "b")
 
     run = await harness.drive(id)
 
     assert run.status == "succeeded"
-    expect_point(await harness.executor.actions.perform(harness.tenant, first))
+    (await harness.executor.actions.perform(harness.tenant, first)).unwrap()
     assert await harness.read("notes") == [{"step": "a"}, {"step": "b"}]
     await harness.in_order()
-
-
-def expect_point(answer: Any) -> Any:
-    return answer.unwrap()
 
 
 @each_storage
@@ -795,7 +781,7 @@ async def test_an_approval_of_a_cancelled_run_is_closed(harness: Harness) -> Non
 
 @run_in_mode
 async def test_a_further_approval_of_a_cancelled_run_is_cancelled(harness: Harness) -> None:
-    asking = harness.another(services=[_asks_twice()])
+    asking = harness.another(services=[asks_twice()])
     run = await asking.run(action("twice", "asking.outer", {"a": 1}))
     further = expect(await asking.approve(run)).further_approval_id
     expect(await asking.cancel(run))
@@ -813,7 +799,7 @@ async def test_cancelling_a_run_cancels_a_dead_executors_approval(harness: Harne
     key = await harness.define(approval("ok"), note("after"))
     id, other = await harness.start(key), await harness.start(key)
     for each in (id, other):
-        point = expect_point(await harness.executor.actions.next(harness.tenant, key, each))
+        point = (await harness.executor.actions.next(harness.tenant, key, each)).unwrap()
         await harness.executor.actions.perform(harness.tenant, point)
 
     expect(await harness.ask("workflows.cancel", {"run_id": id}))
@@ -824,7 +810,7 @@ async def test_cancelling_a_run_cancels_a_dead_executors_approval(harness: Harne
 
 @run_in_mode
 async def test_a_further_approval_that_is_rejected_declines_the_step(harness: Harness) -> None:
-    asking = harness.another(services=[_asks_twice()])
+    asking = harness.another(services=[asks_twice()])
     run = await asking.run(action("twice", "asking.outer", {"a": 1}, on_failure="no"), note("yes"), note("no"))
     further = expect(await asking.approve(run)).further_approval_id
 
@@ -867,7 +853,7 @@ async def test_concurrent_decisions_have_one_winner(harness: Harness) -> None:
     assert len(await harness.read("notes")) == (after.status == "succeeded")
 
 
-# Bounds
+# Limits
 
 
 @run_in_mode
@@ -910,7 +896,7 @@ async def test_a_run_ends_at_max_steps(harness: Harness) -> None:
     assert run.error["message"] == "the run has taken 5 steps, its limit (max_steps=5): raise it, or end the loop"
 
 
-# Versions, cancelling, drivers
+# Versions, cancelling, executors
 
 
 @run_in_mode
@@ -974,11 +960,11 @@ async def test_a_step_does_not_cancel_its_own_run(harness: Harness) -> None:
 async def test_a_cancelled_run_takes_no_further_step(harness: Harness) -> None:
     key = await harness.define(note("a"), note("b"))
     run = await harness.get(await harness.start(key))
-    point = expect_point(await harness.executor.actions.next(harness.tenant, key, run.id))
+    point = (await harness.executor.actions.next(harness.tenant, key, run.id)).unwrap()
     cancelled = expect(await harness.ask("workflows.cancel", {"run_id": run.id, "reason": "enough"}))
     assert (cancelled.status, cancelled.error["message"]) == ("cancelled", "cancelled by human:ann: enough")
 
-    expect_point(await harness.executor.actions.perform(harness.tenant, point))
+    (await harness.executor.actions.perform(harness.tenant, point)).unwrap()
     run = await harness.drive(run.id)
 
     assert (run.status, run.step, run.steps) == ("cancelled", None, ())

@@ -1,5 +1,4 @@
-"""Timers look again: one that comes early is set again, one that was lost is set by `restore`, and all go by the clock
-of the storage, whatever that of a host says."""
+"""Timers: an early one is set again, a lost one is set by `restore`, and all follow the clock of the storage."""
 
 from __future__ import annotations
 
@@ -22,12 +21,12 @@ SKEWS = (-7200.0, 0.1, 90.0)
 
 
 async def look(harness: Harness, run: Any) -> str:
-    """What a timer of a run's approval does when it comes."""
+    """Fire the timer of a run's approval."""
     return await harness.executor.expire(harness.tenant, run.workflow_key, run.approval_id)
 
 
 def timers(harness: Harness) -> dict[str, Enqueued]:
-    """What the durable engine has under each id, the newest."""
+    """Return the newest execution of the durable engine by id."""
     return {each.id: each for each in harness.client.enqueued if each.id in harness.client.statuses}
 
 
@@ -47,7 +46,7 @@ async def test_an_early_timer_is_set_again(harness: Harness) -> None:
         assert await look(harness, run) == "early"
         assert harness.client.statuses == {mine: "PENDING", other: "DELAYED"}
         assert 50 < (timers(harness)[other].delay or 0) <= 60.2
-        # Whoever is begun anew, its process being dead, finds what it has asked for.
+        # An execution that is repeated after the death of its process finds its own timer.
         count = len(harness.client.enqueued)
         assert await look(harness, run) == "early"
         assert len(harness.client.enqueued) == count

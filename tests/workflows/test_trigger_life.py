@@ -27,13 +27,13 @@ Change = Callable[[Harness, str], Coroutine[Any, Any, None]]
 
 
 async def own_trigger(harness: Harness, key: str) -> Any:
-    """The trigger that came with a workflow's definition."""
+    """Return the trigger of a workflow's definition."""
     [found] = [each for each in expect(await harness.ask("triggers.list", {"key": key})) if each.from_definition]
     return found
 
 
 async def deliver_again(harness: Harness, relay: Relay, type: str = "job.done") -> None:
-    """Give all events of a type once more, as a replay does."""
+    """Deliver all events of a type again, as a replay does."""
     stored = await harness.backend.read_events(harness.tenant, types=[type])
     assert await relay.publisher.publish([Event.of(each.position, each.event) for each in stored]) == {}
 
@@ -79,7 +79,7 @@ CHANGES: list[Change] = [
 async def test_a_repeated_event_starts_no_second_run(
     harness: Harness, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Neither an idempotency key nor the event's age keeps it from starting another.
+    # The key has expired, and the event is old.
     harness = harness.another(limits=Limits(idempotency_ttl=0.001))
     for module in (publisher, steps):
         monkeypatch.setattr(module, "sees", lambda trigger, position: trigger.data["status"] == "active")
@@ -116,7 +116,7 @@ async def test_a_repeated_time_starts_no_second_run(harness: Harness, change: Ch
     assert [run.id for run in await runs_of(harness, key)] == [id]
 
 
-# What an operator has set
+# Operators
 
 
 @pytest.mark.parametrize("trigger", [OTHER, SCHEDULE], ids=str)
@@ -182,7 +182,7 @@ async def test_a_disabled_schedule_that_changes_is_not_scheduled(harness: Harnes
     assert relay.client.schedules == {}
 
 
-# Which events a trigger sees: those behind it in the log
+# A trigger sees only later events of the log
 
 
 @each_storage

@@ -1,4 +1,4 @@
-"""Triggers: what events and schedules start, through the publisher that a relay gives its events to."""
+"""Triggers: events and schedules start runs, through the publisher of workflows."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ async def test_the_first_matching_trigger_starts_the_run(harness: Harness, relay
 
     assert await relay.give(times=2) == {}
 
-    # Of two events of one millisecond either may come first.
+    # Two events of one millisecond have no order.
     assert sorted(run.input["which"] for run in await runs_of(harness, key)) == ["above", "any"]
 
 

@@ -1,4 +1,4 @@
-"""References: what they find, what is a plain text, and what is refused."""
+"""References: their values, plain texts, and refusals."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_within_a_text_a_value_is_its_json(value: Any) -> None:
 def test_a_text_with_each_dollar_brace_escaped_stands_for_itself(text: str) -> None:
     escaped = text.replace("${", "$${")
     if "$$${" in escaped:
-        # What looks like an escape itself.
+        # This looks like an escape.
         return
 
     assert list(references(escaped)) == []

@@ -1,4 +1,4 @@
-"""A run that waits for long, for its next attempt or for what is away, has none of the places that tenants share."""
+"""A run that waits for a retry or an outage for long is postponed: it holds no place of the runtime."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AWAY: Result[Any, ActionError] = Failure(ActionError(ErrorCode.UNAVAILABLE, "awa
 
 @pytest.fixture
 def harness(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> Harness:
-    """A harness whose executor does not wait itself."""
+    """A harness whose executor does not pause."""
 
     async def pause(seconds: float) -> None:
         assert seconds <= 1.0
@@ -30,7 +30,7 @@ def harness(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> Harness:
 
 
 async def later(harness: Harness) -> Enqueued:
-    """What comes later, as it comes."""
+    """Return the execution that was postponed, as it begins."""
     (waiting,) = [id for id, status in harness.client.statuses.items() if status == "DELAYED"]
     harness.client.statuses[waiting] = "PENDING"
     (told,) = [each for each in harness.client.enqueued[-1:] if each.id == waiting]
@@ -38,7 +38,7 @@ async def later(harness: Harness) -> Enqueued:
 
 
 async def go_on(harness: Harness, told: Enqueued) -> str:
-    """What the durable engine does then."""
+    """Execute a postponed execution, as the durable engine does."""
     _, _, key, run_id, *more = told.arguments
     status = await harness.executor.execute_run(harness.tenant, key, run_id, *more)
     harness.client.statuses[told.id] = "SUCCESS"
@@ -95,7 +95,7 @@ async def test_an_outage_postpones_a_run_at_its_step(
 
     async def lose(*about: Any) -> Any:
         if what == "perform" and not delays:
-            # It was done, and the answer was lost.
+            # The step was performed, and its answer was lost.
             await real(*about)
         return AWAY
 

@@ -17,7 +17,7 @@ from actionengine.storage.sql.storage import SQLStorage
 from actionengine.workflows import workflow_services
 
 FAILURES = 2
-"""How often a flaky step fails before it succeeds."""
+"""Failures of a flaky step before it succeeds."""
 
 DOCUMENTS = 2
 """Shared documents of a tenant, which runs lock."""
@@ -26,7 +26,7 @@ Reach = Callable[[str], None]
 
 
 class Entry(BaseModel):
-    """What a step writes: which run it belongs to, under which label, and whose that run is."""
+    """An effect of a step: its run, its label, and the tenant of the run."""
 
     run: str
     step: str
@@ -40,7 +40,7 @@ class Addition(Entry):
 
 
 class Ended(NamedTuple):
-    """How a run should have ended: its status, its steps with theirs, and the labels of its effects, in order."""
+    """The expected end of a run: its status, its steps with theirs, and the labels of its effects, in order."""
 
     status: str
     steps: Sequence[tuple[str, str]]
@@ -48,11 +48,11 @@ class Ended(NamedTuple):
 
 
 def _unharmed(point: str) -> None:
-    """What a handler calls at each point where its process could be killed."""
+    """A function that handlers call at each point at which their process may be killed."""
 
 
 def desk_engine(storage: SQLStorage, folder: Path, reach: Reach = _unharmed, mode: Mode = "sync") -> Engine:
-    """An engine with workflows and the service `desk`. `folder` is what its handlers remember beside the database."""
+    """Return an engine with workflows and the service `desk`, whose handlers keep files in `folder`."""
     services = [
         *workflow_services(open=True),
         desk_service(folder, reach),
@@ -73,7 +73,7 @@ of_event_loops = create_service(
 
 
 def desk_service(folder: Path, reach: Reach) -> Service:
-    """Each action adds to the effects, and to the journal of its run: both are in its transaction."""
+    """Return the service. Each action adds an effect, and an entry to the journal of its run, in one transaction."""
 
     def write(data: Entry, ctx: ActionContext) -> Result[dict[str, Any], Any]:
         return Success({"count": _write(data, ctx)})
@@ -163,7 +163,7 @@ def desk_service(folder: Path, reach: Reach) -> Service:
 
 
 def clearance(folder: Path, run_id: str) -> Path:
-    """The file that lets a stuck step go on."""
+    """Return the file that lets a stuck step succeed."""
     return folder / f"cleared-{run_id}"
 
 
@@ -283,7 +283,7 @@ BEGUN_BY_HAND = tuple(sorted(set(DEFINITIONS) - {"child", "echo"}))
 
 
 def expected(key: str, input: Mapping[str, Any]) -> Ended:
-    """How a run of a workflow should have ended."""
+    """Return the expected end of a run of a workflow."""
     match key:
         case "plain":
             names = ["first", "file", "assign", "tell", "size", *["large"] * (input["number"] > 1), "close", "last"]

@@ -124,7 +124,7 @@ class _Step(DefinitionPart):
 
     @property
     def continues_after_failure(self) -> bool:
-        """Whether a run can continue when the step has failed. Its output has an `error` then."""
+        """True if a run can continue when the step has failed. Its output has an `error` then."""
         return self.on_failure not in RESERVED
 
 
@@ -187,7 +187,7 @@ class ApprovalStep(_Step):
 
     @property
     def continues_after_failure(self) -> bool:
-        """Whether a run can continue when the step has failed, or was rejected."""
+        """True if a run can continue when the step has failed, or was rejected."""
         return super().continues_after_failure or self.on_reject not in RESERVED
 
 
