@@ -14,14 +14,14 @@ from tests.backends import BACKENDS, MODES, AnyStorage, open_storage, requested_
 
 @pytest.fixture
 def nats_server() -> Iterator[EmbeddedNats]:
-    """A server for one test, which may stop, freeze and start it."""
+    """Run a server for one test, which may stop, freeze and start it."""
     with embedded_nats() as server:
         yield server
 
 
 @pytest.fixture(params=BACKENDS)
 def any_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStorage]:
-    """Each storage, empty."""
+    """Return each storage, empty."""
     database = requested_database(request, request.param, "fresh_postgres_database")
     with open_storage(request.param, tmp_path, database) as storage:
         yield storage
@@ -29,7 +29,7 @@ def any_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyS
 
 @pytest.fixture(params=MODES)
 def backend(request: pytest.FixtureRequest, any_storage: AnyStorage) -> Iterator[Backend]:
-    """Each storage in both modes."""
+    """Return each storage in both modes."""
     backend = MODES[request.param](any_storage)
     yield backend
     backend.close()

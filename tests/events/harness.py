@@ -45,6 +45,10 @@ class Harness:
         self.tenant = backend.run(backend.create_tenant(slug="acme", name="Acme"))
         self.request = RequestContext(tenant=self.tenant, actor=Actor.human("ann"))
 
+    @property
+    def is_async(self) -> bool:
+        return isinstance(self.backend, AsyncBackend)
+
     def tell(self, subject: str | None = None, **data: Any) -> None:
         executed = self.backend.execute(self.engine, "desk", "tell", {"subject": subject, **data}, self.request)
         self.backend.run(executed).unwrap()
@@ -58,7 +62,7 @@ class Harness:
         return Relay(self.backend.storage, publisher, **{"first_backoff": 0.001, "longest_backoff": 0.01, **options})
 
     def drain(self, relay: Relay) -> int:
-        return self.backend.run(relay.drain_async()) if isinstance(self.backend, AsyncBackend) else relay.drain()
+        return self.backend.run(relay.drain_async()) if self.is_async else relay.drain()
 
     def drain_until(self, relay: Relay, is_done: Callable[[], bool]) -> None:
         for _ in range(300):

@@ -1,6 +1,6 @@
 """A program that starts relays and writers, each in a process of its own, to be killed, frozen and stopped.
 
-It reads orders, one a line; for each it forks a process and tells its id. Nobody has to wait for their ends.
+It reads orders, one a line. For each it forks a process and prints its id. No process waits for their ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from actionengine.events.relay.relay import Relay
 from tests.events.relay_work import BrokerLog, Writer
 
 LIFETIME = 600.0
-"""Seconds after which a process that nobody has ended ends by itself."""
+"""Seconds after which a process ends by itself."""
 
 ERRORS_FILE = "errors"
 """The name of a file beside the path of an order: the stderr of its process."""
@@ -40,7 +40,7 @@ SUBJECTS = 12
 
 
 class Order(NamedTuple):
-    """What a process is to be. `path` is the broker's log for a relay, and the journal of a writer."""
+    """The description of a process. `path` is the broker's log for a relay, and the journal of a writer."""
 
     role: Literal["relay", "writer"]
     name: str
@@ -49,20 +49,20 @@ class Order(NamedTuple):
     mode: Mode = "sync"
     batch_size: int = 20
     calls_of: int = 1
-    """Events that the publisher takes at once."""
+    """The batch size of the publisher."""
     pause: float = 0.0
-    """Seconds that the publisher takes for one event."""
+    """Seconds that the publisher needs for one event."""
     publish_timeout: float = 10.0
     leeway: float | None = None
     poll_interval: float = 0.2
     tenant_id: str = ""
     slug: str = ""
     stops: bool = False
-    """Whether SIGTERM stops a relay."""
+    """True if SIGTERM stops the relay."""
 
 
 class LogPublisher:
-    """Appends several events in a call."""
+    """A publisher that takes several events in a call."""
 
     def __init__(self, order: Order, file: int) -> None:
         self.batch_size = order.calls_of
@@ -120,7 +120,7 @@ def be_a_relay(order: Order) -> None:
 
 
 def be_a_writer(order: Order) -> None:
-    """Emit one to three events an action, of few subjects, in several threads; note what was acknowledged."""
+    """Emit one to three events an action, of few subjects, in several threads, and record completed actions."""
     writer = Writer(storage_of(order), Tenant(UUID(order.tenant_id), order.slug))
     journal = os.open(order.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     is_over = threading.Event()
@@ -164,7 +164,7 @@ def live(order: Order) -> None:
 
 
 def main() -> None:
-    # Who has ended leaves no process behind that would look alive.
+    # A process that has ended leaves no zombie, which would look alive.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         child = os.fork()
@@ -174,7 +174,7 @@ def main() -> None:
 
 
 def read_journal(path: Path) -> list[Any]:
-    """The marks of the actions that were acknowledged."""
+    """Return the marks of the completed actions."""
     found = []
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:

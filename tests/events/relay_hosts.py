@@ -1,4 +1,4 @@
-"""Relays and writers in processes of their own, as the tests see them: how they are started and killed."""
+"""Relays and writers in processes that a test starts, stops, freezes and kills."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from actionengine import PostgresStorage, SQLiteStorage, Tenant
 from actionengine.events.publishers.port import CallbackPublisher
 from actionengine.events.relay.relay import Relay
 from actionengine.storage.outbox import OutboxStatus
+from tests.backends import AnyStorage
 from tests.events.relay_host import ERRORS_FILE, Order, read_journal
-from tests.events.relay_work import AnyStorage, BrokerLog, new_tenant
+from tests.events.relay_work import BrokerLog, new_tenant
 from tests.programs import Program
 from tests.waiting import wait_until
 
 
 @dataclass
 class Process:
-    """A relay or a writer that runs somewhere else."""
+    """A relay or a writer in another process."""
 
     pid: int
     name: str
@@ -38,13 +39,13 @@ class Process:
         wait_until(lambda: not self.is_alive())
 
     def terminate(self) -> None:
-        """Ask it to end, and see it end."""
+        """Ask it to end, and wait until it has."""
         self.send(signal.SIGTERM)
         wait_until(lambda: not self.is_alive())
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """It does nothing, as long as the block."""
+        """Freeze it during the block."""
         self.send(signal.SIGSTOP)
         try:
             yield
@@ -62,7 +63,7 @@ class Process:
         os.kill(self.pid, number)
 
     def acknowledged(self) -> list[Any]:
-        """What a writer was told is done."""
+        """Return the marks of the actions that a writer has completed."""
         return read_journal(self.path)
 
 
@@ -93,7 +94,7 @@ class Site:
         return self._start(Order("writer", name, self.url, str(path), tenant_id=str(tenant.id), slug=tenant.slug))
 
     def status(self) -> OutboxStatus:
-        """What a relay tells of the outbox."""
+        """Return the status of the outbox."""
         return Relay(self.storage, CallbackPublisher(lambda event: None)).status()
 
     def errors(self) -> str:
@@ -102,7 +103,7 @@ class Site:
         return path.read_text() if path.exists() else ""
 
     def can_be_written(self) -> bool:
-        """Whether nobody keeps others from writing for longer than a moment."""
+        """Return whether no process has locked the database."""
         if isinstance(self.storage, PostgresStorage):
             return True
         with closing(sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=1.0)) as connection:
@@ -120,7 +121,7 @@ class Site:
             time.sleep(0.05)
 
     def wait_for_arrivals(self, more: int) -> None:
-        """Until so many more events have arrived."""
+        """Wait until this number of further events has arrived."""
         before = self.broker.path.stat().st_size if self.broker.path.exists() else 0
         wait_until(lambda: self.broker.path.exists() and self.broker.path.stat().st_size >= before + more * 60)
 

@@ -1,4 +1,4 @@
-"""Publishers that do to an event what its payload says, and note all that they are asked."""
+"""Publishers that treat an event as its payload says, and record their calls."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ class Broker:
         return failures
 
     def cure(self, id: str) -> None:
-        """The event is none that makes trouble any more."""
+        """Make an event harmless."""
         self._cured.add(id)
 
     def release(self) -> None:
-        """Let what hangs come to its end."""
+        """End the calls that hang."""
         self._released.set()
 
     def ids(self, subject: str | None = None) -> list[str]:
-        """What has arrived, of a subject or at all."""
+        """Return the ids that have arrived, of a subject or of all."""
         return [arrival.id for arrival in list(self.arrivals) if subject is None or arrival.subject == subject]
 
     def _be_out(self) -> None:
@@ -74,7 +74,7 @@ class Broker:
 
 
 class AsyncBroker(Broker):
-    """The same with an `async def`."""
+    """A broker with an `async def publish`."""
 
     async def publish(self, events: Sequence[Event]) -> Mapping[str, PublishError]:  # type: ignore[override]
         hangs = self.outage == "hang" or any(

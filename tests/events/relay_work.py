@@ -1,11 +1,14 @@
-"""What writers and relays do in the tests that try to break relays: the action that emits, and the log of a broker."""
+"""Writers for the tests that try to break relays, and the log of a broker."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -16,10 +19,8 @@ from actionengine import (
     ActionContext,
     Actor,
     Engine,
-    InMemoryStorage,
-    PostgresStorage,
+    Relay,
     RequestContext,
-    SQLiteStorage,
     Tenant,
     create_action,
     create_engine,
@@ -27,21 +28,20 @@ from actionengine import (
 )
 from actionengine.events.event import Event
 from actionengine.testing.base import value_of
-
-AnyStorage = InMemoryStorage | PostgresStorage | SQLiteStorage
+from tests.backends import AnyStorage
 
 PAGE = 1000
 
 
 class Emission(NamedTuple):
-    """An event that a writer is to emit; `trouble` says what a publisher does with it."""
+    """An event for a writer to emit; `trouble` says how a publisher treats it."""
 
     subject: str | None
     trouble: str = ""
 
 
 class Arrival(NamedTuple):
-    """An event as a broker got it: from which relay."""
+    """An event that a relay has delivered to a broker."""
 
     relay: str
     id: str
@@ -49,7 +49,7 @@ class Arrival(NamedTuple):
 
 
 def writing_engine(storage: AnyStorage) -> Engine:
-    """An engine with `work.emit` and, for event loops, `work.emit_async`: a list of emissions, as lists."""
+    """Return an engine with `work.emit` and, for event loops, `work.emit_async`, which take lists of emissions."""
 
     def emit(data: list[Any], ctx: ActionContext) -> Result[None, Any]:
         for subject, trouble in data:
@@ -75,7 +75,7 @@ def new_tenant(storage: AnyStorage) -> Tenant:
 
 
 class Writer:
-    """Emits for one tenant, in the thread of whoever calls it."""
+    """Emits for one tenant, in the thread of the caller."""
 
     def __init__(self, storage: AnyStorage, tenant: Tenant | None = None) -> None:
         self.storage = storage
@@ -98,7 +98,7 @@ class Writer:
 
 
 def written(storage: AnyStorage, tenant: Tenant) -> list[tuple[str, str | None]]:
-    """Id and subject of all events of a tenant, in the order of their positions."""
+    """Return id and subject of all events of a tenant, in the order of their positions."""
     found: list[tuple[str, str | None]] = []
     after = 0
     while page := storage.read_events(tenant, after=after, limit=PAGE):
@@ -107,21 +107,54 @@ def written(storage: AnyStorage, tenant: Tenant) -> list[tuple[str, str | None]]
     return found
 
 
+@contextmanager
+def running(*relays: Relay, is_async: bool = False) -> Iterator[None]:
+    """Run relays in threads during the block, each under an event loop of its own if it is async."""
+    errors: list[BaseException] = []
+
+    async def run_async(relay: Relay) -> None:
+        try:
+            await relay.run_async()
+        finally:
+            close = getattr(relay._storage, "aclose_loop", None)
+            if close is not None:
+                await close()
+
+    def run(relay: Relay) -> None:
+        try:
+            asyncio.run(run_async(relay)) if is_async else relay.run()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(relay,), daemon=True) for relay in relays]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for relay, thread in zip(relays, threads, strict=True):
+            # Once: a stop during the end of a run counts for the next run.
+            relay.stop()
+            thread.join(60.0)
+    assert not any(thread.is_alive() for thread in threads)
+    assert errors == []
+
+
 def trouble_of(event: Event) -> str:
     return str(event.payload["trouble"])
 
 
 class BrokerLog:
-    """A broker that forgets nothing: a file, to which each relay appends what it delivers.
+    """A broker that keeps everything: a file to which each relay appends its deliveries.
 
-    What was appended outlives a relay that is killed. A line of which only a part was is no delivery.
+    The lines of a killed relay stay. An incomplete line is no delivery.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def opened(self) -> int:
-        """A file descriptor for `append`."""
+        """Return a file descriptor for `append`."""
         return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     @staticmethod
@@ -129,7 +162,7 @@ class BrokerLog:
         os.write(file, b"\n" + json.dumps([relay, event.id, event.subject]).encode() + b"\n")
 
     def arrivals(self) -> list[Arrival]:
-        """All deliveries, in the order in which they came."""
+        """Return all deliveries, in their order."""
         found = []
         for line in self.path.read_bytes().splitlines() if self.path.exists() else []:
             try:
@@ -140,17 +173,17 @@ class BrokerLog:
 
 
 def duplicates(arrivals: Iterable[Arrival]) -> int:
-    """How many deliveries were not the first ones of their events."""
+    """Return the number of repeated deliveries."""
     return sum(count - 1 for count in Counter(arrival.id for arrival in arrivals).values())
 
 
 def first_arrivals(arrivals: Iterable[Arrival]) -> list[str]:
-    """The events that arrived, each once, in the order of its first arrival."""
+    """Return the ids of the events, in the order of their first arrivals."""
     return list(dict.fromkeys(arrival.id for arrival in arrivals))
 
 
 def check_order(events: Sequence[tuple[str, str | None]], arrivals: Sequence[Arrival]) -> None:
-    """Of each subject, what arrived is the beginning of what was written, in its order."""
+    """Check that the arrivals of each subject are a prefix of its events."""
     subject_of = dict(events)
     expected: Mapping[str | None, list[str]] = defaultdict(list)
     for id, subject in events:
@@ -165,7 +198,7 @@ def check_order(events: Sequence[tuple[str, str | None]], arrivals: Sequence[Arr
 
 
 def check_all_arrived(storage: AnyStorage, tenants: Iterable[Tenant], arrivals: Sequence[Arrival]) -> int:
-    """All that was written arrived, in order per subject, and nothing else did. How many events there are."""
+    """Check that all events have arrived, in order per subject, and no others. Return their number."""
     known: set[str] = set()
     for tenant in tenants:
         events = written(storage, tenant)

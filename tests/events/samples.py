@@ -1,4 +1,4 @@
-"""Events to publish, and what the CloudEvents SDK makes of them."""
+"""Events to publish, and their form in the CloudEvents SDK."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EVENT = Event(
 
 
 def some_events(count: int, **changes: Any) -> list[Event]:
-    """Events of different subjects."""
+    """Return events of different subjects."""
     return [
         EVENT._replace(**{"id": str(uuid7()), "position": n, "subject": f"job/{n}", **changes}) for n in range(count)
     ]

@@ -1,4 +1,4 @@
-"""An EventBridge on loopback that answers what a test tells it to."""
+"""An EventBridge on loopback with scripted answers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Answer = Callable[[Entries], tuple[int, dict[str, Any]]]
 
 
 def accept(entries: Entries) -> tuple[int, dict[str, Any]]:
-    """All is well."""
+    """Return an answer without failures."""
     return fail_some(lambda entry: None)(entries)
 
 
 def fail_some(code_of: Callable[[dict[str, Any]], str | None]) -> Answer:
-    """The entries that have a code fail with it."""
+    """Return an answer in which the entries with a code fail."""
 
     def answer(entries: Entries) -> tuple[int, dict[str, Any]]:
         codes = [code_of(entry) for entry in entries]
@@ -34,13 +34,13 @@ def fail_some(code_of: Callable[[dict[str, Any]], str | None]) -> Answer:
 
 
 def refuse(status: int, code: str) -> Answer:
-    """The call as a whole fails."""
+    """Return the failure of a whole call."""
     return lambda entries: (status, {"__type": code, "message": "so it is told"})
 
 
 @dataclass
 class ScriptedAWS:
-    """`script` has an answer for each request, and the last one again for all that follow."""
+    """A server. `script` has an answer for each request; the last one repeats."""
 
     url: str
     script: list[Answer] = field(default_factory=lambda: [accept])
@@ -49,18 +49,18 @@ class ScriptedAWS:
     let_go: threading.Event = field(default_factory=threading.Event)
 
     def hang(self, entries: Entries) -> tuple[int, dict[str, Any]]:
-        """No answer until the test is over."""
+        """Give no answer until the test ends."""
         self.let_go.wait(60)
         return 200, {}
 
     def sizes(self) -> list[int]:
-        """How many entries each request had."""
+        """Return the number of entries of each request."""
         return [len(entries) for entries in self.requests]
 
 
 @contextmanager
 def scripted_aws() -> Iterator[ScriptedAWS]:
-    """A server for one test."""
+    """Run a server for one test."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -1,4 +1,4 @@
-"""What a projection shows, as an action of the host reads it."""
+"""Readers of a projection's view, through an action of a host."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from actionengine.testing import Backend
 
 
 def view_of(storage: Storage, projection: Projection, tenant: Tenant) -> dict[str, Any]:
-    """All documents of the live generation, in a thread."""
+    """Return all documents of the live generation, in sync mode."""
     answer = _engine(storage, projection).execute_action("view", "show", None, RequestContext(tenant, Actor.system()))
     shown: dict[str, Any] = answer.unwrap()
     return shown
 
 
 async def shown(backend: Backend, projection: Projection, tenant: Tenant | None = None) -> dict[str, Any]:
-    """The same in a world."""
+    """Return all documents of the live generation, in the mode of a backend."""
     action = "show" if backend.mode == "sync" else "show_async"
     context = RequestContext(tenant or backend.tenant, Actor.system())
     answer = await backend.execute(_engine(backend.storage, projection), "view", action, None, context)
@@ -31,7 +31,7 @@ async def shown(backend: Backend, projection: Projection, tenant: Tenant | None 
 
 
 def documents_left(storage: Storage, tenant: Tenant, projection: str, generation: int) -> int:
-    """How many documents a generation has."""
+    """Return the number of documents of a generation."""
     unit = storage.unit_of_work(tenant, "", "sync", read_only=True)
     try:
         names = [f"ae_view/{projection}/{generation}/{name}" for name in ("levels", "outgoing")]

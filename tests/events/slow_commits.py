@@ -1,4 +1,4 @@
-"""Transactions that take their time between the positions of their events and their commit."""
+"""Transactions that wait between the positions of their events and their commit."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ FOR EACH ROW WHEN (NEW.payload ->> 'takes' IS NOT NULL) EXECUTE FUNCTION public.
 
 
 def slow_commits(database: Database) -> None:
-    """From now on the commit of an event takes as many seconds as its payload says in `takes`."""
+    """Slow down the commit of each event by the seconds in `takes` of its payload."""
     with psycopg.connect(database.owner_url) as owner:
         owner.execute(_SLOW)
 
 
 def interleaved_moves(engine: Engine, tenant: Tenant, number: int) -> None:
-    """Moves in eight threads; each third one commits late."""
+    """Move items in eight threads; each third move commits late."""
 
     def work(index: int) -> None:
         late = {"takes": 0.03} if index % 3 == 0 else {}

@@ -1,4 +1,4 @@
-"""A small host for these tests: a warehouse whose one action moves things in and out, each move an event."""
+"""A small host: a warehouse whose one action moves items in and out, with an event for each move."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def stock_engine(storage: Storage, **options: Any) -> Engine:
 
 
 def moved(engine: Engine, tenant: Tenant, **data: Any) -> None:
-    """Move something, in a thread."""
+    """Move an item, in sync mode."""
     engine.execute_action("stock", "move", data, RequestContext(tenant, SYSTEM)).unwrap()
 
 
 class Stock:
-    """A warehouse in a world."""
+    """A warehouse on a backend."""
 
     def __init__(self, backend: Backend, **options: Any) -> None:
         self.backend = backend
@@ -61,7 +61,7 @@ class Stock:
         return [Event.of(position, row) for position, row in stored]
 
     async def log(self, action: str, tenant: Tenant | None = None) -> Sequence[Any]:
-        """Rows of the action log, oldest first."""
+        """Return rows of the action log, oldest first."""
         context = RequestContext(tenant or self.backend.tenant, Actor.system("auditor"))
         query = {"action": action, "limit": 1000}
         answer = await self.backend.execute(self.engine, "action_log", "list", query, context)
@@ -75,12 +75,12 @@ class Stock:
 
 
 def history(engine: Engine, tenant: Tenant) -> list[Event]:
-    """All events of a tenant, in a thread."""
+    """Return all events of a tenant, in sync mode."""
     return list(replay(engine.storage, tenant))
 
 
 def add_up(event: Event, view: View) -> None:
-    """A view that any event lost, repeated, or out of its order would show in."""
+    """Build a view that shows any lost, repeated or misplaced event."""
     levels = view.records("levels")
     item, by = event.payload["item"], event.payload["by"]
     found = levels.get(item)
@@ -111,7 +111,7 @@ def digest(before: int, event: Event) -> int:
 
 
 def folded(events: Sequence[Event]) -> dict[str, Any]:
-    """What `add_up` makes of events."""
+    """Return the view that `add_up` makes of events."""
     levels: dict[str, Any] = {}
     for event in events:
         item, by = event.payload["item"], event.payload["by"]

@@ -1,4 +1,4 @@
-"""Publishers by address, and what is said where an address names none."""
+"""Publishers by address, and the errors of wrong addresses."""
 
 from __future__ import annotations
 

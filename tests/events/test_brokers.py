@@ -1,4 +1,4 @@
-"""Brokers: a real NATS server with JetStream, in good times and in bad ones; Kafka, RabbitMQ and Redis in memory."""
+"""Brokers: a real NATS server with JetStream, with and without faults; Kafka, RabbitMQ and Redis in memory."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def make_stream(url: str, **options: Any) -> None:
 
 
 async def stored(url: str) -> list[Msg]:
-    """What is in the stream, oldest first."""
+    """Return the messages of the stream, oldest first."""
     client = await nats.connect(url, connect_timeout=30)
     jetstream: JetStreamContext = client.jetstream(timeout=30)
     count = (await jetstream.stream_info("EVENTS")).state.messages
@@ -77,7 +77,7 @@ async def stored(url: str) -> list[Msg]:
 
 
 async def until_delivered(publisher: Any, events: Sequence[Event]) -> None:
-    """As a relay does: again and again, until they are delivered."""
+    """Publish events again and again, as a relay does, until they are delivered."""
     async with asyncio.timeout(90):
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Calls into publishers: `def` ones in threads that are used again, `async def` ones in the loop, all within a time."""
+"""Calls of publishers: a `def` in a reused thread, an `async def` in the loop, both with a timeout."""
 
 from __future__ import annotations
 

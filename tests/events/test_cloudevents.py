@@ -1,4 +1,4 @@
-"""The envelope: what the CloudEvents SDK reads, what comes back, and what is refused."""
+"""CloudEvents: messages that the SDK reads, that come back as events, and that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Declared types of events: what fits them, what does not, and how old payloads become new ones."""
+"""Declared event types: payloads that fit, payloads that do not, and upcasting."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WEIGHED = create_event_type(type="stock.weighed", payload=Weighed)
 
 
 class Emitting:
-    """An engine whose action writes a document, and then emits what it is told to."""
+    """Return an engine whose action writes a document, and then emits its payload."""
 
     def __init__(self, backend: Backend, *emits: str | EventType) -> None:
         def emit(data: Any, ctx: ActionContext) -> Result[None, str]:

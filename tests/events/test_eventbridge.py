@@ -1,4 +1,4 @@
-"""EventBridge: what arrives on a bus of moto, and what becomes of the events when AWS has trouble."""
+"""EventBridge: events on a bus of moto, and their outcomes when AWS has trouble."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def moto_url() -> Iterator[str]:
 
 @pytest.fixture
 def arrived(moto_url: str) -> Callable[[], list[dict[str, Any]]]:
-    """What has arrived on the bus `orders`, through a rule and a queue."""
+    """Return the events on the bus `orders`, through a rule and a queue."""
     made = {name: boto3.client(name, endpoint_url=moto_url) for name in ("events", "sqs")}
     made["events"].create_event_bus(Name="orders")
     url = made["sqs"].create_queue(QueueName="all")["QueueUrl"]

@@ -1,4 +1,4 @@
-"""Several publishers as one."""
+"""A fanout of several publishers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IDS = [event.id for event in EVENTS]
 
 
 class Listener:
-    """Keeps what it gets; fails as it is told to."""
+    """Keeps its events, and fails as scripted."""
 
     def __init__(self, **attributes: Any) -> None:
         self.calls: list[list[str]] = []

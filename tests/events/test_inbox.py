@@ -1,4 +1,4 @@
-"""Taking in each event once, however often it is delivered."""
+"""An inbox takes in each event once, for any number of deliveries."""
 
 from __future__ import annotations
 
@@ -349,7 +349,7 @@ def test_a_host_looks_up_tenants_in_its_own_directory(storage: InMemoryStorage, 
 
 
 class Counting(InMemoryStorage):
-    """A storage that counts what its directory of tenants is asked."""
+    """A storage that counts the look-ups of tenants."""
 
     asked = 0
 

@@ -1,4 +1,4 @@
-"""The rules of the inbox at their edges: what another delivery holds is not taken in yet."""
+"""Edge cases of the inbox: an event that another delivery holds is not taken in yet."""
 
 from __future__ import annotations
 

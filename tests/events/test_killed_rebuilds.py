@@ -1,4 +1,4 @@
-"""A rebuild whose process was killed goes on, and comes to what it would have come to."""
+"""A rebuild whose process was killed continues, and makes the same view."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.events.stock import add_up, folded, history, moved, stock_engine
 
 EVENTS = 120
 KILLS = 2
-"""A rebuild that goes on is killed as well."""
+"""The second kill is for a rebuild that continues."""
 
 
 def kill_a_rebuild(url: str, tenant: Tenant, point: str, dice: random.Random) -> int | None:

@@ -57,7 +57,7 @@ DAY, MINUTE, MOMENT = timedelta(days=1), timedelta(minutes=1), timedelta(microse
 
 @pytest.fixture
 def backend(any_storage: AnyStorage) -> SyncBackend:
-    """An empty storage of each kind, without an event loop."""
+    """Return an empty storage of each kind, without an event loop."""
     return SyncBackend(any_storage)
 
 
@@ -76,7 +76,7 @@ async def written(backend: SyncBackend, tenant: Tenant, row: EventRow) -> str:
 
 
 async def taken(outbox: Outbox) -> dict[str, PendingEvent]:
-    """Take all that is due, by event id."""
+    """Take all due events, and return them by id."""
     return {pending.event.id: pending for pending in await outbox.take(100, LEASE)}
 
 
@@ -201,7 +201,7 @@ async def test_the_relay_that_has_started_first_is_listed_first(backend: SyncBac
 
 
 class Clock:
-    """The time of day, which stands still until a test moves it."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.at = START
@@ -219,7 +219,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds for which a relay would have slept: nobody does."""
+    """Return the seconds for which relays would have slept. No relay does."""
     slept: list[float] = []
 
     class Signal:
@@ -242,7 +242,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def relays(file: Path) -> Iterator[tuple[SyncBackend, list[Outbox]]]:
-    """A world on SQLite, and three relays."""
+    """Three relays on SQLite."""
     with SQLiteStorage(file) as storage:
         yield SyncBackend(storage), [storage.outbox("sync") for _ in range(3)]
 
@@ -284,7 +284,7 @@ def test_in_a_shared_lane_only_one_tenants_events_are_held_back(
 
 
 def add_rows(backend: SyncBackend, tenant: Tenant, *rows: Mapping[str, Any]) -> None:
-    """Let SQL in a handler of a tenant put rows into the outbox. The action emits one event."""
+    """Insert rows into the outbox with SQL in a tenant's handler, and emit one event."""
 
     def add(data: Any, ctx: ActionContext) -> Result[None, ActionError]:
         for row in data:

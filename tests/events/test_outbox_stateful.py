@@ -53,7 +53,7 @@ WHERE o.held AND NOT EXISTS (
         AND (first.dead_at IS NOT NULL OR first.due_at IS NOT NULL)
 )
 """
-"""Events that are held back, and nothing is there that will release them."""
+"""Events that are held back, although nothing is left to release them."""
 
 
 def fewer(statement: str) -> str:
@@ -82,15 +82,15 @@ class Backend:
         """Empty the outbox."""
 
     def pass_time(self, seconds: float) -> None:
-        """Let what waits have waited so much longer."""
+        """Make waiting events wait this much less."""
         self.now += seconds
 
     def kill(self, outbox: Outbox) -> bool:
-        """End a relay where it stands, and say whether its lease is over."""
+        """End a relay immediately, and return whether its lease has ended."""
         return False
 
     def left_behind(self) -> int:
-        """Return how many events are held back for ever."""
+        """Return the number of events that are held back permanently."""
         return 0
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ class Memory(Backend):
 
 
 class SQLite(Backend):
-    """A file, with the time of the process patched. Who has settled a batch goes on with the next."""
+    """A file, with the time of the process patched. After a settlement the same relay takes the next batch."""
 
     keeps_lease = True
 
@@ -137,13 +137,13 @@ class SQLite(Backend):
             self.connection.execute(f"DELETE FROM {table}")
 
     def left_behind(self) -> int:
-        """Return how many there are."""
+        """Return their number."""
         ((number,),) = self.connection.execute(NOTHING_BEFORE)
         return int(number)
 
 
 class Postgres(Backend):
-    """A database of a server whose time nobody can move: what waits is moved instead. A lease ends with its relay."""
+    """A database whose time cannot be moved: the waiting events are moved instead. A lease ends with its relay."""
 
     lease = inf
 
@@ -167,7 +167,7 @@ class Postgres(Backend):
         self.superuser.execute("TRUNCATE ae_outbox")
 
     def pass_time(self, seconds: float) -> None:
-        """Move what waits."""
+        """Move the waiting events."""
         super().pass_time(seconds)
         self.superuser.execute(
             "UPDATE ae_outbox SET due_at = due_at - %s * interval '1 second' WHERE due_at > now()", (seconds,)
@@ -184,13 +184,13 @@ class Postgres(Backend):
         return True
 
     def left_behind(self) -> int:
-        """Return how many there are."""
+        """Return their number."""
         return int(str(self.one(NOTHING_BEFORE)[0]))
 
 
 @dataclass
 class Known:
-    """What the model knows of an event in a queue. One that was skipped, and is redriven then, has lost its place."""
+    """The model of an event in a queue. A skipped event that is redriven has lost its place."""
 
     subject: int
     place: int
@@ -206,13 +206,13 @@ class Known:
 
     @property
     def blocks(self) -> bool:
-        """Say whether later ones may not be delivered before it."""
+        """Return whether later events must wait for it."""
         return not self.is_done and not self.is_skipped
 
 
 @dataclass
 class Taking:
-    """A relay, what it has taken, and until when."""
+    """A relay, its batch, and the end of its lease."""
 
     outbox: Outbox
     batch: list[PendingEvent] = field(default_factory=list)
@@ -234,7 +234,7 @@ class Queue:
         return [(id, e) for id, e in self.events.items() if e.subject == event.subject and e.place < event.place]
 
     def is_deliverable(self, event: Known, now: float) -> bool:
-        """Say whether a look must find this one, where nobody else has taken anything."""
+        """Return whether a look must find this event, if no other relay holds any."""
         return (
             event.is_pending
             and event.due <= now
@@ -250,7 +250,7 @@ OUTCOMES = st.lists(
 
 
 class TwoRelays(RuleBasedStateMachine):
-    """Rules are what relays and operators do."""
+    """The steps of two relays and an operator."""
 
     def __init__(self, backend: Backend) -> None:
         super().__init__()
@@ -403,7 +403,7 @@ class TwoRelays(RuleBasedStateMachine):
         assert self.backend.left_behind() == 0
 
     def teardown(self) -> None:
-        """Deliver all that is left."""
+        """Deliver the remaining events."""
         try:
             for name, queue in self.queues.items():
                 for relay in queue.relays:
@@ -427,7 +427,7 @@ class TwoRelays(RuleBasedStateMachine):
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    """Each storage in turn."""
+    """Return each storage in turn."""
     if request.param == "postgres":
         backend: Backend = Postgres(request.getfixturevalue("postgres_server"))
     else:

@@ -1,4 +1,4 @@
-"""Views of a tenant's events: caught up, made anew, and never with an event lost or twice in them."""
+"""Views of a tenant's events: caught up, rebuilt, and never with a lost or repeated event."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_generation_of_large_documents_is_removed_to_the_last() -> None:
 
 
 class Interrupted(BaseException):
-    """What stops a rebuild from outside."""
+    """An interruption of a rebuild from outside."""
 
 
 def interrupting(after: int) -> Any:

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, a view is what folding all its events gives."""
+"""After any sequence of steps, a view is the fold of its events."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Views(RuleBasedStateMachine):
 
     @rule()
     def come_anew(self) -> None:
-        """Another process goes on."""
+        """Continue as another process."""
 
         def apply(event: Event, view: View) -> None:
             add_up(event, view)

@@ -1,4 +1,4 @@
-"""Every public coroutine is called by a test, those here that no other test calls."""
+"""Every public coroutine is called by a test: here are those that no other test calls."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 
 
 def public_coroutines() -> set[str]:
-    """`Class.method` and function names of the coroutines that `actionengine` exports."""
+    """Return `Class.method` and function names of the coroutines that `actionengine` exports."""
     found = set()
     for name in dir(actionengine):
         exported = getattr(actionengine, name)

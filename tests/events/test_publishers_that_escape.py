@@ -1,4 +1,4 @@
-"""What a publisher raises that is no `Exception` counts against its event: no thread and no event loop of ours ends."""
+"""A `BaseException` of a publisher counts against its event, and ends no thread or event loop of the library."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUMBER = 3
 
 
 class Odd(BaseException):
-    """Of a library of the host's."""
+    """A `BaseException` of a host's library."""
 
 
 ERRORS: dict[str, Callable[[], BaseException]] = {
@@ -33,7 +33,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 
 
 class Escaping:
-    """Raises at its first calls, and takes events afterwards."""
+    """A publisher that raises at its first calls, and takes events afterwards."""
 
     def __init__(self, error: Callable[[], BaseException]) -> None:
         self.error = error
@@ -53,14 +53,14 @@ class AsyncEscaping(Escaping):
 
 
 class Starting(Escaping):
-    """Raises as it starts."""
+    """A publisher that raises in `start`."""
 
     def start(self) -> None:
         super().publish(())
 
 
 class Ending(Escaping):
-    """Ends its event loop, in which it has opened something: during a call, and after one."""
+    """A publisher that ends its event loop, in which it has opened something: during a call, and after one."""
 
     batch_size = 1
     loop: asyncio.AbstractEventLoop | None = None
@@ -80,7 +80,7 @@ class Ending(Escaping):
 
 
 def a_storage() -> InMemoryStorage:
-    """A storage with so many events to deliver."""
+    """Return a storage with this number of events to deliver."""
     storage = InMemoryStorage()
     tell = create_action(name="tell", description="", handler=lambda data: Success(None))
     engine = engine_of(services=[create_service(name="host", description="", actions=[tell])], storage=storage)

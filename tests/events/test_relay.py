@@ -18,15 +18,16 @@ from actionengine import (
     ConfigurationError,
     ErrorCode,
     Event,
-    InMemoryStorage,
     PublishError,
     PublisherUnavailable,
     Relay,
     create_event_type,
 )
-from actionengine.testing import AsyncBackend, Backend
+from actionengine.testing import Backend
 from tests.backends import AnyStorage
 from tests.events.harness import Harness
+from tests.events.relay_work import running
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_a_callback_is_a_def_or_an_async_def(harness: Harness, is_async: bool) -
 
 
 class Recorder:
-    """A publisher of one's own; notes what it is asked to do."""
+    """A publisher that records its calls."""
 
     def __init__(self, batch_size: int = 100) -> None:
         self.batch_size = batch_size
@@ -450,59 +451,14 @@ def test_an_error_of_a_kind_of_its_own_does_not_end_the_relay(harness: Harness) 
 # Running
 
 
-def running(harness: Harness, relay: Relay) -> Callable[[], None]:
-    """Start a relay in a thread of its own, in the world of the test; what stops it and waits for that."""
-    storage = harness.backend.storage
-    if isinstance(harness.backend, AsyncBackend) and not isinstance(storage, InMemoryStorage):
-        # What closes the connections of the relay's event loop forgets those of this one.
-        harness.backend.run(storage.aclose())  # type: ignore[attr-defined]
-    errors: list[BaseException] = []
-
-    async def run() -> None:
-        try:
-            await relay.run_async()
-        finally:
-            if not isinstance(storage, InMemoryStorage):
-                await storage.aclose()  # type: ignore[attr-defined]
-
-    def work() -> None:
-        try:
-            asyncio.run(run()) if isinstance(harness.backend, AsyncBackend) else relay.run()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-
-    def stop() -> None:
-        relay.stop()
-        thread.join(90)
-        assert not thread.is_alive()
-        assert errors == []
-
-    return stop
-
-
-def in_time(is_so: Callable[[], bool]) -> bool:
-    waiting = threading.Event()
-    for _ in range(9000):
-        if is_so():
-            return True
-        waiting.wait(0.01)
-    return False
-
-
 def test_a_running_relay_delivers_new_events_until_it_is_stopped(harness: Harness) -> None:
     arrived: list[Event] = []
     relay = harness.relay(CallbackPublisher(arrived.append), name="the-only-one")
-    stop = running(harness, relay)
-    try:
+    with running(relay, is_async=harness.is_async):
         for number in range(5):
             harness.tell_now("jobs/1")
-            assert in_time(lambda: len(arrived) > number)  # noqa: B023 - it is called at once
+            wait_until(lambda: len(arrived) > number)  # noqa: B023 - it is called at once
         assert [beat.name for beat in relay.status().relays] == ["the-only-one"]
-    finally:
-        stop()
     assert relay.status().pending == 0
 
 
@@ -520,32 +476,27 @@ def test_a_running_relay_survives_an_outage_and_reports_it(harness: Harness) -> 
 
     harness.tell_now("jobs/1")
     relay = harness.relay(CallbackPublisher(publish))
-    stop = running(harness, relay)
-    try:
-        assert in_time(lambda: tries >= 2)
+    with running(relay, is_async=harness.is_async):
+        wait_until(lambda: tries >= 2)
         (beat,) = relay.status().relays
         assert beat.error == "PublisherUnavailable: the broker is being moved"
         is_out = False
-        assert in_time(lambda: len(arrived) == 1)
-    finally:
-        stop()
+        wait_until(lambda: len(arrived) == 1)
 
 
 def test_a_relay_that_was_stopped_before_its_run_ends_at_once(harness: Harness) -> None:
     relay = harness.relay(CallbackPublisher(print))
     relay.stop()
-    running(harness, relay)()
+    with running(relay, is_async=harness.is_async):
+        pass
 
 
 def test_a_relay_runs_once_at_a_time(harness: Harness) -> None:
-    relay = harness.relay(CallbackPublisher(print))
-    stop = running(harness, relay)
-    try:
-        assert in_time(lambda: bool(relay.status().relays))
+    relay = harness.relay(CallbackPublisher(print), poll_interval=0.05)
+    with running(relay, is_async=harness.is_async):
+        wait_until(lambda: bool(relay.status().relays))
         with pytest.raises(RuntimeError, match="running already"):
             relay.drain()
-    finally:
-        stop()
 
 
 def test_the_status_tells_how_much_there_is_and_since_when(harness: Harness) -> None:

@@ -36,7 +36,7 @@ RELAYS = 3
 
 
 class SlowToCommit(PostgresUnitOfWork):
-    """Waits between what it records, positions included, and its COMMIT, or its ROLLBACK."""
+    """A unit of work that waits between its writes, positions included, and its COMMIT or ROLLBACK."""
 
     wait: Callable[[], object]
     ends_with: Statement
@@ -50,7 +50,7 @@ class SlowToCommit(PostgresUnitOfWork):
 
 
 class SlowStorage(PostgresStorage):
-    """Its transactions of this thread wait before their COMMIT as `waiting` says."""
+    """A storage whose transactions in this thread call `waiting` before their COMMIT."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, pool_size=20)
@@ -73,7 +73,7 @@ def postgres(fresh_postgres_database: Database) -> Iterator[SlowStorage]:
 
 
 def record(storage: SlowStorage, tenant: Tenant, subjects: Sequence[str]) -> list[str]:
-    """Commit events about these subjects in one transaction; their ids."""
+    """Commit events about these subjects in one transaction, and return their ids."""
     rows = [event_row(tenant, subject=subject) for subject in subjects]
     unit = storage.unit_of_work(tenant, rows[0].action_id, "sync")
     try:
@@ -88,7 +88,7 @@ def record(storage: SlowStorage, tenant: Tenant, subjects: Sequence[str]) -> lis
 def record_slowly(
     storage: SlowStorage, tenant: Tenant, subjects: Sequence[str], wait: Callable[[], object], commits: bool = True
 ) -> list[str]:
-    """The same, with a wait before the end, which may be a ROLLBACK."""
+    """Do the same, with a wait before the end, which may be a ROLLBACK."""
     storage.waiting.wait, storage.waiting.commits = wait, commits
     try:
         return record(storage, tenant, subjects)
@@ -97,7 +97,7 @@ def record_slowly(
 
 
 class Readers:
-    """Relays and replays that go on all the time, and what they have seen."""
+    """Relays and replays that run all the time, and the events that they have seen."""
 
     def __init__(self, storage: SlowStorage, tenant: Tenant) -> None:
         self.arrivals: list[Arrival] = []
@@ -200,7 +200,7 @@ def test_an_event_that_is_rolled_back_late_frees_later_ones(postgres: SlowStorag
 
 
 def interleave(storage: SlowStorage, seed: int, writers: int, transactions: int) -> None:
-    """Long and short transactions in many threads, of few subjects; relays and replays beside them."""
+    """Run long and short transactions of few subjects in many threads, together with relays and replays."""
     tenant = storage.create_tenant(slug=f"t-{seed}", name="A tenant")
     told: list[tuple[float, float, list[str]]] = []
 
@@ -234,7 +234,7 @@ def interleave(storage: SlowStorage, seed: int, writers: int, transactions: int)
 def check_commit_order(
     told: Sequence[tuple[float, float, list[str]]], subject_of: Mapping[str, str | None], arrivals: Sequence[Arrival]
 ) -> None:
-    """Of one subject, what began after another one's end was known arrived after it."""
+    """Check for each subject that an event that began after the end of another one arrived after it."""
     place = {arrival.id: number for number, arrival in enumerate(arrivals)}
     by_subject: dict[str | None, list[tuple[float, float, int]]] = defaultdict(list)
     for began, ended, ids in told:
@@ -264,7 +264,7 @@ FAULTS = st.sampled_from(["ok", "ok", "ok", "once", "twice", "always", "for ever
 
 
 class Whimsical:
-    """Does to each event what its plan says, and counts what it answered."""
+    """Treats each event as its plan says, and counts its answers."""
 
     def __init__(self, batch_size: int, concurrency: int) -> None:
         self.batch_size = batch_size
@@ -290,7 +290,7 @@ class Whimsical:
                 raise ConnectionResetError("gone")
         for id, whim in whims.items():
             if whim in {"once", "twice", "always"}:
-                # Nobody knows who of several is to blame: each is tried alone then.
+                # The error does not tell which event is at fault: each is tried alone then.
                 if len(events) == 1:
                     self._blame(id)
                 raise ValueError("no")
@@ -362,7 +362,7 @@ def test_any_publisher_keeps_orders_and_counts_failures_once(
 
 
 def is_held(rows: Sequence[tuple[str, str | None]], id: str, dead: Mapping[str, Any]) -> bool:
-    """Whether an event waits behind a dead letter."""
+    """Return whether an event waits behind a dead letter."""
     subjects = dict(rows)
     before = [earlier for earlier, _ in rows[: [each for each, _ in rows].index(id)]]
     return subjects[id] is not None and any(earlier in dead and subjects[earlier] == subjects[id] for earlier in before)
@@ -376,7 +376,7 @@ def check_skipping_order(rows: Sequence[tuple[str, str | None]], arrived: Sequen
 
 
 def drain_all(relay: Relay, publisher: Whimsical) -> None:
-    """Drain until nothing waits any more; a broker that is out is asked again."""
+    """Drain until no event waits, also through outages of the broker."""
     deadline = time.monotonic() + 90.0
     while time.monotonic() < deadline:
         calls, waiting = publisher.calls, relay.status().waiting

@@ -28,17 +28,18 @@ from actionengine.events.event import Event
 from actionengine.events.publishers.port import CallbackPublisher, Publisher
 from actionengine.events.relay import worker
 from actionengine.events.relay.relay import Relay
+from tests.backends import AnyStorage
 from tests.crash.servers import StopMode, StoppableServer, stoppable_server
 from tests.events.relay_hosts import Process, Site, postgres_site, sqlite_site
 from tests.events.relay_publishers import AsyncBroker, Broker
 from tests.events.relay_work import (
-    AnyStorage,
     Arrival,
     Emission,
     Writer,
     check_all_arrived,
     check_order,
     duplicates,
+    running,
     written,
 )
 from tests.programs import ROOT, Program
@@ -79,7 +80,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, program: Program) -> It
 
 
 def finish(site: Site, *writers: Process, **order: Any) -> list[Arrival]:
-    """End the writers, deliver the rest, and check that all of it came; what came."""
+    """End the writers, deliver the remaining events, check that all have arrived, and return the arrivals."""
     for writer in writers:
         writer.terminate()
     last = site.relay(name="the-last", stops=True, **order)
@@ -180,7 +181,7 @@ def freeze(site: Site, calls_of: int, pauses: int) -> None:
     options: dict[str, Any] = {"batch_size": BATCH, "calls_of": calls_of, "pause": 0.002, **SHORT_LEASE}
     frozen = site.relay(stops=True, **options)
     site.wait_for_arrivals(5)
-    # Its own leases outlast whatever a busy machine does to it: only the frozen one's run out.
+    # Its own leases are long enough for a busy machine: only those of the frozen relay end.
     other = site.relay(stops=True, **{**options, "publish_timeout": 10.0, "leeway": None})
     for _ in range(pauses):
         with frozen_between_transactions(site, frozen):
@@ -202,7 +203,7 @@ def freeze(site: Site, calls_of: int, pauses: int) -> None:
 
 @contextmanager
 def frozen_between_transactions(site: Site, process: Process) -> Iterator[None]:
-    """A frozen process that has not locked the whole of a SQLite file, as long as the block."""
+    """Freeze a process during the block, at a moment when it has not locked the SQLite file."""
     while True:
         with process.frozen():
             if site.can_be_written():
@@ -212,31 +213,6 @@ def frozen_between_transactions(site: Site, process: Process) -> Iterator[None]:
 
 
 # The broker is out
-
-
-@contextmanager
-def running(*relays: Relay) -> Iterator[None]:
-    """Relays in threads of their own, as long as the block."""
-    errors: list[BaseException] = []
-
-    def run(relay: Relay) -> None:
-        try:
-            relay.run()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(relay,), daemon=True) for relay in relays]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        for relay, thread in zip(relays, threads, strict=True):
-            # Once: what is said to one that is about to end counts for its next run.
-            relay.stop()
-            thread.join(60.0)
-    assert not any(thread.is_alive() for thread in threads)
-    assert errors == []
 
 
 def quick_relay(storage: AnyStorage, publisher: Publisher, **options: Any) -> Relay:
@@ -312,7 +288,7 @@ POISON = {
     "partly": (5, "nobody wants a", 3),
     "hang": (1, "did not answer within", 3),
 }
-"""What an event does to its publisher: which takes so many at once; the dead letter's reason, and its attempts."""
+"""By the trouble of an event: the publisher's batch size, the dead letter's reason, and its attempts."""
 
 
 @pytest.mark.parametrize(
@@ -329,7 +305,7 @@ def test_poison_holds_its_own_subject_until_redriven_or_skipped(
     a1, poison, a3, *_ = ids = [id for id, _ in written(any_storage, writer.tenant)]
     with running(relay):
         for number in itertools.count():
-            # Others have something to say all the time.
+            # Other subjects have events all the time.
             writer.execute("b", f"d/{number}")
             if relay.dead_letters() or number > 400:
                 break
@@ -365,7 +341,7 @@ def test_poison_holds_its_own_subject_until_redriven_or_skipped(
 
 
 def until_dead(relay: Relay, writer: Writer) -> None:
-    """Wait for a dead letter, while others go on."""
+    """Wait for a dead letter, while other subjects go on."""
 
     def is_dead() -> bool:
         writer.execute("b")
@@ -415,7 +391,7 @@ def test_an_unstorable_reason_still_makes_a_dead_letter(any_storage: AnyStorage,
 
 
 async def await_what_was_cancelled(event: Event) -> None:
-    """As in a client whose connection goes: it cancels whatever waits for an answer."""
+    """Do as a client that loses its connection: it cancels the future of an answer."""
     answer = asyncio.get_running_loop().create_future()
     answer.cancel()
     await answer
@@ -617,7 +593,7 @@ def test_a_task_that_is_cancelled_leaves_nothing_taken(any_storage: AnyStorage, 
             assert await can_be_taken()
 
     async def can_be_taken() -> bool:
-        """Whether another relay can take what there is, long before a lease is over."""
+        """Return whether another relay can take the events, long before a lease ends."""
         outbox = any_storage.outbox("async")
         try:
             deadline = time.monotonic() + 60.0
@@ -717,7 +693,7 @@ def postgres(fresh_postgres_database: Database) -> Iterator[PostgresStorage]:
 
 
 def relay_asleep(storage: AnyStorage, broker: Broker) -> Relay:
-    """One that looks for itself once an hour."""
+    """Return a relay that polls once an hour."""
     return Relay(storage, broker, poll_interval=3600.0)
 
 
@@ -791,7 +767,7 @@ def test_nobody_is_notified_as_long_as_no_relay_sleeps(
         broker = Broker()
         notified = 0
         with running(relay_asleep(postgres, broker)):
-            # A relay looks by itself now and then: who writes in that moment need not notify.
+            # A writer need not notify at a moment when the relay looks itself.
             for written in range(20, 40):
                 wait_until_somebody_sleeps(url)
                 writer.execute("s")

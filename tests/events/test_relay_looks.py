@@ -27,7 +27,7 @@ from actionengine.testing.rows import event_row
 from tests.waiting import wait_until
 
 PARTITIONS = 64
-"""A look finds each by the index: so many pages more are read where that is one taller."""
+"""A look finds each event by the index: this many more pages are read if the index has one more level."""
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
 
 
 def emit(backend: Backend, subjects: Iterable[str]) -> list[str]:
-    """Commit events about these subjects, in every queue; their ids."""
+    """Commit events about these subjects, in every queue, and return their ids."""
     rows = [event_row(backend.tenant, subject=subject) for subject in subjects]
     unit = backend.storage.unit_of_work(backend.tenant, rows[0].action_id, "sync")
     run_sync(unit.record(Recording((), rows, routes=(Route(WORKFLOWS), Route(TRIGGERS)))))
@@ -56,7 +56,7 @@ def emit(backend: Backend, subjects: Iterable[str]) -> list[str]:
 
 @contextmanager
 def taking(backend: Backend, queue: str = EVENTS) -> Iterator[Outbox]:
-    """A relay's view of a queue."""
+    """Return the outbox of a queue, for a relay."""
     outbox = backend.storage.outbox("sync", queue)
     try:
         yield outbox
@@ -65,7 +65,7 @@ def taking(backend: Backend, queue: str = EVENTS) -> Iterator[Outbox]:
 
 
 def deliver(backend: Backend, queue: str = EVENTS) -> list[str]:
-    """Deliver all that is due; the ids of the events."""
+    """Deliver all due events, and return their ids."""
     found: list[str] = []
     with taking(backend, queue) as outbox:
         while batch := run_sync(outbox.take(1000, LEASE)):
@@ -75,7 +75,7 @@ def deliver(backend: Backend, queue: str = EVENTS) -> list[str]:
 
 
 def kill(backend: Backend, subject: str) -> str:
-    """Make a dead letter, the only event of its subject so far; its id."""
+    """Make the only event of a subject a dead letter, and return its id."""
     emit(backend, [subject])
     with taking(backend) as outbox:
         (pending,) = run_sync(outbox.take(1000, LEASE))
@@ -84,7 +84,7 @@ def kill(backend: Backend, subject: str) -> str:
 
 
 def look(backend: Backend, queue: str = EVENTS) -> int:
-    """How much a look at a queue reads that has nothing to deliver."""
+    """Return the number of pages that a look reads at a queue without due events."""
 
     def call(backend: Backend) -> None:
         with taking(backend, queue) as outbox:
@@ -182,7 +182,7 @@ def test_dead_letters_cost_a_look_on_sqlite_nothing() -> None:
 
 
 def retry(backend: Backend, subject: str, seconds: float) -> str:
-    """Make the only event of a subject wait for another attempt; its id."""
+    """Make the only event of a subject wait for another attempt, and return its id."""
     (id,) = emit(backend, [subject])
     with taking(backend) as outbox:
         (pending,) = run_sync(outbox.take(1000, LEASE))
@@ -191,7 +191,7 @@ def retry(backend: Backend, subject: str, seconds: float) -> str:
 
 
 def come_due(backend: Backend, which: str = "true") -> None:
-    """Let the time of all come that wait for another attempt."""
+    """Make all events due that wait for another attempt."""
     due = "due_at = '2026-01-01T00:00:00.000000+00:00'"
     statement = f"UPDATE ae_outbox SET {due} WHERE due_at IS NOT NULL AND {which}"
     if isinstance(backend, PostgresBackend):

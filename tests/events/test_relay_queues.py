@@ -1,8 +1,7 @@
-"""Queues of the outbox: a relay works at each of them by itself, and none waits for another one."""
+"""Queues of the outbox: a relay works at each of them independently."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,10 +21,12 @@ from actionengine import (
 from actionengine.storage.errors import StorageError
 from actionengine.storage.outbox import EVENTS, QUEUES, TRIGGERS, WORKFLOWS
 from actionengine.storage.rows import Route
-from actionengine.testing import AsyncBackend, Backend
+from actionengine.testing import Backend
 from tests.backends import AnyStorage
 from tests.events.harness import Harness as BaseHarness
 from tests.events.harness import telling_engine
+from tests.events.relay_work import running
+from tests.waiting import wait_until
 
 
 class Harness(BaseHarness):
@@ -51,7 +52,7 @@ def harness(backend: Backend) -> Harness:
 
 
 class Ours:
-    """Takes from the queues of workflows."""
+    """A publisher for the queues of workflows."""
 
     def __init__(self, control: Any = None, triggers: Any = None) -> None:
         self.got: dict[str, list[str]] = {WORKFLOWS: [], TRIGGERS: []}
@@ -62,11 +63,11 @@ class Ours:
         }
 
     def publish(self, events: Sequence[Event]) -> None:
-        raise AssertionError("this is asked for by nobody")
+        raise AssertionError("a publisher with queues gets no events itself")
 
 
 class Broker:
-    """The host's, which delivers, or raises."""
+    """The host's broker, which delivers or raises."""
 
     def __init__(self, raises: Exception | None = None) -> None:
         self.raises = raises
@@ -178,22 +179,8 @@ def test_a_relay_that_runs_waits_at_no_queue_for_another_one(harness: Harness) -
     harness.emit("going")
     relay = harness.relay_to(Ours(go, stay), CallbackPublisher(stay), publish_timeout=40)
 
-    async def run_async() -> None:
-        task = asyncio.create_task(relay.run_async())
-        while not all(each.is_set() for each in stayed):
-            await asyncio.sleep(0.01)
-        relay.stop()
-        await task
-
-    if isinstance(harness.backend, AsyncBackend):
-        harness.backend.run(run_async())
-    else:
-        running = threading.Thread(target=relay.run)
-        running.start()
-        assert all(each.wait(30) for each in stayed)
-        relay.stop()
-        running.join(30)
-        assert not running.is_alive()
+    with running(relay, is_async=harness.is_async):
+        wait_until(lambda: all(each.is_set() for each in stayed))
     assert harness.pending() == [0, 0, 0]
 
 
@@ -219,30 +206,12 @@ def test_a_queue_that_cannot_be_worked_at_ends_the_relay(
     with monkeypatch.context() as patched:
         patched.setattr(storage, "outbox", outbox)
         with pytest.raises(StorageError, match="permission denied"):
-            harness.backend.run(relay.run_async()) if isinstance(harness.backend, AsyncBackend) else relay.run()
+            harness.backend.run(relay.run_async()) if harness.is_async else relay.run()
 
     # What has ended it does not end it again.
     harness.emit("going")
-    if isinstance(harness.backend, AsyncBackend):
-        harness.backend.run(run_until_empty(harness, relay))
-    else:
-        running = threading.Thread(target=relay.run)
-        running.start()
-        while harness.pending() != [0, 0, 0]:
-            assert running.is_alive()
-        relay.stop()
-        running.join(30)
-
-
-async def run_until_empty(harness: Harness, relay: Relay) -> None:
-    task = asyncio.create_task(relay.run_async())
-    statuses = [1]
-    while any(statuses):
-        assert not task.done()
-        await asyncio.sleep(0.01)
-        statuses = [(await relay.status_async(queue=queue)).pending for queue in QUEUES]
-    relay.stop()
-    await task
+    with running(relay, is_async=harness.is_async):
+        wait_until(lambda: harness.pending() == [0, 0, 0])
 
 
 def test_dead_letters_of_all_queues_are_seen_and_tried_again(harness: Harness) -> None:

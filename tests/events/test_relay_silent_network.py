@@ -3,9 +3,7 @@ relays come back by themselves."""
 
 from __future__ import annotations
 
-import asyncio
 import random
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +17,7 @@ from actionengine.events.relay import worker
 from actionengine.events.relay.relay import Relay
 from tests.crash.silent import storage_through
 from tests.events.relay_publishers import AsyncBroker, Broker
-from tests.events.relay_work import Writer, check_all_arrived, written
+from tests.events.relay_work import Writer, check_all_arrived, running, written
 from tests.faulty_proxy import FaultyProxy
 from tests.waiting import wait_until
 
@@ -44,41 +42,12 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def running(relay: Relay, storage: PostgresStorage, is_async: bool) -> Iterator[None]:
-    """A relay in a thread of its own, as long as the block."""
-    errors: list[BaseException] = []
-
-    async def run_async() -> None:
-        await relay.run_async()
-        await storage.aclose_loop()
-
-    def run() -> None:
-        try:
-            if is_async:
-                asyncio.run(run_async())
-            else:
-                relay.run()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        relay.stop()
-        thread.join(60.0)
-    assert not thread.is_alive()
-    assert not errors
-
-
-@contextmanager
 def relaying(proxy: FaultyProxy, database: Database, is_async: bool) -> Iterator[list[Any]]:
-    """A relay behind the proxy; what has arrived of it."""
+    """Run a relay behind the proxy, and return its arrivals."""
     broker = AsyncBroker(batch_size=4) if is_async else Broker(batch_size=4)
     storage = storage_through(proxy, database)
     relay = Relay(storage, broker, publish_timeout=5.0, poll_interval=0.2, first_backoff=0.02, longest_backoff=0.1)
-    with running(relay, storage, is_async):
+    with running(relay, is_async=is_async):
         yield broker.arrivals
     storage.close()
 
@@ -87,7 +56,7 @@ def relaying(proxy: FaultyProxy, database: Database, is_async: bool) -> Iterator
 def test_a_sleeping_relay_survives_a_forgotten_connection(
     proxy: FaultyProxy, writer: Writer, fresh_postgres_database: Database, is_async: bool
 ) -> None:
-    """Also the one that listens: it would be notified by nobody."""
+    """A lost connection that listens would get no notification."""
     with relaying(proxy, fresh_postgres_database, is_async) as arrivals:
         writer.execute("s/1")
         wait_until(lambda: len(arrivals) == 1)

@@ -1,4 +1,4 @@
-"""Replaying a tenant's history, and following it."""
+"""Replay of a tenant's events, and `follow`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def replayed(backend: Backend, tenant: Tenant | None = None, **options: An
 
 
 async def followed(backend: Backend, number: int, **options: Any) -> list[Event]:
-    """The first events that somebody gets who follows."""
+    """Return the first events of a `follow`."""
     if backend.mode == "sync":
         return list(islice(follow(backend.storage, backend.tenant, **options), number))
     events: list[Event] = []

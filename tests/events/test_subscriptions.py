@@ -35,7 +35,7 @@ BUYER = Actor.workflow("buyer")
 
 
 class Shop:
-    """A warehouse, and a service `orders` that buys what has run out. `answer` is what `buy` answers."""
+    """A warehouse, and a service `orders` that buys missing items. `buy` returns `answer`."""
 
     def __init__(self, storage: Any, tenant: Tenant) -> None:
         self.tenant = tenant
@@ -83,7 +83,7 @@ class Shop:
         return asyncio.run(main())
 
     def failure(self, event: Event) -> PublishError:
-        """Why an event was not delivered."""
+        """Return the reason why an event was not delivered."""
         failures = self.publish(event)
         assert list(failures) == [event.id]
         return failures[event.id]
