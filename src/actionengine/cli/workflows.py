@@ -46,7 +46,7 @@ def upgrade(
 ) -> None:
     """Create or upgrade the durable engine's tables, as their owner."""
     with durable_engine():
-        from actionengine.durable.host import upgrade
+        from actionengine.durable import upgrade
 
         upgrade(url, app_role=app_role, connect_timeout=connect_timeout, answer_timeout=answer_timeout)
     print("the durable engine's tables are up to date")
@@ -58,8 +58,8 @@ def upgrade(
 def durable_engine() -> Iterator[None]:
     """Silence the durable engine's own log in this block. If the engine is not installed, end the program."""
     try:
-        import actionengine.durable.client  # noqa: F401
+        from actionengine.durable import upgrade  # noqa: F401
     except ImportError as error:
-        fail(str(error))
+        fail(f"the durable engine is not installed: {error}")
     logging.getLogger("dbos").setLevel(logging.CRITICAL)
     yield

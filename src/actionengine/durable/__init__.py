@@ -4,12 +4,6 @@ Enqueued work is executed by one process, and by another one if that process is 
 must take effect once. `actionengine.boundary.remote` and `actionengine.workflows` use it.
 """
 
-try:
-    from actionengine.durable.database import DurableUnavailable
-    from actionengine.durable.host import upgrade
-except ModuleNotFoundError as error:
-    if (error.name or "").startswith("actionengine"):
-        raise
-    raise ImportError(f"the durable engine needs {error.name}: pip install 'actionengine[workflows]'") from error
+from actionengine._lazy import attach
 
-__all__ = ["DurableUnavailable", "upgrade"]
+__getattr__, __dir__ = attach(__name__)
