@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from examples.embedded_postgres import Database
@@ -28,25 +26,9 @@ def open_storage(kind: str, folder: Path, database: Database | None) -> AnyStora
     if kind == "memory":
         return InMemoryStorage()
     if kind == "sqlite":
-        return SQLiteStorage(sqlite_file(folder / SQLITE_FILE), synchronous="NORMAL", busy_timeout=60.0)
+        return SQLiteStorage(folder / SQLITE_FILE, synchronous="NORMAL", busy_timeout=60.0)
     assert database is not None
     return PostgresStorage(database.app_url)
-
-
-def sqlite_file(path: Path) -> Path:
-    """Return the path of a migrated SQLite database, new ones copied: at a fifth of the time of the migrations."""
-    if not path.exists():
-        path.write_bytes(_migrated_sqlite())
-    return path
-
-
-@cache
-def _migrated_sqlite() -> bytes:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / SQLITE_FILE
-        with SQLiteStorage(path):
-            pass
-        return path.read_bytes()
 
 
 def requested_database(request: pytest.FixtureRequest, kind: str, name: str = "postgres_database") -> Database | None:

@@ -36,7 +36,7 @@ from actionengine import (
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.storage.records import APPROVALS
-from tests.backends import AnyStorage, sqlite_file
+from tests.backends import AnyStorage
 
 PLANS = ("force_custom_plan", "force_generic_plan")
 """The plans of a prepared statement on PostgreSQL: for its parameters, or (possible from the sixth run) for any."""
@@ -97,7 +97,7 @@ def open_growing_storage(kind: str, folder: Path, database: Database | None) -> 
     if kind == "memory":
         storage = InMemoryStorage()
     elif database is None:
-        storage = SQLiteStorage(sqlite_file(folder / "growth.db"), pool_size=1, max_overflow=0)
+        storage = SQLiteStorage(folder / "growth.db", pool_size=1, max_overflow=0)
     else:
         storage = PostgresStorage(database.app_url, pool_size=1, max_overflow=0)
     with storage:

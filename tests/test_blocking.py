@@ -32,7 +32,6 @@ from actionengine import (
     create_service,
 )
 from actionengine.concurrency.background_loop import LoopEnded
-from tests.backends import sqlite_file
 from tests.conftest import make_action
 from tests.waiting import wait_until
 
@@ -91,7 +90,7 @@ class Site:
 @pytest.fixture(params=["memory", "sqlite"])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     storage: InMemoryStorage | SQLiteStorage
-    storage = InMemoryStorage() if request.param == "memory" else SQLiteStorage(sqlite_file(tmp_path / "jobs.sqlite"))
+    storage = InMemoryStorage() if request.param == "memory" else SQLiteStorage(tmp_path / "jobs.sqlite")
     site = Site(storage)
     yield site
     storage.close()

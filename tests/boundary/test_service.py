@@ -33,7 +33,6 @@ from actionengine.boundary import (
     modules_service,
 )
 from actionengine.storage.sqlite.storage import SQLiteStorage
-from tests.backends import sqlite_file
 
 ROLES = {
     "reader": Role(allow=["modules.read"]),
@@ -78,7 +77,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     if request.param == "memory":
         yield Site(tmp_path, InMemoryStorage())
         return
-    with SQLiteStorage(sqlite_file(tmp_path / "site.sqlite")) as storage:
+    with SQLiteStorage(tmp_path / "site.sqlite") as storage:
         yield Site(tmp_path, storage)
 
 

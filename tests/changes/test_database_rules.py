@@ -30,7 +30,6 @@ from actionengine.storage.tables import (
     Table,
 )
 from actionengine.testing.tables import START, change, patch_op, project, record_type, snapshot, target
-from tests.backends import sqlite_file
 from tests.changes.harness import WAYS
 
 STAMP = "previous_snapshot = '{}', executed_at = '2024-03-01T00:00:00+00:00', applied_version = 2"
@@ -107,7 +106,7 @@ def _given(kind: str, value: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SQLiteStorage]:
-    with SQLiteStorage(sqlite_file(tmp_path_factory.mktemp("rules") / "rules.db")) as storage:
+    with SQLiteStorage(tmp_path_factory.mktemp("rules") / "rules.db") as storage:
         yield storage
 
 

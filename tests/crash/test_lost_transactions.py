@@ -20,7 +20,6 @@ from actionengine import ActionContext, ErrorCode, PostgresStorage, SQLiteStorag
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.testing import AsyncBackend, Backend
 from actionengine.testing.base import error_of, value_of
-from tests.backends import sqlite_file
 from tests.crash.ledger import request_of
 from tests.crash.notes import notes_engine, notes_request, nothing_is_written, outcomes, put, run_note
 from tests.postgres import copy_database
@@ -258,7 +257,7 @@ def test_swallowed_database_error_fails_the_whole_action(
 @pytest.fixture(params=["sqlite", "postgres"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> SQLStorage:
     if request.param == "sqlite":
-        return SQLiteStorage(sqlite_file(tmp_path / "notes.db"))
+        return SQLiteStorage(tmp_path / "notes.db")
     database: Database = request.getfixturevalue("postgres_database")
     return PostgresStorage(database.app_url)
 

@@ -32,7 +32,6 @@ from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.storage.records import AsyncRecords
 from actionengine.storage.sql.documents import SQLRecords
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
-from tests.backends import sqlite_file
 from tests.isolation.harness import Mode, SQLHarness
 
 BOUND_TO_A_TENANT = [
@@ -154,7 +153,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param == "memory":
         yield create_engine(services=[service], storage=InMemoryStorage())
     elif request.param == "sqlite":
-        with SQLiteStorage(sqlite_file(tmp_path_factory.mktemp("isolation") / "actionengine.db")) as storage:
+        with SQLiteStorage(tmp_path_factory.mktemp("isolation") / "actionengine.db") as storage:
             yield create_engine(services=[service], storage=storage)
     else:
         name = "signed" if request.param.startswith("signed") else "unsigned"

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, make_url
 
 from actionengine import PostgresStorage, SQLiteStorage
-from tests.backends import sqlite_file
 
 SQLStorage = PostgresStorage | SQLiteStorage
 
@@ -42,5 +40,6 @@ def sqlite_backend(path: str) -> SQLDatabase:
     def open(**options: Any) -> SQLiteStorage:
         return SQLiteStorage(path, **options)
 
-    sqlite_file(Path(path))
+    with open():
+        pass
     return SQLDatabase("sqlite", open, create_engine(f"sqlite:///{path}"))

@@ -31,7 +31,7 @@ from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.rows import Backlog
 from actionengine.storage.sqlite.statements import BACKLOG
 from actionengine.workflows import workflow_services
-from tests.backends import AnyStorage, sqlite_file
+from tests.backends import AnyStorage
 from tests.growth import fill
 
 BOSS = Actor.human("boss", permissions=["*"])
@@ -42,7 +42,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStora
     if request.param == "memory":
         yield InMemoryStorage()
     elif request.param == "sqlite":
-        with SQLiteStorage(sqlite_file(tmp_path / "backlog.db")) as sqlite:
+        with SQLiteStorage(tmp_path / "backlog.db") as sqlite:
             yield sqlite
     else:
         with PostgresStorage(request.getfixturevalue("fresh_postgres_database").app_url) as postgres:

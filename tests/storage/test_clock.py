@@ -23,7 +23,6 @@ from actionengine.testing.backend import make_tenant
 from actionengine.testing.base import error_of, value_of
 from actionengine.testing.rows import event_row
 from actionengine.testing.sample import CLERK, MANAGER, SampleHarness
-from tests.backends import sqlite_file
 from tests.clocks import host_clock
 
 SKEWS = (-90.0, 0.1, 7200.0)
@@ -39,7 +38,7 @@ def shared_backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     if kind == "memory":
         storage = InMemoryStorage()
     elif kind == "sqlite":
-        storage = SQLiteStorage(sqlite_file(tmp_path_factory.mktemp("clock") / "clock.db"))
+        storage = SQLiteStorage(tmp_path_factory.mktemp("clock") / "clock.db")
     else:
         database: Database = request.getfixturevalue("postgres_database")
         storage = PostgresStorage(database.app_url)

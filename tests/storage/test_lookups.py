@@ -20,7 +20,7 @@ from actionengine.storage.records import APPROVALS, RESERVED_PREFIX
 from actionengine.storage.sql.documents import Listing
 from actionengine.storage.sqlite import statements as sqlite
 from actionengine.workflows.runs import step_handlers, store
-from tests.backends import AnyStorage, sqlite_file
+from tests.backends import AnyStorage
 from tests.growth import PLANS, explain, fill
 
 KEY = {"requested_by": "human:ann", "status": "pending"}
@@ -31,7 +31,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStora
     if request.param == "memory":
         yield InMemoryStorage()
     elif request.param == "sqlite":
-        with SQLiteStorage(sqlite_file(tmp_path / "lookups.db")) as sqlite:
+        with SQLiteStorage(tmp_path / "lookups.db") as sqlite:
             yield sqlite
     else:
         database: Database = request.getfixturevalue("postgres_database")
@@ -91,7 +91,7 @@ def test_a_filter_of_a_hosts_collection_compares_each_document() -> None:
 
 
 def test_a_key_whose_document_is_gone_is_passed_over(tmp_path: Path) -> None:
-    with SQLiteStorage(sqlite_file(tmp_path / "lookups.db")) as storage:
+    with SQLiteStorage(tmp_path / "lookups.db") as storage:
         tenant = storage.create_tenant(slug="acme", name="Acme")
         fill(storage, tenant, APPROVALS, [(f"a{number}", KEY) for number in range(6)])
         unit = storage.unit_of_work(tenant, "x", "sync")

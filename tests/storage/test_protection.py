@@ -33,7 +33,6 @@ from actionengine.storage.sql.protection import declaration_of, protect, protect
 from actionengine.storage.sql.verification import Declared, Difference, declarations, query_of
 from actionengine.storage.sql.verification_postgresql import compare_postgresql
 from actionengine.storage.sql.verification_sqlite import compare_sqlite
-from tests.backends import sqlite_file
 from tests.postgres import copy_database
 from tests.storage.backends import SQLDatabase
 
@@ -598,7 +597,7 @@ def test_what_nobody_declares_any_more_is_not_compared(sql_database: SQLDatabase
 
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[Engine]:
-    with SQLiteStorage(sqlite_file(tmp_path / "x.db")):
+    with SQLiteStorage(tmp_path / "x.db"):
         pass
     engine = create_engine(f"sqlite:///{tmp_path / 'x.db'}")
     yield engine

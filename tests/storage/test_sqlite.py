@@ -29,12 +29,11 @@ from actionengine import (
 )
 from actionengine.storage.sqlite.driver import ReleasingConnection
 from actionengine.testing import StorageConformance
-from tests.backends import sqlite_file
 
 
 @pytest.fixture(scope="module")
 def shared_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SQLiteStorage]:
-    with SQLiteStorage(sqlite_file(tmp_path_factory.mktemp("suite") / "actionengine.db")) as storage:
+    with SQLiteStorage(tmp_path_factory.mktemp("suite") / "actionengine.db") as storage:
         yield storage
 
 
@@ -70,7 +69,7 @@ def run(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Iterator[SQLiteStorage]:
-    with SQLiteStorage(sqlite_file(tmp_path / "actionengine.db")) as storage:
+    with SQLiteStorage(tmp_path / "actionengine.db") as storage:
         yield storage
 
 

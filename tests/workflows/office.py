@@ -28,7 +28,6 @@ from actionengine import (
 )
 from actionengine.storage.outbox import QUEUES
 from actionengine.workflows import WorkflowRuntime, workflow_services
-from tests.backends import sqlite_file
 
 
 class Office:
@@ -37,7 +36,7 @@ class Office:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.held, self.released = threading.Event(), threading.Event()
-        self.storage = SQLiteStorage(sqlite_file(folder / "office.sqlite"))
+        self.storage = SQLiteStorage(folder / "office.sqlite")
         actions: list[Action[Any, Any]] = [
             create_action(name="add", description="Return a text", handler=add, permission="host.add"),
             create_action(name="hold", description="Wait for the test", handler=self._hold, read_only=True),
