@@ -7,11 +7,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, make_url
+from sqlalchemy import Connection, create_engine, make_url
+from sqlalchemy import Engine as Owner
 
-from actionengine import PostgresStorage, SQLiteStorage
+from actionengine import (
+    Action,
+    Actor,
+    Engine,
+    PostgresStorage,
+    RequestContext,
+    SQLiteStorage,
+    Storage,
+    Tenant,
+    create_service,
+)
+from actionengine import create_engine as create_action_engine
+from tests.conftest import make_action
 
 SQLStorage = PostgresStorage | SQLiteStorage
+
+
+def engine_on(storage: Storage, *handlers: Callable[..., Any] | Action, service: str = "w", **options: Any) -> Engine:
+    """Make an engine with one service: an action for each handler, under its name, with these options."""
+    actions = [each if isinstance(each, Action) else make_action(each.__name__, each, **options) for each in handlers]
+    return create_action_engine(
+        services=[create_service(name=service, description="", actions=actions)], storage=storage
+    )
+
+
+def as_ann(tenant: Tenant) -> RequestContext:
+    return RequestContext(tenant=tenant, actor=Actor.human("ann"))
 
 
 @dataclass(frozen=True)
@@ -20,7 +45,7 @@ class SQLDatabase:
 
     name: str
     open: Callable[..., SQLStorage]
-    owner: Engine
+    owner: Owner
 
     @contextmanager
     def owning(self) -> Iterator[Connection]:

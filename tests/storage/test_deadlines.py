@@ -18,12 +18,9 @@ from actionengine import (
     Engine,
     ErrorCode,
     RequestContext,
-    create_action,
-    create_engine,
-    create_service,
 )
-from tests.conftest import log_of
-from tests.storage.backends import SQLDatabase, SQLStorage
+from tests.conftest import log_of, make_action
+from tests.storage.backends import SQLDatabase, SQLStorage, engine_on
 
 SLOW = {
     "postgresql": "SELECT pg_sleep(600)",
@@ -87,19 +84,9 @@ def engine(sql_database: SQLDatabase, sql_storage: SQLStorage, late: list[str], 
         release.wait(60)
         return Success(None)
 
-    actions = [
-        create_action(name=handler.__name__, description="In time or not", handler=handler, timeout=timeout)
-        for handler, timeout in (
-            (quick, 60.0),
-            (slow_statement, 0.3),
-            (slow_itself, 0.3),
-            (nesting, 60.0),
-            (holding, None),
-        )
-    ]
-    return create_engine(
-        services=[create_service(name="notes", description="Notes", actions=actions)], storage=sql_storage
-    )
+    timeouts = {quick: 60.0, slow_statement: 0.3, slow_itself: 0.3, nesting: 60.0, holding: None}
+    actions = [make_action(handler.__name__, handler, timeout=timeout) for handler, timeout in timeouts.items()]
+    return engine_on(sql_storage, *actions, service="notes")
 
 
 @pytest.fixture

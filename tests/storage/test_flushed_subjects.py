@@ -14,18 +14,13 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from actionengine import (
     ActionContext,
-    Actor,
     Engine,
-    RequestContext,
     Tenant,
-    create_action,
-    create_engine,
-    create_service,
     protect_table,
 )
 from actionengine.storage.rows import MAX_FLUSHED_SUBJECTS
 from tests.conftest import log_of
-from tests.storage.backends import SQLDatabase, SQLStorage
+from tests.storage.backends import SQLDatabase, SQLStorage, as_ann, engine_on
 
 
 class Base(DeclarativeBase):
@@ -219,34 +214,30 @@ def engine(sql_database: SQLDatabase, sql_storage: SQLStorage) -> Engine:
         with sql_database.owning() as connection:
             connection.exec_driver_sql("GRANT SELECT, INSERT ON plain_notes TO app")
             connection.exec_driver_sql("GRANT USAGE ON SEQUENCE plain_notes_id_seq TO app")
-    actions = [create_action(name=handler.__name__, description="With rows", handler=handler) for handler in HANDLERS]
-    service = create_service(name="orders", description="Orders", actions=actions)
-    return create_engine(services=[service], storage=sql_storage)
+    return engine_on(sql_storage, *HANDLERS, service="orders")
 
 
 @pytest.fixture(params=["sync", "async"])
 def subjects(request: pytest.FixtureRequest, engine: Engine, sql_storage: SQLStorage, acme: Tenant) -> Any:
     """The subjects of an action, after three orders and a line were put there."""
-    as_ann = RequestContext(tenant=acme, actor=Actor.human("ann"))
+    context = as_ann(acme)
 
-    def setting_up(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    def set_up(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         ctx.session.add_all([order(ctx, id) for id in (1, 2, 3)])
         ctx.session.flush()
         ctx.session.add(line(ctx, 1, 1))
         return Success(None)
 
-    action = create_action(name="set_up", description="Three orders", handler=setting_up)
-    service = create_service(name="setting", description="Up", actions=[action])
-    create_engine(services=[service], storage=sql_storage).execute_action("setting", "set_up", {}, as_ann).unwrap()
+    engine_on(sql_storage, set_up, service="setting").execute_action("setting", "set_up", {}, context).unwrap()
 
     async def run(name: str, data: Any) -> Any:
-        answer = await engine.execute_action_async("orders", name, data, as_ann)
+        answer = await engine.execute_action_async("orders", name, data, context)
         await sql_storage.aclose()
         return answer
 
     def subjects(name: str, data: Any = None) -> list[tuple[str, list[str]]]:
         if request.param == "sync":
-            answer = engine.execute_action("orders", name, data or {}, as_ann)
+            answer = engine.execute_action("orders", name, data or {}, context)
         else:
             answer = asyncio.run(run(name, data or {}))
         if not (isinstance(data, dict) and data.get("fails")):
@@ -323,9 +314,7 @@ def test_rows_beyond_the_bound_are_not_named(subjects: Any) -> None:
     ],
 )
 def test_statements_name_their_table(engine: Engine, acme: Tenant, kind: str, expected: list[str]) -> None:
-    context = RequestContext(tenant=acme, actor=Actor.human("ann"))
-
-    engine.execute_action("orders", "statement", kind, context).unwrap()
+    engine.execute_action("orders", "statement", kind, as_ann(acme)).unwrap()
 
     assert [list(row.subjects) for row in log_of(engine, acme)] == [expected]
 

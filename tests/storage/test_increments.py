@@ -12,15 +12,12 @@ from returns.result import Failure, Result, Success
 
 from actionengine import (
     ActionContext,
-    Actor,
     Engine,
     ErrorCode,
     InMemoryStorage,
     RequestContext,
-    create_action,
-    create_engine,
-    create_service,
 )
+from tests.storage.backends import as_ann, engine_on
 
 THREADS = 16
 COUNTERS = ("a", "b", "c")
@@ -51,17 +48,8 @@ def counting_engine() -> tuple[Engine, RequestContext]:
         return Success({record.id: record.data["number"] for record in ctx.records("counters").list()})
 
     storage = InMemoryStorage()
-    service = create_service(
-        name="counters",
-        description="Counters",
-        actions=[
-            create_action(name="increment", description="Count up", handler=increment),
-            create_action(name="remove", description="Start anew", handler=remove),
-            create_action(name="total", description="Read", handler=total, read_only=True),
-        ],
-    )
-    engine = create_engine(services=[service], storage=storage)
-    return engine, RequestContext(storage.create_tenant(slug="acme", name="Acme"), Actor.human("x"))
+    engine = engine_on(storage, increment, remove, total, service="counters")
+    return engine, as_ann(storage.create_tenant(slug="acme", name="Acme"))
 
 
 def count(engine: Engine, context: RequestContext, seed: int, rounds: int) -> Counter[str]:

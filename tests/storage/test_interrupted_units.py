@@ -21,16 +21,12 @@ from sqlalchemy import text
 
 from actionengine import (
     ActionContext,
-    Actor,
     Engine,
     ErrorCode,
-    RequestContext,
     Tenant,
-    create_action,
-    create_engine,
-    create_service,
 )
-from tests.storage.backends import SQLDatabase, SQLStorage
+from tests.conftest import make_action
+from tests.storage.backends import SQLDatabase, SQLStorage, as_ann, engine_on
 
 SLOW = {
     "postgresql": "SELECT pg_sleep(600)",
@@ -93,20 +89,11 @@ def frees_soon(sql_database: SQLDatabase, storage: SQLStorage) -> bool:
 
 
 def engine_of(storage: SQLStorage, *handlers: Callable[..., Any], **options: Any) -> Engine:
-    actions = [create_action(name=each.__name__, description="Cut", handler=each, **options) for each in handlers]
-    service = create_service(name="w", description="Work", actions=[*actions, _count_action()])
-    return create_engine(services=[service], storage=storage)
+    return engine_on(storage, *handlers, make_action("count", count), **options)
 
 
-def _count_action() -> Any:
-    def count(data: Any, ctx: ActionContext) -> Result[Any, Any]:
-        return Success(len(ctx.records("notes").list()))
-
-    return create_action(name="count", description="Notes", handler=count)
-
-
-def as_ann(tenant: Tenant) -> RequestContext:
-    return RequestContext(tenant=tenant, actor=Actor.human("ann"))
+def count(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    return Success(len(ctx.records("notes").list()))
 
 
 def notes(storage: SQLStorage, tenant: Tenant) -> int:

@@ -19,22 +19,18 @@ from returns.result import Failure, Result, Success
 from actionengine import (
     ActionContext,
     ActionError,
-    Actor,
     Engine,
     ErrorCode,
     InMemoryStorage,
     RequestContext,
     StorageError,
-    create_action,
-    create_engine,
-    create_service,
 )
 from actionengine.storage.memory import records as memory
 from actionengine.storage.rows import Claim, IdempotentResult, Recording
 from actionengine.storage.sql import documents
 from actionengine.storage.tables import CHANGES
 from actionengine.testing import AsyncBackend, Backend, SyncBackend
-from tests.storage.backends import SQLDatabase, postgres_backend, sqlite_backend
+from tests.storage.backends import SQLDatabase, as_ann, engine_on, postgres_backend, sqlite_backend
 
 SAME = "01a2a2a2-0000-7000-8000-000000000001"
 ROOT = Path(__file__).parents[2]
@@ -86,11 +82,8 @@ def count(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 
 @pytest.fixture
 def notes(any_storage: Any) -> tuple[Engine, RequestContext]:
-    handlers = (put, put_only, around, nothing, count)
-    actions = [create_action(name=each.__name__, description="Notes", handler=each) for each in handlers]
-    service = create_service(name="notes", description="Notes", actions=actions)
-    tenant = any_storage.create_tenant(slug="acme", name="Acme")
-    return create_engine(services=[service], storage=any_storage), RequestContext(tenant, Actor.human("ann"))
+    engine = engine_on(any_storage, put, put_only, around, nothing, count, service="notes")
+    return engine, as_ann(any_storage.create_tenant(slug="acme", name="Acme"))
 
 
 @pytest.mark.parametrize("action", ["put_only", "put", "around"])

@@ -20,9 +20,6 @@ from actionengine import (
     RequestContext,
     StorageError,
     Tenant,
-    create_action,
-    create_engine,
-    create_service,
 )
 from actionengine.storage.records import APPROVALS
 from actionengine.storage.rows import Claim
@@ -31,6 +28,7 @@ from actionengine.testing.approvals import LARGE, decide, request_approval
 from actionengine.testing.base import error_of, value_of
 from actionengine.testing.harness import ActionResult
 from actionengine.testing.sample import SampleHarness
+from tests.storage.backends import engine_on
 from tests.storage.inside import data_of, nothing_is_held
 from tests.storage.suspending import SuspendingStorage
 
@@ -113,12 +111,7 @@ def test_a_handler_past_its_deadline_writes_nothing(backend: Backend, storage: I
         ended.set()
         return Success(None)
 
-    service = create_service(
-        name="notes",
-        description="Notes",
-        actions=[create_action(name="dawdle", description="Take too long", handler=dawdle, timeout=0.3)],
-    )
-    engine = create_engine(services=[service], storage=storage)
+    engine = engine_on(storage, dawdle, service="notes", timeout=0.3)
     context = RequestContext(backend.tenant, Actor.human("x"), idempotency_key="key")
 
     error_of(backend.run(backend.execute(engine, "notes", "dawdle", None, context)), ErrorCode.TIMEOUT)
@@ -211,10 +204,7 @@ def test_threads_and_event_loops_share_a_key(storage: InMemoryStorage, tenant: T
         runs.append(data)
         return Success(ctx.records("notes").insert({"number": data}).id)
 
-    service = create_service(
-        name="notes", description="Notes", actions=[create_action(name="put", description="Keep", handler=put)]
-    )
-    engine = create_engine(services=[service], storage=storage)
+    engine = engine_on(storage, put, service="notes")
     rounds = 20
     start = threading.Barrier(8)
 

@@ -29,25 +29,17 @@ from actionengine import (
     RequestContext,
     SQLiteStorage,
     StorageUnavailable,
-    create_action,
-    create_service,
-)
-from actionengine import (
-    create_engine as create_action_engine,
 )
 from actionengine.storage.sql.grants import grants as upgrade_grants
-from tests.storage.backends import SQLDatabase, SQLStorage
+from tests.storage.backends import SQLDatabase, SQLStorage, engine_on
 
 
 def put(data: Any, ctx: ActionContext) -> Result[Any, Any]:
     return Success(ctx.records("notes").insert({}).id)
 
 
-def engine_on(storage: SQLStorage) -> Engine:
-    action = create_action(name="put", description="Write", handler=put)
-    return create_action_engine(
-        services=[create_service(name="notes", description="Notes", actions=[action])], storage=storage
-    )
+def notes_on(storage: SQLStorage) -> Engine:
+    return engine_on(storage, put, service="notes")
 
 
 def as_ann(storage: SQLStorage) -> RequestContext:
@@ -102,7 +94,7 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
 
     with pytest.raises(StorageUnavailable):
         storage.check()
-    assert engine_on(storage).resolve_tenant("acme").failure().code is ErrorCode.UNAVAILABLE
+    assert notes_on(storage).resolve_tenant("acme").failure().code is ErrorCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize(
@@ -153,7 +145,7 @@ def test_a_role_that_is_too_strong_is_refused(
     with pytest.raises(ConfigurationError, match=told[strength]), PostgresStorage(url):
         pass
     with PostgresStorage(url, allow_strong_role=True) as storage:
-        assert engine_on(storage).execute_action("notes", "put", {}, as_ann(storage)).unwrap()
+        assert notes_on(storage).execute_action("notes", "put", {}, as_ann(storage)).unwrap()
 
 
 PLACES = {
@@ -216,7 +208,7 @@ def test_an_execution_with_a_role_that_is_too_strong_fails(
         context = as_ann(storage)
     storage = PostgresStorage(fresh_postgres_database.owner_url)
 
-    error = engine_on(storage).execute_action("notes", "put", {}, context).failure()
+    error = notes_on(storage).execute_action("notes", "put", {}, context).failure()
 
     storage.close()
     assert error.code is ErrorCode.INTERNAL
@@ -227,7 +219,7 @@ def test_an_execution_with_a_role_that_is_too_strong_fails(
 
 
 def test_one_storage_serves_both_worlds_at_once(sql_storage: SQLStorage) -> None:
-    engine, context = engine_on(sql_storage), as_ann(sql_storage)
+    engine, context = notes_on(sql_storage), as_ann(sql_storage)
 
     async def both() -> None:
         answers = await asyncio.gather(
@@ -241,7 +233,7 @@ def test_one_storage_serves_both_worlds_at_once(sql_storage: SQLStorage) -> None
 
 
 def test_a_storage_serves_one_event_loop_after_another(sql_storage: SQLStorage) -> None:
-    engine, context = engine_on(sql_storage), as_ann(sql_storage)
+    engine, context = notes_on(sql_storage), as_ann(sql_storage)
 
     async def once() -> None:
         (await engine.execute_action_async("notes", "put", {}, context)).unwrap()
@@ -252,7 +244,7 @@ def test_a_storage_serves_one_event_loop_after_another(sql_storage: SQLStorage) 
 
 
 def test_a_closed_storage_opens_again(sql_storage: SQLStorage) -> None:
-    engine, context = engine_on(sql_storage), as_ann(sql_storage)
+    engine, context = notes_on(sql_storage), as_ann(sql_storage)
 
     sql_storage.close()
 
@@ -262,7 +254,7 @@ def test_a_closed_storage_opens_again(sql_storage: SQLStorage) -> None:
 def test_nothing_is_opened_before_it_is_used(sql_database: SQLDatabase) -> None:
     storage = sql_database.open()
 
-    engine_on(storage)
+    notes_on(storage)
 
     assert not storage.pools._stacks
 
@@ -292,10 +284,10 @@ def test_a_hosts_own_engines_can_be_given(sql_database: SQLDatabase, host_engine
     storage = kind(engine=engine, async_engine=async_engine)
     context = as_ann(storage)
 
-    engine_on(storage).execute_action("notes", "put", {}, context).unwrap()
+    notes_on(storage).execute_action("notes", "put", {}, context).unwrap()
 
     async def asynchronous() -> None:
-        (await engine_on(storage).execute_action_async("notes", "put", {}, context)).unwrap()
+        (await notes_on(storage).execute_action_async("notes", "put", {}, context)).unwrap()
         await async_engine.dispose()
 
     asyncio.run(asynchronous())
@@ -317,7 +309,7 @@ def test_one_engine_serves_its_own_world_only(sql_database: SQLDatabase, host_en
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_process_opens_connections_of_its_own(sql_storage: SQLStorage) -> None:
-    engine, context = engine_on(sql_storage), as_ann(sql_storage)
+    engine, context = notes_on(sql_storage), as_ann(sql_storage)
     engine.execute_action("notes", "put", {}, context).unwrap()
 
     children = []
@@ -343,7 +335,7 @@ def test_the_application_is_named_to_the_server(postgres_database: Database, pos
 
 def test_statements_need_not_be_prepared(postgres_database: Database) -> None:
     with PostgresStorage(postgres_database.app_url, prepared_statements=False, pool_size=1) as storage:
-        engine, context = engine_on(storage), as_ann(storage)
+        engine, context = notes_on(storage), as_ann(storage)
         for _ in range(10):
             engine.execute_action("notes", "put", {}, context).unwrap()
         _, pooled = storage.pools.take("sync")

@@ -33,6 +33,7 @@ from actionengine.testing import StorageConformance
 from actionengine.testing.backend import make_tenant
 from actionengine.testing.rows import event_row
 from tests.conftest import log_of
+from tests.storage.backends import engine_on
 from tests.waiting import wait_until
 
 
@@ -104,10 +105,7 @@ def test_a_burst_leaves_no_more_connections_than_the_pool_keeps(fresh_postgres_d
             together.wait(60)
             return Success(None)
 
-        service = create_service(
-            name="s", description="", actions=[create_action(name="wait", description="", handler=wait)]
-        )
-        engine = create_engine(services=[service], storage=storage)
+        engine = engine_on(storage, wait, service="s")
         context = RequestContext(tenant=tenant, actor=Actor.human("ann"))
         with ThreadPoolExecutor(8) as threads:
             answers = list(threads.map(lambda _: engine.execute_action("s", "wait", None, context), range(8)))

@@ -18,14 +18,9 @@ from sqlalchemy.sql.elements import quoted_name
 
 from actionengine import (
     ActionContext,
-    Actor,
     ConfigurationError,
-    PostgresStorage,
     RequestContext,
     SQLiteStorage,
-    Tenant,
-    create_action,
-    create_service,
     protect_table,
 )
 from actionengine import create_engine as create_action_engine
@@ -34,7 +29,7 @@ from actionengine.storage.sql.verification import Declared, Difference, declarat
 from actionengine.storage.sql.verification_postgresql import compare_postgresql
 from actionengine.storage.sql.verification_sqlite import compare_sqlite
 from tests.postgres import copy_database
-from tests.storage.backends import SQLDatabase
+from tests.storage.backends import SQLDatabase, SQLStorage, as_ann, engine_on
 
 JOBS = "CREATE TABLE jobs (tenant_id uuid NOT NULL, n text); GRANT SELECT, INSERT, UPDATE, DELETE ON jobs TO app"
 PROTECT = "PROTECT jobs"
@@ -478,16 +473,11 @@ def test_only_a_table_is_protected(named: Engine, relation: str) -> None:
 # Storages
 
 
-def engine_on(storage: PostgresStorage | SQLiteStorage, statement: Any) -> tuple[Any, RequestContext]:
+def reading(storage: SQLStorage, statement: Any) -> tuple[Any, RequestContext]:
     def read(data: None, ctx: ActionContext) -> Any:
         return Success(len(list(ctx.session.execute(text(statement) if isinstance(statement, str) else statement))))
 
-    action = create_action(name="read", description="For the test", handler=read)
-    engine = create_action_engine(
-        services=[create_service(name="test", description="For the test", actions=[action])], storage=storage
-    )
-    tenant: Tenant = storage.create_tenant(slug="acme", name="Acme")
-    return engine, RequestContext(tenant=tenant, actor=Actor.human("ann"))
+    return engine_on(storage, read, service="test"), as_ann(storage.create_tenant(slug="acme", name="Acme"))
 
 
 UNPROTECTED = {
@@ -540,7 +530,7 @@ def test_a_later_table_is_compared_before_its_use(sql_database: SQLDatabase, is_
     if declared_when == "before":
         protect_table(table)
     with sql_database.open() as storage:
-        engine, context = engine_on(storage, 'SELECT n FROM "Expenses"' if is_text else table.select())
+        engine, context = reading(storage, 'SELECT n FROM "Expenses"' if is_text else table.select())
         protect_table(table)
         with sql_database.owning() as connection:
             connection.execute(text(UNPROTECTED[sql_database.name].replace("expenses", '"Expenses"')))
@@ -565,11 +555,8 @@ def test_a_later_table_is_compared_under_an_event_loop(sql_database: SQLDatabase
 
     async def scenario() -> Any:
         async with sql_database.open(protected=[table]) as storage:
-            action = create_action(name="read", description="For the test", handler=read)
-            service = create_service(name="test", description="For the test", actions=[action])
-            engine = create_action_engine(services=[service], storage=storage)
-            tenant = await storage.create_tenant_async(slug="acme", name="Acme")
-            context = RequestContext(tenant=tenant, actor=Actor.human("ann"))
+            engine = engine_on(storage, read, service="test")
+            context = as_ann(await storage.create_tenant_async(slug="acme", name="Acme"))
             with sql_database.owning() as connection:
                 connection.execute(text(UNPROTECTED[sql_database.name]))
             refused = await engine.execute_action_async("test", "read", None, context)
@@ -720,7 +707,7 @@ def test_partitions_are_protected_by_their_own_names(database: psycopg.Connectio
 def test_a_table_that_appears_later_may_have_any_name(sql_database: SQLDatabase, name: str) -> None:
     table = protect_table(table_of(name))
     with sql_database.open(protected=[table]) as storage:
-        engine, context = engine_on(storage, table.select())
+        engine, context = reading(storage, table.select())
         with sql_database.owning() as connection:
             bare = Table(name, MetaData(), *(Column(column.name, column.type) for column in table.columns))
             bare.create(connection)
@@ -736,7 +723,7 @@ def test_a_false_mention_of_a_table_is_compared_once(
 ) -> None:
     table = protect_table(table_of("e"))
     with sql_database.open(protected=[table]) as storage:
-        engine, context = engine_on(storage, "SELECT 1")
+        engine, context = reading(storage, "SELECT 1")
         compared: list[object] = []
         compare = storage.database.protection._compare
 

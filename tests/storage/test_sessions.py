@@ -16,19 +16,15 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from actionengine import (
     ActionContext,
-    Actor,
     ConfigurationError,
     Engine,
     ErrorCode,
     RequestContext,
     Tenant,
-    create_action,
-    create_engine,
-    create_service,
     protect_table,
 )
-from tests.conftest import Execute, log_of
-from tests.storage.backends import SQLDatabase, SQLStorage
+from tests.conftest import Execute, log_of, make_action
+from tests.storage.backends import SQLDatabase, SQLStorage, as_ann, engine_on
 
 
 class Base(DeclarativeBase):
@@ -194,17 +190,15 @@ HANDLERS: tuple[Callable[..., Any], ...] = (
 def engine(sql_database: SQLDatabase, sql_storage: SQLStorage) -> Engine:
     Base.metadata.create_all(sql_database.owner)
     actions = [
-        create_action(
-            name=handler.__name__,
-            description="With a session",
-            handler=handler,
+        make_action(
+            handler.__name__,
+            handler,
             read_only=handler in (names, peek_and_add, peek_and_fail),
             timeout=30 if handler is swallow_in_a_savepoint else None,
         )
         for handler in HANDLERS
     ]
-    service = create_service(name="jobs", description="Jobs", actions=actions)
-    return create_engine(services=[service], storage=sql_storage)
+    return engine_on(sql_storage, *actions, service="jobs")
 
 
 @pytest.fixture
@@ -240,7 +234,7 @@ def go(request: pytest.FixtureRequest, execute: Execute, engine: Engine, acme: T
     door = execute_sync if request.param == "sync" else execute
 
     def go(action: str, payload: Any = None, tenant: Tenant = acme) -> Any:
-        return door(engine, f"jobs.{action}", payload or {}, RequestContext(tenant=tenant, actor=Actor.human("ann")))
+        return door(engine, f"jobs.{action}", payload or {}, as_ann(tenant))
 
     return go
 
@@ -262,10 +256,8 @@ def test_rows_and_documents_roll_back_together(go: Callable[..., Any]) -> None:
 def test_an_async_handler_has_an_async_session(
     execute: Execute, go: Callable[..., Any], engine: Engine, acme: Tenant
 ) -> None:
-    as_ann = RequestContext(tenant=acme, actor=Actor.human("ann"))
-
-    assert execute(engine, "jobs.add_async", {"id": 1}, as_ann) == Success(1)
-    assert isinstance(execute(engine, "jobs.add_async", {"id": 2, "fails": True}, as_ann), Failure)
+    assert execute(engine, "jobs.add_async", {"id": 1}, as_ann(acme)) == Success(1)
+    assert isinstance(execute(engine, "jobs.add_async", {"id": 2, "fails": True}, as_ann(acme)), Failure)
 
     assert go("names") == Success(["mend"])
 

@@ -23,12 +23,10 @@ from actionengine import (
     RequestContext,
     SQLiteStorage,
     Tenant,
-    create_action,
-    create_engine,
-    create_service,
 )
 from actionengine.storage.sqlite.driver import ReleasingConnection
 from actionengine.testing import StorageConformance
+from tests.storage.backends import engine_on
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +73,7 @@ def storage(tmp_path: Path) -> Iterator[SQLiteStorage]:
 
 @pytest.fixture
 def engine(storage: SQLiteStorage) -> Engine:
-    actions = [create_action(name=handler.__name__, description="For tests", handler=handler) for handler in (put, run)]
-    return create_engine(services=[create_service(name="notes", description="", actions=actions)], storage=storage)
+    return engine_on(storage, put, run, service="notes")
 
 
 def dump(storage: SQLiteStorage, tenant: Tenant) -> list[Any]:

@@ -20,10 +20,8 @@ from actionengine import (
     Engine,
     PostgresStorage,
     RequestContext,
-    create_action,
-    create_engine,
-    create_service,
 )
+from tests.storage.backends import engine_on
 
 
 class Traffic(NamedTuple):
@@ -63,9 +61,7 @@ def storage(postgres_database: Database) -> Iterator[PostgresStorage]:
 
 @pytest.fixture
 def engine(storage: PostgresStorage) -> Engine:
-    handlers = (plain, five_events, nesting, nesting_writer, writing)
-    actions = [create_action(name=handler.__name__, description="Counted", handler=handler) for handler in handlers]
-    return create_engine(services=[create_service(name="work", description="", actions=actions)], storage=storage)
+    return engine_on(storage, plain, five_events, nesting, nesting_writer, writing, service="work")
 
 
 @pytest.fixture
