@@ -5,7 +5,7 @@ from typing import Any
 KEY = "escalation"
 
 LARGE = 1_000_00
-"""Cents from which an invoice is escalated whatever the risk."""
+"""The amount in cents from which an invoice is escalated at any risk."""
 
 ACCOUNT_MANAGER = "carla"
 
