@@ -14,7 +14,7 @@ from actionengine.context import MAX_ACTOR_ID_LENGTH, ActorType
 from actionengine.errors import ActionError
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, sync_and_async
-from actionengine.schemas.models import Id
+from actionengine.schemas.models import Id, Output
 from actionengine.storage.rows import MAX_SUBJECT_LENGTH, LogQuery, LogRow, Outcome
 
 READ_PERMISSION = "action_log.read"
@@ -40,10 +40,8 @@ class LogListing(BaseModel):
     limit: int = Field(default=50, ge=1, le=1000)
 
 
-class LogEntry(BaseModel):
+class LogEntry(Output):
     """One execution. `latency` is in seconds, times are UTC, input and output are masked."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     parent_id: str | None
@@ -89,13 +87,11 @@ def _read(name: str, encoded: bytes) -> Any:
         return {"code": "internal", "message": unreadable, "details": {}} if name == "error" else unreadable
 
 
-class LogPage(BaseModel):
+class LogPage(Output):
     """A page of the action log, newest first; `next` is the `before` of the following page, or None.
 
     A page reads at most 1 000 rows and has at most 4 MiB of JSON: it may be short or empty, and still have a `next`.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     items: tuple[LogEntry, ...]
     next: str | None

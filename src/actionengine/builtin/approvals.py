@@ -13,7 +13,7 @@ from heapq import merge
 from operator import attrgetter
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from returns.result import Result, Success
 
 from actionengine.actions import Service, create_service
@@ -24,7 +24,7 @@ from actionengine.pipeline.execution import GrantedApproval
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import ApprovalStatus, PendingApproval, find_approval
 from actionengine.pipeline.plan import sync_and_async
-from actionengine.schemas.models import Id, Input
+from actionengine.schemas.models import Id, Input, Output
 from actionengine.storage.pages import Page
 from actionengine.storage.records import APPROVALS
 from actionengine.storage.rows import Record
@@ -58,10 +58,8 @@ class DecideApproval(Input):
     comment: str | None = Field(default=None, max_length=2000)
 
 
-class Approval(BaseModel):
+class Approval(Output):
     """The public part of an approval. `input` is masked."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     action: str
@@ -96,22 +94,18 @@ class Approval(BaseModel):
         )
 
 
-class ApprovalPage(BaseModel):
+class ApprovalPage(Output):
     """A page of approvals, newest first; `next` is the `after` of the following page, or None.
 
     A page has fewer than `limit` approvals, or none, if others that it has read are not for the caller.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     items: tuple[Approval, ...]
     next: str | None
 
 
-class ApprovalResult(BaseModel):
+class ApprovalResult(Output):
     """The result of an approved action, or the further approval that it waits for."""
-
-    model_config = ConfigDict(frozen=True)
 
     approval: Approval
     result: Any

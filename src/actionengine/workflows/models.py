@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, AwareDatetime, Field, JsonValue
 
 from actionengine.schemas.models import Description, Id, Input, Name, Output, Page, Title
 from actionengine.workflows.definitions.steps import Text
@@ -243,14 +243,12 @@ class TriggerView(Output):
 # Executors
 
 
-class RunCursor(BaseModel):
+class RunCursor(Output):
     """The position of a run, for its executor.
 
     `dispatch` counts the executions of the run, `description` describes its step, and `approval_id` is the approval
     that it waits for.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     run_id: str
     workflow_key: str

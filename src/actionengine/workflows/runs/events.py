@@ -5,24 +5,22 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from actionengine.event_types import create_event_type
 from actionengine.pipeline.internal_context import InternalContext
+from actionengine.schemas.models import Output
 from actionengine.storage.rows import Record
 from actionengine.workflows.models import RunStatus, StepStatus
 from actionengine.workflows.runs.store import run_subject
 
 
-class _Payload(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class RunStarted(_Payload):
-    """The payload of `workflows.started`. `dispatch` counts the executions of the run."""
-
+class _RunPayload(Output):
     run_id: str
     workflow_key: str
+
+
+class RunStarted(_RunPayload):
+    """The payload of `workflows.started`. `dispatch` counts the executions of the run."""
+
     dispatch: int
 
 
@@ -30,11 +28,9 @@ class RunResumed(RunStarted):
     """The payload of `workflows.resumed`."""
 
 
-class StepCompleted(_Payload):
+class StepCompleted(_RunPayload):
     """The payload of `workflows.step_completed`."""
 
-    run_id: str
-    workflow_key: str
     position: int
     step: str
     type: str
@@ -43,39 +39,33 @@ class StepCompleted(_Payload):
     run_status: RunStatus
 
 
-class RunEnded(_Payload):
+class RunEnded(_RunPayload):
     """The payload of `workflows.ended`: `succeeded`, `failed` or `cancelled`. `approval_id` is the approval that a
     cancelled run waited for."""
 
-    run_id: str
-    workflow_key: str
     status: RunStatus
     error: dict[str, Any] | None
     approval_id: str | None = None
 
 
-class RunPaused(_Payload):
+class RunPaused(_RunPayload):
     """The payload of `workflows.paused`: a run waits for an approval or an assignment, or its step has failed."""
 
-    run_id: str
-    workflow_key: str
     step: str
     approval_id: str | None
     assignment_id: str | None
     error: dict[str, Any] | None
 
 
-class RunsPurged(_Payload):
+class RunsPurged(Output):
     """The payload of `workflows.purged`."""
 
     run_ids: tuple[str, ...]
 
 
-class Notification(_Payload):
+class Notification(_RunPayload):
     """The payload of `workflows.notification`."""
 
-    run_id: str
-    workflow_key: str
     step: str
     to: tuple[str, ...]
     message: str
@@ -84,7 +74,7 @@ class Notification(_Payload):
     data: dict[str, Any]
 
 
-class _AssignmentPayload(_Payload):
+class _AssignmentPayload(Output):
     id: str
     run_id: str
     workflow_key: str
@@ -108,7 +98,7 @@ class AssignmentCompleted(_AssignmentPayload):
     completed_at: datetime
 
 
-class TriggerChanged(_Payload):
+class TriggerChanged(Output):
     """The payload of `triggers.changed`. `schedule` and `timezone` are None unless an active schedule has them."""
 
     trigger_id: str
@@ -137,20 +127,11 @@ CONTROL = frozenset(
 
 def emit_run_started(ctx: InternalContext, run: Record, first: bool = False) -> None:
     """Emit the event that enqueues a run once this transaction commits."""
-    payload = (RunStarted if first else RunResumed)(
-        run_id=run.id, workflow_key=run.data["workflow_key"], dispatch=run.data["dispatch"]
-    )
+    payload = (RunStarted if first else RunResumed).model_validate({"run_id": run.id, **run.data})
     ctx.emit(WORKFLOW_STARTED if first else WORKFLOW_RESUMED, payload, subject=run_subject(run.id))
 
 
 def emit_run_ended(ctx: InternalContext, run: Record, approval_id: str | None = None) -> None:
     """Emit the end of a run, with the approval that it waited for."""
-    data = run.data
-    payload = RunEnded(
-        run_id=run.id,
-        workflow_key=data["workflow_key"],
-        status=data["status"],
-        error=data["error"],
-        approval_id=approval_id,
-    )
+    payload = RunEnded.model_validate({"run_id": run.id, **run.data, "approval_id": approval_id})
     ctx.emit(WORKFLOW_ENDED, payload, subject=run_subject(run.id))

@@ -12,7 +12,7 @@ from actionengine.storage.port import UnitOfWork
 from actionengine.storage.rows import Record
 from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.definitions.steps import END, FAIL, PAUSE, RESERVED, ApprovalStep, Step
-from actionengine.workflows.models import PausedFor, StepStatus
+from actionengine.workflows.models import StepStatus
 from actionengine.workflows.runs.events import (
     WORKFLOW_PAUSED,
     WORKFLOW_STEP_COMPLETED,
@@ -93,7 +93,9 @@ class RunStepper:
         """Continue after a step that has succeeded, or wait for its assignment. With `resumes`, another actor than the
         workflow has completed the step."""
         if result.assignment_id is not None:
-            await self.pause("assignment", assignment_id=result.assignment_id)
+            paused = {"status": "paused", "paused_for": "assignment", "assignment_id": result.assignment_id}
+            await self._write(paused)
+            self._emit_paused()
             return
         output = _storable_output(result.output, {**self.run.data["outputs"], self.step.name: None})
         locks = [lock for lock in self.run.data["locks"] if lock != result.released]
@@ -114,11 +116,6 @@ class RunStepper:
     async def _fail_step(self, status: StepStatus, target: str, error: ActionError, resumes: bool = False) -> None:
         stored = storable_error(error.to_dict(), _room({**self.run.data["outputs"], self.step.name: None}))
         await self._complete_step(status, target, {"error": stored}, stored, resumes=resumes)
-
-    async def pause(self, reason: PausedFor, **ids: str) -> None:
-        """Pause until an actor handles the approval or the assignment: `approval_id` or `assignment_id`."""
-        await self._write({"status": "paused", "paused_for": reason, **ids})
-        self._emit_paused()
 
     async def _complete_step(
         self,
@@ -220,15 +217,7 @@ class RunStepper:
         self._ctx.emit(WORKFLOW_PAUSED, self._paused_payload(), subject=run_subject(self.run.id))
 
     def _paused_payload(self) -> RunPaused:
-        data = self.run.data
-        return RunPaused(
-            run_id=self.run.id,
-            workflow_key=data["workflow_key"],
-            step=data["step"],
-            approval_id=data["approval_id"],
-            assignment_id=data["assignment_id"],
-            error=data["error"],
-        )
+        return RunPaused.model_validate({"run_id": self.run.id, **self.run.data})
 
 
 def is_at(run: Record, position: int) -> bool:
