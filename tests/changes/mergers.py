@@ -130,7 +130,7 @@ class Merger:
 
     def _merge(self, change: str) -> None:
         self._note("asked", change)
-        answer = self.harness.ask("changes.merge", {"change_id": change}, key=change)
+        answer = self.harness.request("changes.merge", {"change_id": change}, key=change)
         Fuse.burn()
         if isinstance(answer, Success):
             self._note("acknowledged", change, answer.unwrap().applied_count)

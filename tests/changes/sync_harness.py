@@ -15,14 +15,14 @@ from actionengine import (
     InMemoryStorage,
     RequestContext,
     Tenant,
-    create_engine,
 )
 from actionengine.changes import change_control_services
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.tables import CHANGE_CONTROL_TABLES, Row, Table
+from actionengine.testing import SyncBackend
 from tests.backends import AnyStorage
-from tests.harness import ANN
+from tests.harness import ANN, Harness
 from tests.storage.inside import data_of
 
 OTHER_TABLES = (
@@ -40,40 +40,32 @@ Dump = Mapping[str, Sequence[Any]]
 """All rows of a tenant, by table."""
 
 
-class SyncHarness:
-    """An engine with change control, and one tenant."""
+class SyncHarness(Harness):
+    """An engine with change control and one tenant, used without coroutines."""
 
     def __init__(self, storage: AnyStorage, tenant: Tenant | None = None) -> None:
         self.storage = storage
-        self.engine = create_engine(services=change_control_services(open=True), storage=storage)
-        self.tenant = tenant or storage.create_tenant(slug=f"t-{uuid4().hex}", name="A tenant")
+        backend = SyncBackend(storage)
+        backend.tenant = tenant or storage.create_tenant(slug=f"t-{uuid4().hex}", name="A tenant")
+        super().__init__(backend, change_control_services(open=True))
 
     # Requests
 
-    def request(self, actor: Actor = ANN, key: str | None = None) -> RequestContext:
-        return RequestContext(tenant=self.tenant, actor=actor, idempotency_key=key)
-
-    def ask(
+    def request(
         self, name: str, payload: Mapping[str, Any], actor: Actor = ANN, key: str | None = None
     ) -> Result[Any, ActionError]:
         """Execute `service.action`."""
-        service, _, action = name.partition(".")
-        return self.engine.execute_action(service, action, payload, self.request(actor, key))
-
-    async def ask_async(self, name: str, payload: Mapping[str, Any], actor: Actor = ANN) -> Result[Any, ActionError]:
-        """Execute `service.action` in an event loop."""
-        service, _, action = name.partition(".")
-        return await self.engine.execute_action_async(service, action, payload, self.request(actor))
+        return run_sync(self.execute(name, payload, actor=actor, key=key))
 
     def do(self, name: str, /, **payload: Any) -> Any:
         """Return the value of an action, which must succeed."""
-        answer = self.ask(name, payload)
+        answer = self.request(name, payload)
         assert isinstance(answer, Success), f"{name}: {answer.failure().to_dict()}"
         return answer.unwrap()
 
     def refusal(self, name: str, /, **payload: Any) -> ActionError:
         """Return the error of an action, which must fail."""
-        answer = self.ask(name, payload)
+        answer = self.request(name, payload)
         assert isinstance(answer, Failure), f"{name}: {answer}"
         error: ActionError = answer.failure()
         return error
@@ -197,13 +189,18 @@ def definition(field: Mapping[str, Any]) -> dict[str, Any]:
     return {part: value for part, value in field.items() if part != "name"}
 
 
-def run_tasks(harness: SyncHarness, *asked: tuple[str, Mapping[str, Any]]) -> list[Result[Any, ActionError]]:
+def run_tasks(harness: SyncHarness, *requests: tuple[str, Mapping[str, Any]]) -> list[Result[Any, ActionError]]:
     """Execute actions in concurrent tasks; return their results."""
+    context = RequestContext(tenant=harness.tenant, actor=ANN)
 
-    async def ask_all() -> list[Result[Any, ActionError]]:
-        answers = await asyncio.gather(*(harness.ask_async(name, payload) for name, payload in asked))
+    async def request(name: str, payload: Mapping[str, Any]) -> Result[Any, ActionError]:
+        service, action = name.split(".")
+        return await harness.engine.execute_action_async(service, action, payload, context)
+
+    async def request_all() -> list[Result[Any, ActionError]]:
+        results = await asyncio.gather(*(request(*each) for each in requests))
         if not isinstance(harness.storage, InMemoryStorage):
             await harness.storage.aclose()
-        return answers
+        return results
 
-    return asyncio.run(ask_all())
+    return asyncio.run(request_all())

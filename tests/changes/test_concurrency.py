@@ -221,7 +221,7 @@ def test_what_is_read_while_something_is_merged_is_of_one_moment(sql_database: S
                     payload = {"change_id": change}
                 meddle_before(meddled, place, merging(harness, change))
 
-                answer = reader.ask(name, payload)
+                answer = reader.request(name, payload)
 
                 assert isinstance(answer, Success), f"{name}, before the statement {place}: {answer}"
                 assert getattr(answer.unwrap(), "is_intact", True), f"before the statement {place}: {answer}"
@@ -260,11 +260,11 @@ def at_once(*calls: Callable[[], Answer]) -> list[Answer]:
 
 
 def merging(harness: SyncHarness, change: str) -> Callable[[], Answer]:
-    return lambda: harness.ask("changes.merge", {"change_id": change})
+    return lambda: harness.request("changes.merge", {"change_id": change})
 
 
 def executing(harness: SyncHarness, change: str) -> Callable[[], Answer]:
-    return lambda: harness.ask("changes.execute", {"change_id": change})
+    return lambda: harness.request("changes.execute", {"change_id": change})
 
 
 def creating(
@@ -277,21 +277,21 @@ def creating(
         "base_type": base,
         "schema": {"fields": list(fields)},
     }
-    return lambda: harness.ask("record_types.create", asked)
+    return lambda: harness.request("record_types.create", asked)
 
 
 def adding(harness: SyncHarness, change: str, target: str, name: str) -> Callable[[], Answer]:
     op_type, payload = on("asset", "add_field", name, definition=OPTIONAL)
     asked = {"change_id": change, "target_id": target, "op_type": op_type, "payload": payload}
-    return lambda: harness.ask("changes.add_patch_op", asked)
+    return lambda: harness.request("changes.add_patch_op", asked)
 
 
 def deleting(harness: SyncHarness, change: str, op: str) -> Callable[[], Answer]:
-    return lambda: harness.ask("changes.delete_patch_op", {"change_id": change, "op_id": op})
+    return lambda: harness.request("changes.delete_patch_op", {"change_id": change, "op_id": op})
 
 
 def activating(harness: SyncHarness, project: str, key: str) -> Callable[[], Answer]:
-    return lambda: harness.ask("record_types.activate", {"project_id": project, "key": key})
+    return lambda: harness.request("record_types.activate", {"project_id": project, "key": key})
 
 
 def on(key: str, op_type: str, field: str = "code", **payload: Any) -> tuple[str, dict[str, Any]]:

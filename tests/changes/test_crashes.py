@@ -113,7 +113,7 @@ def kill_one(sql_database: SQLDatabase, mergers: Mergers, dice: random.Random) -
         check_types(harness, project, changes)
 
         for change in changes:
-            answer = harness.ask("changes.merge", {"change_id": change}, key=change).unwrap()
+            answer = harness.request("changes.merge", {"change_id": change}, key=change).unwrap()
             # A repeated merge gets the first answer.
             assert (answer.status, answer.applied_count) == ("Merged", TOUCHED)
 

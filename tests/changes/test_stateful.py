@@ -85,7 +85,7 @@ class LifeOfChanges(RuleBasedStateMachine):
         given = {"project_id": project, "change_id": change, "target_id": target, "op_id": op}
         for sql_database, harness in self.plants.items():
             ids = {part: self.ids[sql_database][id] for part, id in given.items() if id is not None}
-            answer = harness.ask(action, {**ids, **payload}, actor)
+            answer = harness.request(action, {**ids, **payload}, actor)
             found = None if isinstance(answer, Success) else answer.failure()
             assert (found and str(found.code)) == code, f"{sql_database}: {action} {payload}: {answer}, expected {code}"
             if code is None:
@@ -358,7 +358,7 @@ class LifeOfChanges(RuleBasedStateMachine):
     def plan_compensation(self, change: int) -> int | None:
         """Draft a compensation. If the project has changed since, the backends may refuse it, all for one reason."""
         answers = {
-            name: harness.ask("changes.plan_compensation", {"change_id": self.ids[name][change]})
+            name: harness.request("changes.plan_compensation", {"change_id": self.ids[name][change]})
             for name, harness in self.plants.items()
         }
         codes = {None if isinstance(answer, Success) else str(answer.failure().code) for answer in answers.values()}
