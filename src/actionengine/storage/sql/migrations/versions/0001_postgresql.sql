@@ -1441,7 +1441,7 @@ CREATE FUNCTION public.ae_dead_letters(
     subject text, payload text, action text, action_id uuid, actor_type text, actor_id text, occurred_at timestamptz,
     version integer
 )
--- Return a page of dead letters, in the order of an index, which avoids reading and sorting all of them.
+-- Without bitmap scans: a page is read in the order of an index, instead of reading and sorting all.
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_bitmapscan = off AS $$
 BEGIN
     PERFORM public.ae_operate('relay', signature);
