@@ -1,4 +1,4 @@
-"""The SQL backends under test: a storage as a host has it, and the database as its owner has it."""
+"""The SQL backends under test: a storage as a host opens it, and the database as its owner sees it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def as_ann(tenant: Tenant) -> RequestContext:
 
 @dataclass(frozen=True)
 class SQLDatabase:
-    """`open` makes another storage on the same database, as another process would."""
+    """A database; `open` opens another storage on it, as another process would."""
 
     name: str
     open: Callable[..., SQLStorage]
@@ -49,7 +49,7 @@ class SQLDatabase:
 
     @contextmanager
     def owning(self) -> Iterator[Connection]:
-        """A transaction of the owner's."""
+        """Open a transaction of the owner."""
         with self.owner.begin() as connection:
             yield connection
 

@@ -1,4 +1,4 @@
-"""Storages that break one promise each, for the suite to refuse: what a host's own storage may get wrong."""
+"""Storages that break one promise each, for the suite to refuse: possible mistakes of a host's own storage."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ALL: dict[str, type[Broken]] = {}
 
 
 class Broken(InMemoryStorage):
-    """An in-memory storage whose parts can be replaced. `refused_by` is the test of the suite that is about it."""
+    """An in-memory storage with replaceable parts. `refused_by` is the test of the suite about its broken promise."""
 
     refused_by: ClassVar[Callable[..., None]]
     Unit: ClassVar[type[BrokenUnit]]
@@ -82,7 +82,7 @@ Broken.Unit = BrokenUnit
 
 
 class UpdatesAreLost(Broken, by=TransactionConformance.test_of_many_writers_of_a_document_one_wins):
-    """Nobody locks a document: of two who have read the same version, the second one overwrites the first."""
+    """No document is locked: of two units that have read the same version, the second overwrites the first."""
 
     class Unit(BrokenUnit):
         def _lock_all(self, keys: Collection[Key]) -> MemoryUnitOfWork | None:
@@ -132,7 +132,7 @@ class VersionsDoNotGrow(Broken, by=RecordsConformance.test_an_update_replaces_th
 
 
 class InsertsOverwrite(Broken, by=RecordsConformance.test_a_taken_id_is_a_conflict):
-    """A taken id is overwritten without a word."""
+    """A taken id is overwritten silently."""
 
     class Unit(BrokenUnit):
         class Records(MemoryRecords):
@@ -154,7 +154,7 @@ class InsertsAreDropped(Broken, by=RecordsConformance.test_a_taken_id_is_a_confl
 
 
 class ReadsAreDirty(Broken, by=TransactionConformance.test_uncommitted_writes_are_invisible_to_others):
-    """A read sees what others have written and not committed."""
+    """A read sees uncommitted writes of others."""
 
     class Unit(BrokenUnit):
         def read(self, key: Key) -> Item | None:
@@ -163,7 +163,7 @@ class ReadsAreDirty(Broken, by=TransactionConformance.test_uncommitted_writes_ar
 
 
 class ListingsAreDirty(Broken, by=TransactionConformance.test_uncommitted_writes_are_invisible_to_others):
-    """A listing has what others have written and not committed."""
+    """A listing includes uncommitted writes of others."""
 
     class Unit(BrokenUnit):
         def listed(
@@ -192,7 +192,7 @@ class ListingsMissOwnWrites(Broken, by=RecordsConformance.test_a_listing_has_the
 
 
 class PagesRepeatTheirStart(Broken, by=RecordsConformance.test_paging_gives_each_document_once):
-    """A page begins with the id that it is to come after."""
+    """A page begins with the id after which it should begin."""
 
     class Unit(BrokenUnit):
         class Records(MemoryRecords):
@@ -218,7 +218,7 @@ class PagesHaveNoBytes(Broken, by=RecordsConformance.test_a_page_ends_with_the_d
 
 
 class FiltersFindParts(Broken, by=RecordsConformance.test_a_filter_compares_whole_fields_as_json_does):
-    """A filter on an object is satisfied by an object that has more in it."""
+    """A filter on an object matches an object with more fields."""
 
     class Unit(BrokenUnit):
         class Records(MemoryRecords):
@@ -241,14 +241,14 @@ class ReadOnlyUnitsWrite(Broken, by=TransactionConformance.test_a_read_only_unit
 
 
 class TenantsShareIds(Broken, by=TenantConformance.test_tenants_do_not_see_each_others_documents):
-    """All documents lie in one place, whichever tenant they are of."""
+    """All documents lie in one place, for all tenants."""
 
     def _tenant_data(self, tenant_id: UUID) -> Any:
         return super()._tenant_data(UUID(int=0))
 
 
 class TenantsAreTheirSlugs(Broken, by=TenantConformance.test_a_tenant_is_its_id_whatever_its_slug_is):
-    """A tenant is known by its slug: who has the slug of another one has its documents, and a new slug loses them."""
+    """A tenant is identified by its slug: another tenant with this slug has its documents, a new slug loses them."""
 
     def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> MemoryUnitOfWork:
         return super().unit_of_work(replace(tenant, id=_of_slug(tenant)), action_id, mode, read_only)
@@ -274,7 +274,7 @@ class TenantsAreTheirSlugs(Broken, by=TenantConformance.test_a_tenant_is_its_id_
 
 
 class DeletedTenantsWork(Broken, by=TenantConformance.test_nothing_is_executed_for_a_deleted_tenant):
-    """A tenant that was deleted is not found, and goes on working."""
+    """A deleted tenant is not found, but its units of work still run."""
 
     class Unit(BrokenUnit):
         def _check_open(self) -> None:
@@ -315,7 +315,7 @@ class SavepointsKeepEverything(
 class SavepointsUndoEverything(
     Broken, by=TransactionConformance.test_rolling_back_to_a_savepoint_undoes_what_came_after_it
 ):
-    """Rolling back to a savepoint undoes what came before it, too."""
+    """Rolling back to a savepoint also undoes the writes before it."""
 
     class Unit(BrokenUnit):
         async def rollback_to(self, savepoint: object) -> None:
@@ -340,7 +340,7 @@ class SavepointsUndoInsertsOnly(
 
 
 class ReleasesUndo(Broken, by=TransactionConformance.test_a_released_savepoint_keeps_what_was_written_since):
-    """Releasing a savepoint undoes what was written since."""
+    """Releasing a savepoint undoes the writes since."""
 
     class Unit(BrokenUnit):
         async def release(self, savepoint: object) -> None:
@@ -348,7 +348,7 @@ class ReleasesUndo(Broken, by=TransactionConformance.test_a_released_savepoint_k
 
 
 class RollbacksCommit(Broken, by=TransactionConformance.test_a_rollback_leaves_no_trace):
-    """A rollback keeps what was written."""
+    """A rollback keeps the writes."""
 
     class Unit(BrokenUnit):
         async def rollback(self) -> None:
@@ -359,7 +359,7 @@ class RollbacksCommit(Broken, by=TransactionConformance.test_a_rollback_leaves_n
 
 
 class RollbacksKeepLocks(Broken, by=TransactionConformance.test_what_was_rolled_back_stands_in_nobodys_way):
-    """What was rolled back stands in the way of others."""
+    """A rolled-back unit of work keeps its locks."""
 
     class Unit(BrokenUnit):
         async def rollback(self) -> None:
@@ -369,7 +369,7 @@ class RollbacksKeepLocks(Broken, by=TransactionConformance.test_what_was_rolled_
 
 
 class RecordsAreNotAtomic(Broken, by=ActionLogConformance.test_rows_appear_with_the_commit_and_not_after_a_rollback):
-    """Log rows and events are written when they are recorded, whatever becomes of the transaction."""
+    """Log rows and events are written when they are recorded, also those of a transaction that rolls back."""
 
     class Unit(BrokenUnit):
         async def record(self, recording: Recording) -> None:
@@ -379,7 +379,7 @@ class RecordsAreNotAtomic(Broken, by=ActionLogConformance.test_rows_appear_with_
 
 
 class LastRecordingWins(Broken, by=ActionLogConformance.test_what_a_unit_records_in_turns_is_all_kept):
-    """Of what a unit of work records in turns the last is kept."""
+    """Only the last recording of a unit of work is kept."""
 
     class Unit(BrokenUnit):
         async def record(self, recording: Recording) -> None:
@@ -405,7 +405,7 @@ class CommitsInHalves(Broken, by=TransactionConformance.test_a_listing_never_sho
 
 
 class UnitsGoOnAfterTheirEnd(Broken, by=TransactionConformance.test_a_unit_that_is_over_refuses):
-    """A unit of work that is over is used again."""
+    """A unit of work works after its end."""
 
     class Unit(BrokenUnit):
         def _check_open(self) -> None:
@@ -413,7 +413,7 @@ class UnitsGoOnAfterTheirEnd(Broken, by=TransactionConformance.test_a_unit_that_
 
 
 class TimeStandsStill(Broken, by=TransactionConformance.test_units_of_work_tell_one_time_and_it_goes_on):
-    """The time is that at which a unit of work was first asked for it."""
+    """The time of a unit of work stands still after its first use."""
 
     class Unit(BrokenUnit):
         asked_at: datetime | None = None
@@ -424,7 +424,7 @@ class TimeStandsStill(Broken, by=TransactionConformance.test_units_of_work_tell_
 
 
 class EachUnitHasItsTime(Broken, by=TransactionConformance.test_units_of_work_tell_one_time_and_it_goes_on):
-    """Units of work that read have another time than those that write."""
+    """Read-only units of work have another time than the others."""
 
     class Unit(BrokenUnit):
         async def now(self) -> datetime:
@@ -435,7 +435,7 @@ class EachUnitHasItsTime(Broken, by=TransactionConformance.test_units_of_work_te
 
 
 class ClaimsAreShared(Broken, by=IdempotencyConformance.test_a_held_key_is_in_progress_when_the_wait_is_over):
-    """Two who claim a key at once both get it."""
+    """Two units that claim a key at once both get it."""
 
     class Unit(BrokenUnit):
         async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
@@ -444,7 +444,7 @@ class ClaimsAreShared(Broken, by=IdempotencyConformance.test_a_held_key_is_in_pr
 
 
 class ClaimsDoNotWait(Broken, by=IdempotencyConformance.test_a_waiter_replays_what_the_first_one_committed):
-    """Who finds a key held is told so at once."""
+    """A claim of a held key does not wait."""
 
     class Unit(BrokenUnit):
         async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
@@ -461,7 +461,7 @@ class ClaimsStay(Broken, by=IdempotencyConformance.test_a_rolled_back_claim_free
 
 
 class ReplaysAreUncommitted(Broken, by=IdempotencyConformance.test_a_result_is_replayed_only_once_it_is_committed):
-    """A key answers with what was recorded under it, before that is committed."""
+    """A key answers with an uncommitted result."""
 
     class Unit(BrokenUnit):
         async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
@@ -554,7 +554,7 @@ class LostTakeoversForgetTheApproval(
 
 
 class EventsAreReversed(Broken, by=EventConformance.test_events_are_read_in_commit_order):
-    """The events of one commit are read the wrong way round."""
+    """The events of one commit are read in reverse."""
 
     class Unit(BrokenUnit):
         async def record(self, recording: Recording) -> None:
@@ -570,7 +570,7 @@ class EventsAreSortedById(Broken, by=EventConformance.test_events_are_read_in_co
 
 
 class LogsAreOldestFirst(Broken, by=ActionLogConformance.test_rows_are_read_newest_first_in_pages):
-    """The log is read from its beginning."""
+    """The log is read oldest first."""
 
     class Unit(BrokenUnit):
         async def read_log(self, query: LogQuery) -> Page[LogRow]:
@@ -578,7 +578,7 @@ class LogsAreOldestFirst(Broken, by=ActionLogConformance.test_rows_are_read_newe
 
 
 class LogPagesRepeatTheirStart(Broken, by=ActionLogConformance.test_rows_are_read_newest_first_in_pages):
-    """A page of the log begins with the row that it is to come before."""
+    """A page of the log begins with the row before which it should begin."""
 
     class Unit(BrokenUnit):
         async def read_log(self, query: LogQuery) -> Page[LogRow]:
@@ -588,7 +588,7 @@ class LogPagesRepeatTheirStart(Broken, by=ActionLogConformance.test_rows_are_rea
 
 
 class SubjectsMatchByPrefix(Broken, by=ActionLogConformance.test_rows_are_found_by_what_is_asked_for):
-    """Who asks for `notes/1` gets `notes/11`, too."""
+    """A query for `notes/1` also finds `notes/11`."""
 
     class Unit(BrokenUnit):
         async def read_log(self, query: LogQuery) -> Page[LogRow]:
@@ -601,7 +601,7 @@ class SubjectsMatchByPrefix(Broken, by=ActionLogConformance.test_rows_are_found_
 
 
 class RowsAreNotLocked(Broken, by=TablesConformance.test_a_lock_waits_and_sees_what_was_committed_meanwhile):
-    """Rows that were asked for with a lock are given without one."""
+    """Rows are returned without the requested lock."""
 
     class Unit(BrokenUnit):
         class Rows(MemoryRows):
@@ -621,7 +621,7 @@ class UniqueColumnsAreNot(Broken, by=TablesConformance.test_what_is_taken_is_a_c
 
 
 class BoundsAreIncluded(Broken, by=TablesConformance.test_order_bounds_limit_and_columns):
-    """`above` finds the bound itself."""
+    """`above` includes its bound."""
 
     class Unit(BrokenUnit):
         class Rows(MemoryRows):
@@ -636,7 +636,7 @@ class BoundsAreIncluded(Broken, by=TablesConformance.test_order_bounds_limit_and
 
 
 class RelaysShareEvents(Broken, by=OutboxConformance.test_what_one_relay_has_taken_no_other_one_gets):
-    """What one relay has taken another one gets, too."""
+    """An event that one relay has taken is given to another one."""
 
     class Outbox(MemoryOutbox):
         async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
@@ -647,7 +647,7 @@ class RelaysShareEvents(Broken, by=OutboxConformance.test_what_one_relay_has_tak
 
 
 class LeasesNeverEnd(Broken, by=OutboxConformance.test_a_relay_that_is_silent_loses_what_it_has_taken):
-    """What a silent relay has taken nobody gets."""
+    """The events of a silent relay are never free again."""
 
     class Outbox(MemoryOutbox):
         async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
@@ -655,7 +655,7 @@ class LeasesNeverEnd(Broken, by=OutboxConformance.test_a_relay_that_is_silent_lo
 
 
 class ExtendedLeasesEnd(Broken, by=OutboxConformance.test_a_lease_that_is_extended_goes_on):
-    """A lease that is extended ends as if it had not been."""
+    """An extended lease ends at its first time."""
 
     class Outbox(MemoryOutbox):
         async def extend(self) -> None:
@@ -663,7 +663,7 @@ class ExtendedLeasesEnd(Broken, by=OutboxConformance.test_a_lease_that_is_extend
 
 
 class FailuresHoldNothingBack(Broken, by=OutboxConformance.test_a_dead_letter_holds_its_subject_until_it_is_skipped):
-    """What comes after a failed event in its subject is delivered before it."""
+    """Events after a failed one of the same subject are delivered before it."""
 
     class Outbox(MemoryOutbox):
         async def settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:
@@ -679,7 +679,7 @@ class FailuresHoldNothingBack(Broken, by=OutboxConformance.test_a_dead_letter_ho
 
 
 class FailuresAreForgotten(Broken, by=OutboxConformance.test_an_attempt_that_does_not_count_is_not_counted):
-    """A failed event is taken for a delivered one."""
+    """A failed event counts as delivered."""
 
     class Outbox(MemoryOutbox):
         async def settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:
@@ -696,7 +696,7 @@ class RetriesAreImmediate(Broken, by=OutboxConformance.test_a_failed_event_waits
 
 
 class EveryAttemptCounts(Broken, by=OutboxConformance.test_an_attempt_that_does_not_count_is_not_counted):
-    """An attempt that does not count is counted."""
+    """An attempt with `counts=False` is counted."""
 
     class Outbox(MemoryOutbox):
         async def settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:
@@ -704,7 +704,7 @@ class EveryAttemptCounts(Broken, by=OutboxConformance.test_an_attempt_that_does_
 
 
 class RedriveTakesSkipped(Broken, by=OutboxConformance.test_all_dead_letters_are_redriven_but_the_skipped_ones):
-    """Redriving all dead letters brings back those that were given up."""
+    """Redriving all dead letters includes the skipped ones."""
 
     class Outbox(MemoryOutbox):
         async def redrive(self, ids: Sequence[str] | None = None) -> int:
@@ -712,7 +712,7 @@ class RedriveTakesSkipped(Broken, by=OutboxConformance.test_all_dead_letters_are
 
 
 class LettersRepeatTheirStart(Broken, by=OutboxConformance.test_dead_letters_are_listed_in_pages):
-    """A page of dead letters begins with the one that it is to come after."""
+    """A page of dead letters begins with the one after which it should begin."""
 
     class Outbox(MemoryOutbox):
         async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
@@ -721,7 +721,7 @@ class LettersRepeatTheirStart(Broken, by=OutboxConformance.test_dead_letters_are
 
 
 class SettlingForgetsTheRest(Broken, by=OutboxConformance.test_what_is_in_neither_list_is_given_back):
-    """What is neither delivered nor failed is lost."""
+    """Events that are neither delivered nor failed are lost."""
 
     class Outbox(MemoryOutbox):
         async def settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:

@@ -74,7 +74,7 @@ _NAMES = {text: name for module in (sqlite, postgres) for name, text in _named(m
 
 
 def name_of(statement: str) -> str | None:
-    """The name of one of our statements: that of its constant, or what it does to which table by which columns."""
+    """Return the name of a statement of the library: that of its constant, or its verb, table and columns."""
     known = _NAMES.get(statement)
     if known is not None:
         return known
@@ -95,7 +95,7 @@ def name_of(statement: str) -> str | None:
 
 
 def sqlite_names(connection: Any) -> dict[str, str]:
-    """Return all indexes by name: as `table(columns)`, or by the name too where only some of the rows are in it."""
+    """Return all indexes by name: as `table(columns)`, or by the name too for an index of only some rows."""
     found = {}
     for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
         for _, name, _, _, is_partial in connection.execute(f"PRAGMA index_list({table})").fetchall():
@@ -115,11 +115,11 @@ JOIN pg_class i ON i.oid = x.indexrelid
 JOIN pg_class t ON t.oid = x.indrelid
 WHERE t.relname LIKE 'ae\\_%'
 """
-"""The same of PostgreSQL."""
+"""The indexes of PostgreSQL by name, as in `sqlite_names`."""
 
 
 def sqlite_indexes(connection: Any, statement: str, parameters: Any) -> set[str]:
-    """The indexes that SQLite uses, as `sqlite_names` has them, and the tables that it reads through."""
+    """Return the indexes that SQLite uses, as in `sqlite_names`, and the tables that it scans."""
     names = sqlite_names(connection)
     plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
     found = set()
@@ -127,7 +127,7 @@ def sqlite_indexes(connection: Any, statement: str, parameters: Any) -> set[str]
         if index := re.search(r"USING (?:COVERING )?INDEX (\w+) \(", line):
             found.add(names[index[1]])
         elif (along := re.search(r"SCAN .*USING (?:COVERING )?INDEX (\w+)$", line)) and names[along[1]] == along[1]:
-            # All of those rows that are in it.
+            # All rows of the index.
             found.add(along[1])
         elif key := re.search(r"SEARCH (?:main\.)?(\w+) USING PRIMARY KEY", line):
             found.add(f"{_table_of(key[1], statement)}, its key")
@@ -142,6 +142,6 @@ def _table_of(name: str, statement: str) -> str:
 
 
 def postgres_indexes(plan: str, names: Mapping[str, str]) -> set[str]:
-    """The same of a plan of PostgreSQL's, given what `POSTGRES_NAMES` gives."""
+    """Return the same for a plan of PostgreSQL, with the result of `POSTGRES_NAMES`."""
     found = {names[name] for name in re.findall(r"(?:using|Bitmap Index Scan on) (ae_\w+)", plan)}
     return found | {f"all of {table}" for table in re.findall(r"Seq Scan on (ae_\w+)", plan)}

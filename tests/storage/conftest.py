@@ -1,4 +1,4 @@
-"""What the tests of storages share."""
+"""Fixtures of the tests of storages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tenant(storage: InMemoryStorage) -> Tenant:
 
 @pytest.fixture
 def hasty_threads() -> Iterator[None]:
-    """Threads take turns far more often than they usually do."""
+    """Switch between threads far more often than usual."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -34,7 +34,7 @@ def hasty_threads() -> Iterator[None]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def sql_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SQLDatabase]:
-    """Each SQL backend in turn."""
+    """Return each SQL backend in turn."""
     if request.param == "sqlite":
         sql_database = sqlite_backend(str(tmp_path / "test.db"))
     else:
@@ -46,6 +46,6 @@ def sql_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SQL
 
 @pytest.fixture
 def sql_storage(sql_database: SQLDatabase) -> Iterator[SQLStorage]:
-    """A storage on it."""
+    """Open a storage on the database."""
     with sql_database.open() as storage:
         yield storage

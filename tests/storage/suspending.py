@@ -1,4 +1,4 @@
-"""An in-memory storage that suspends wherever a database would: what async backends do, without one."""
+"""An in-memory storage that suspends wherever a database would, as async backends do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class SuspendingStorage(InMemoryStorage):
-    """`units` has all units of work that were opened."""
+    """A storage that suspends; `units` contains all units of work that were opened."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,12 +29,12 @@ class SuspendingStorage(InMemoryStorage):
 
     @property
     def left_open(self) -> int:
-        """How many units of work were used and not ended: each would keep a connection."""
+        """Return the number of used and unfinished units of work: each would keep a connection."""
         return sum(unit.used and not unit._ended for unit in self.units)
 
 
 class SuspendingUnitOfWork(MemoryUnitOfWork):
-    """Gives way to other tasks before and after what a database would do."""
+    """A unit of work that lets other tasks run wherever a database would."""
 
     def __init__(self, data: TenantData, mode: Mode, read_only: bool) -> None:
         super().__init__(data, mode, read_only)

@@ -1,4 +1,4 @@
-"""What operators are told of all tenants: the approvals that are open, and the schedules in use."""
+"""The backlog of all tenants, for operators: open approvals and active schedules."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_backlog_of_all_tenants(storage: AnyStorage) -> None:
     assert later.oldest_approval >= oldest
 
 
-def test_what_has_expired_or_is_no_schedule_is_not_looked_at(storage: AnyStorage) -> None:
+def test_expired_approvals_and_other_triggers_are_not_read(storage: AnyStorage) -> None:
     tenant = storage.create_tenant(slug=f"t-{uuid4().hex}", name="x")
     old = {"open_until": "2020-01-01T00:00:00.000000+00:00", "status": "pending", "requested_by": "human:ann"}
     fill(storage, tenant, "ae_approvals", [(str(uuid4()), old) for _ in range(300)])
@@ -117,7 +117,7 @@ def test_what_has_expired_or_is_no_schedule_is_not_looked_at(storage: AnyStorage
     assert run_sync(storage.backlog("sync")) == (0, None, 0)
 
 
-def test_the_caches_of_a_process_tell_their_sizes() -> None:
+def test_the_caches_of_a_process_report_their_sizes() -> None:
     storage = InMemoryStorage()
     tenant = storage.create_tenant(slug="acme", name="Acme")
     authorizer = RBACAuthorizer(storage)

@@ -1,6 +1,6 @@
-"""What ends at a stored time ends then, whatever the clocks of hosts say: keys, approvals and marks go by one clock.
+"""Keys, approvals and marks expire by one clock, whatever the clocks of hosts say.
 
-On PostgreSQL that is the database's. Memory and files have that of the machine, which nobody sets for them.
+On PostgreSQL it is the database's. In memory and on files it is the machine's.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def test_a_key_that_waits_for_an_approval_that_has_ended_is_free(backend: Backen
 
 
 def test_a_claim_that_has_waited_knows_the_time(backend: Backend) -> None:
-    """The answer that opens the transaction comes once the other holder of the key is done."""
+    """The statement that opens the transaction returns only after the other holder of the key is done."""
     claim = Claim("notes.put", "k", "a" * 64)
     released: list[datetime] = []
 
@@ -201,7 +201,7 @@ def test_a_claim_that_has_waited_knows_the_time(backend: Backend) -> None:
 
 @pytest.mark.parametrize("skew", SKEWS)
 def test_marks_of_an_inbox_are_forgotten_by_when_they_were_made(backend: Backend, skew: float) -> None:
-    """A host whose clock is behind makes no mark that another one takes for an old one."""
+    """A host with a late clock makes no mark that another one takes for an old one."""
     inbox = Inbox(SampleHarness(backend).engine, "books")
     event = Event.of(1, event_row(backend.tenant, id=str(uuid7())))
 

@@ -1,4 +1,4 @@
-"""Tasks and threads of one handler at once: they work in its one transaction, or are refused before they lose."""
+"""Concurrent tasks and threads of one handler work in its one transaction, or are refused without a loss."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NUMBERS = range(6)
 
 @pytest.fixture(params=["memory", "suspending", "sqlite", "postgresql"])
 def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Any]]:
-    """Makes a storage that nobody has used yet."""
+    """Make a storage that nothing has used yet."""
     if request.param in {"memory", "suspending"}:
         storage = InMemoryStorage() if request.param == "memory" else SuspendingStorage()
         yield lambda: storage
@@ -64,12 +64,12 @@ def acme(fresh: Callable[[], Any]) -> Tenant:
 
 
 def run_async(storage: Any, tenant: Tenant, *handlers: Callable[..., Any]) -> tuple[Any, list[str]]:
-    """The answer of the first handler, and the ids of the notes that are there afterwards, read from the same pool."""
+    """Return the answer of the first handler, and the ids of the notes afterwards, read from the same pool."""
 
     async def run() -> tuple[Any, list[str]]:
         engine = engine_on(storage, *handlers, notes_async)
         answer = await engine.execute_action_async("w", handlers[0].__name__, {}, as_ann(tenant))
-        # A pool of two: a connection that was left behind would be missed.
+        # A pool of two: a connection that is still in use would be missing.
         found = [await engine.execute_action_async("w", "notes_async", {}, as_ann(tenant)) for _ in range(4)]
         await storage.aclose()
         return answer, found[-1].unwrap()
@@ -448,8 +448,8 @@ def test_a_nested_action_that_is_cut_off_is_undone(
     assert "cut off" in str(row.error)
 
 
-def test_the_suite_of_worlds_keeps_one_context() -> None:
-    """Savepoints are told apart by the context of a task: what runs one step after the other has to share it."""
+def test_the_steps_of_a_test_share_one_context() -> None:
+    """The context of a task tells its savepoints apart: successive steps of a test have to share it."""
     backend = AsyncBackend(InMemoryStorage())
     unit = backend.unit()
 

@@ -26,7 +26,7 @@ globals().update({f"Test{name}": suite(kind) for name, kind in ALL.items()})
 
 
 class Failures:
-    """`found` has the test that has refused each storage; the rest of that storage's tests are left out."""
+    """A plugin that finds the test that refuses each storage, and skips the rest of that storage's tests."""
 
     def __init__(self) -> None:
         self.found: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What is counted and listed reads no more than it says: in memory counted in calls, on databases in what they read."""
+"""Counting and listing read only what they return: counted in calls in memory, in reads on databases."""
 
 from __future__ import annotations
 

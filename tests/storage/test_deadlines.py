@@ -1,4 +1,4 @@
-"""Deadlines over a database: a handler that is left behind, in a thread of its own, reaches it no more."""
+"""Deadlines on a database: a handler whose thread was abandoned cannot use it any more."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SLOW = {
     "sqlite": "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 4000000000) SELECT count(*) FROM n",
 }
 BOUND = 60.0
-"""Seconds that are far more than the deadlines here, and far less than what they cut off."""
+"""Seconds: far above the deadlines here, far below the work that they end."""
 
 Go = Callable[..., Any]
 
 
 @pytest.fixture
 def late() -> list[str]:
-    """What handlers were told after their time was up."""
+    """The errors of handlers after their deadline."""
     return []
 
 
@@ -52,7 +52,7 @@ def engine(sql_database: SQLDatabase, sql_storage: SQLStorage, late: list[str], 
     def slow_statement(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         session = ctx.session
         try:
-            # On a busy machine, the time is perhaps up already.
+            # On a busy machine, the time may be up already.
             ctx.records("notes").insert({})
             session.execute(text(SLOW[sql_database.name]))
         except Exception:

@@ -1,4 +1,4 @@
-"""The rows of a host's own tables that a session has changed, as subjects on the action log."""
+"""Rows of a host's own tables that a session has changed are subjects in the action log."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Ticket(Base):
 
 
 class Visit(Base):
-    """Protected, and left out of the log."""
+    """A protected table that is left out of the log."""
 
     __tablename__ = "visits"
 
@@ -62,7 +62,7 @@ class Visit(Base):
 
 
 class Note(Base):
-    """Not protected."""
+    """A table without protection."""
 
     __tablename__ = "plain_notes"
 
@@ -87,7 +87,7 @@ def add(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 
 
 def add_numbered(data: Any, ctx: ActionContext) -> Result[Any, Any]:
-    """The database gives the number."""
+    """Add a row whose number the database chooses."""
     made = Ticket(tenant_id=ctx.tenant.id)
     ctx.session.add(made)
     ctx.session.flush()
@@ -95,7 +95,7 @@ def add_numbered(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 
 
 def edit(data: Any, ctx: ActionContext) -> Result[Any, Any]:
-    """One row is changed, one set to what it is, and one read."""
+    """Change one row, set one to its own value, and read one."""
     changed, same, _ = ctx.session.scalars(select(Order).where(Order.id.in_([1, 2, 3])).order_by(Order.id))
     changed.title = "changed"
     same.title = str(same.title)
@@ -154,7 +154,7 @@ def around(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 
 
 def nested_first(data: Any, ctx: ActionContext) -> Result[Any, Any]:
-    """The nested actions are the first to use the session."""
+    """Use the session in nested actions first."""
     ctx.execute("orders", "add", {"id": 31, "fails": True})
     ctx.execute("orders", "add", {"id": 32})
     ctx.session.add(order(ctx, 33))
@@ -219,7 +219,7 @@ def engine(sql_database: SQLDatabase, sql_storage: SQLStorage) -> Engine:
 
 @pytest.fixture(params=["sync", "async"])
 def subjects(request: pytest.FixtureRequest, engine: Engine, sql_storage: SQLStorage, acme: Tenant) -> Any:
-    """The subjects of an action, after three orders and a line were put there."""
+    """Return the subjects of an action, after the insertion of three orders and a line."""
     context = as_ann(acme)
 
     def set_up(data: Any, ctx: ActionContext) -> Result[Any, Any]:
@@ -272,7 +272,7 @@ def test_a_key_that_the_database_gives_is_known(subjects: Any) -> None:
     assert subject == "tickets/1"
 
 
-def test_who_changed_a_record_is_found(subjects: Any, engine: Engine, acme: Tenant) -> None:
+def test_the_changes_of_a_record_are_found(subjects: Any, engine: Engine, acme: Tenant) -> None:
     subjects("edit")
 
     assert [row.action for row in log_of(engine, acme, subject="orders/1")] == ["setting.set_up", "orders.edit"]

@@ -1,5 +1,5 @@
-"""The statements inside the functions that relays and operators call on PostgreSQL use the indexes that are named here,
-with custom plans and with generic ones: PostgreSQL counts which indexes a call has used."""
+"""The functions that relays and operators call on PostgreSQL use the indexes that are named here, with custom plans and
+with generic ones: PostgreSQL counts the indexes that a call has used."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.growth import PLANS
 from tests.waiting import wait_until
 
 ROWS = 1100
-"""Of each kind: PostgreSQL walks along no index of a table of a few."""
+"""Rows of each kind: on a table of a few rows, PostgreSQL uses no index."""
 
 Calls = dict[str, tuple[str, str]]
-"""By name, a call and the indexes that it uses, without the `ae_` of their names; `all of` a table is read through."""
+"""Calls by name, each with its indexes without their `ae_`; `all of` a table is a scan."""
 
 RELAYS = "all of ae_relays"
-"""As many rows as relays that have been there for a day."""
+"""The number of relays in one day."""
 
 RETURNS = "all of ae_outbox_returns"
 """A row for each queue."""
@@ -33,10 +33,10 @@ LARGER = "UPDATE pg_class SET reltuples = reltuples * 100 WHERE relkind IN ('r',
 
 @pytest.fixture(scope="module")
 def backend(postgres_server: str) -> Iterator[PostgresBackend]:
-    """What one event holds back that has waited is marked in one queue, and not yet in the others."""
+    """A storage where held-back events are marked in one queue, and not yet in the others."""
     with postgres_backends([ROWS], Bench("", "", postgres_server)) as (found,):
         filled(found)
-        # What its connections have counted is told when they end.
+        # A connection reports its counts when it ends.
         found.storage.close()
         execute = found.superuser.execute
         others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -122,7 +122,7 @@ def calls(backend: PostgresBackend) -> Calls:
 
 
 def used_by(backend: PostgresBackend, call: str, plans: str) -> set[str]:
-    """The indexes that a call uses, and the tables that it reads through; what it does is undone."""
+    """Return the indexes that a call uses, and the tables that it scans. Its effects are undone."""
     backend.superuser.execute("SELECT pg_stat_force_next_flush()")
     with psycopg.connect(backend.app_url, options=f"-c plan_cache_mode={plans}") as connection:
         before = counters(backend)

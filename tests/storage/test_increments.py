@@ -1,4 +1,4 @@
-"""Many threads, a few documents: what the threads count is what the documents say."""
+"""Many threads, a few documents: the documents contain the sum of what the threads counted."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def counting_engine() -> tuple[Engine, RequestContext]:
 
 
 def count(engine: Engine, context: RequestContext, seed: int, rounds: int) -> Counter[str]:
-    """One thread's work, and what it knows to be counted. A removal takes away what others have counted."""
+    """Work in one thread; return its count. A removal subtracts what others have counted."""
     dice = random.Random(seed)
     counted: Counter[str] = Counter()
     for _ in range(rounds):

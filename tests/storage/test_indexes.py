@@ -30,7 +30,7 @@ ID = uuid4()
 def rows(
     table: Table, *equal: str, order: str | None = None, pending: bool = False, status: str = ""
 ) -> tuple[str, list[Any]]:
-    """The query for rows of a table by these columns."""
+    """Return the query for rows of a table by these columns."""
     conditions = [(name, table.columns[name], "=") for name in equal]
     if pending:
         conditions.append(("executed_at", "time", "null"))
@@ -43,12 +43,12 @@ def rows(
 
 
 def listing(descending: bool) -> str:
-    """The query for a page of documents that is not the first."""
+    """Return the query for a further page of documents."""
     return Listing({}, 10, "n", descending).statement(LIST_DOCUMENTS, ROWS)
 
 
 def finding(descending: bool) -> str:
-    """The query for a page of documents under a key that is not the first."""
+    """Return the query for a further page of documents under a key."""
     return Listing({}, 10, "n", descending).statement(DOCUMENTS.find, ROWS)
 
 
@@ -191,7 +191,7 @@ OPERATORS = {
     "ae_signing_keys_pkey",
     "ae_migrations_pkc",
 }
-"""Those that the owner's functions need."""
+"""Indexes that the owner's functions need."""
 
 
 CHANGE_CONTROL = (
@@ -234,7 +234,7 @@ def urls(postgres_server: str, postgres_template: Database) -> Database:
             " WHERE position > 250"
         )
     with psycopg.connect(database.owner_url, autocommit=True) as owner:
-        # Closed ones, which the index of open tenants leaves out.
+        # Closed tenants, which the index of open ones excludes.
         owner.execute(
             "INSERT INTO ae_tenants (tenant_id, slug, name, deleted_at)"
             " SELECT gen_random_uuid(), 'closed-' || n, 'Closed', now() FROM generate_series(1, 1000) n"
@@ -260,7 +260,7 @@ def test_an_index_serves_its_query(connections: dict[bool, psycopg.Connection], 
     connection = connections[index in OPERATORS]
     statement, parameters = QUERIES[index]
     connection.execute("SELECT set_config('app.tenant_id', %s, true)", (TENANT,))
-    # The tables are too small for an index to be worth it.
+    # The tables are too small for an index to be worth its cost.
     connection.execute("SET LOCAL enable_seqscan = off")
     connection.execute("SET LOCAL enable_bitmapscan = off")
 

@@ -1,6 +1,6 @@
-"""A connection that is interrupted, lost or given away: all it holds is free at once, and nothing is committed by half.
+"""An interrupted, lost or closed connection frees everything at once, and nothing is half committed.
 
-What is tested stands on the other side: a second connection writes at once, without any collection of garbage.
+A second connection proves it: it writes at once, before any garbage collection.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SLOW = {
 }
 MANY = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 100000) SELECT x FROM n"
 BOUND = 60.0
-"""Seconds, far fewer than a statement that goes on takes."""
+"""Seconds, far fewer than an uninterrupted statement takes."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning")
 
@@ -44,7 +44,7 @@ def _no_collection() -> Iterator[None]:
     gc.disable()
     yield
     with warnings.catch_warnings():
-        # A stream that was cut off is not closed by anybody.
+        # Nothing closes an interrupted stream.
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
     gc.enable()
@@ -56,7 +56,7 @@ def tenant(sql_storage: SQLStorage) -> Tenant:
 
 
 def is_free(sql_database: SQLDatabase, storage: SQLStorage) -> bool:
-    """Whether another connection can write at once, and, on PostgreSQL, nobody is in a transaction."""
+    """Return whether another connection can write at once and, on PostgreSQL, no transaction is open."""
     if sql_database.name == "sqlite":
         other = sqlite3.connect(str(storage.pools.name), timeout=0.0)
         try:
@@ -79,7 +79,7 @@ def is_free(sql_database: SQLDatabase, storage: SQLStorage) -> bool:
 
 
 def frees_soon(sql_database: SQLDatabase, storage: SQLStorage) -> bool:
-    """A server needs a moment to see that a connection was closed."""
+    """Return whether the database becomes free: a server needs a moment to notice a closed connection."""
     until = time.monotonic() + 60
     while not is_free(sql_database, storage):
         if time.monotonic() > until:
@@ -103,7 +103,7 @@ def notes(storage: SQLStorage, tenant: Tenant) -> int:
 def run(
     storage: SQLStorage, tenant: Tenant, handler: Callable[..., Any], then: Callable[[], Any] = lambda: None
 ) -> Any:
-    """The answer of an `async def` handler; `then` is asked while its event loop still runs."""
+    """Return the answer of an `async def` handler; call `then` while its event loop still runs."""
 
     async def main() -> Any:
         answer = await engine_of(storage, handler).execute_action_async("w", handler.__name__, {}, as_ann(tenant))
@@ -195,7 +195,7 @@ def test_a_handler_that_catches_its_own_timeout_commits_nothing(
             async with asyncio.timeout(0.15):
                 await use(ctx, SLOW[sql_database.name])
         except TimeoutError:
-            # In the middle of the execution: it holds nothing any more.
+            # In the middle of the execution, it holds nothing any more.
             freed.append(await asyncio.to_thread(frees_soon, sql_database, sql_storage))
         if goes_on == "writes":
             for again in (
@@ -234,9 +234,7 @@ def test_a_timeout_of_the_action_frees_all_at_once(
     assert notes(sql_storage, tenant) == 0
 
 
-def test_a_result_that_nobody_has_read_is_in_nobodys_way(
-    sql_database: SQLDatabase, sql_storage: SQLStorage, tenant: Tenant
-) -> None:
+def test_an_unread_result_blocks_nothing(sql_database: SQLDatabase, sql_storage: SQLStorage, tenant: Tenant) -> None:
     kept: list[Any] = []
 
     async def peek(data: Any, ctx: ActionContext) -> Result[Any, Any]:
@@ -256,7 +254,7 @@ def test_a_result_that_nobody_has_read_is_in_nobodys_way(
     assert (answer, freed) == (Success(None), True)
     assert engine_of(sql_storage, peek_sync).execute_action("w", "peek_sync", {}, as_ann(tenant)) == Success(None)
     assert frees_soon(sql_database, sql_storage)
-    # The connection is used again, after somebody else has written.
+    # The connection is used again, after another one has written.
     assert engine_of(sql_storage, peek_sync).execute_action("w", "peek_sync", {}, as_ann(tenant)) == Success(None)
     assert notes(sql_storage, tenant) == 3
 
@@ -281,7 +279,7 @@ def test_sql_cannot_keep_what_a_failed_nested_action_wrote(
 
 
 def attempts() -> list[tuple[str, Callable[[Any], Any], bool]]:
-    """What a handler tries with its session, and whether its writes are kept."""
+    """Return the steps that a handler tries with its session, and whether its writes survive."""
     return [
         ("close", lambda session: session.close(), True),
         ("reset", lambda session: session.reset(), True),

@@ -126,7 +126,7 @@ def test_a_caught_conflict_of_a_generated_id_loses_no_write(
 
     answer = engine.execute_action("notes", "put", "caught", context)
 
-    # PostgreSQL's transaction has failed with the statement; elsewhere the handler was told before it went on.
+    # On PostgreSQL the transaction has failed with the statement; elsewhere the handler has seen the error.
     assert answer == Success(ErrorCode.CONFLICT) or answer.failure().code is ErrorCode.CONFLICT
     monkeypatch.undo()
     assert engine.execute_action("notes", "count", None, context) == Success(1)
@@ -141,7 +141,7 @@ def backend(request: pytest.FixtureRequest, sql_database: SQLDatabase) -> Iterat
 
 
 def test_a_result_whose_key_is_gone_is_not_answered(backend: Backend) -> None:
-    """A result for a key that nobody has claimed: as if the claim had been taken away meanwhile."""
+    """A result for an unclaimed key, as after a lost claim."""
     unit = backend.unit()
     claim = Claim("notes.put", "key", "print")
     assert backend.run(unit.claim(claim, 1.0)).status == "claimed"
@@ -198,7 +198,7 @@ def test_forked_processes_make_ids_of_their_own() -> None:
 
 
 def test_the_ids_of_older_releases_are_not_accepted() -> None:
-    """Below 0.14 forked processes go on with the state of their parent, and make the same ids."""
+    """Before 0.14, forked processes share the state of their parent and make the same ids."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (needed,) = [each for each in map(Requirement, project["dependencies"]) if each.name == "uuid-utils"]
 

@@ -1,4 +1,4 @@
-"""What one process must know of what another one does."""
+"""Changes by one process that another one must notice."""
 
 from __future__ import annotations
 

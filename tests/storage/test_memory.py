@@ -1,4 +1,4 @@
-"""`InMemoryStorage`: the suite that every storage passes, and what only this one promises."""
+"""`InMemoryStorage`: the suite for every storage, and the promises of this one only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TestInMemoryStorage(StorageConformance):
 
 
 class TestSuspendingStorage(StorageConformance):
-    """The suite again where tasks take turns in the middle of each transaction."""
+    """The suite again, with task switches in the middle of each transaction."""
 
     @pytest.fixture
     def storage(self) -> InMemoryStorage:
@@ -81,7 +81,7 @@ def test_without_readers_a_document_has_one_version(storage: InMemoryStorage, te
     assert versions_of(data_of(storage, tenant), "n1") == 1
 
 
-def test_versions_live_as_long_as_somebody_may_read_them(storage: InMemoryStorage, tenant: Tenant) -> None:
+def test_versions_live_as_long_as_a_snapshot_reads_them(storage: InMemoryStorage, tenant: Tenant) -> None:
     write(storage, tenant, insert("n1"))
     first, second = unit_of(storage, tenant), unit_of(storage, tenant)
     assert run_sync(first.records("notes").get("n1"))
@@ -131,7 +131,7 @@ def test_tombstones_are_swept_after_the_last_reader(storage: InMemoryStorage, te
 # Snapshot isolation
 
 
-def test_a_unit_reads_the_same_again_whatever_others_commit(storage: InMemoryStorage, tenant: Tenant) -> None:
+def test_a_unit_repeats_its_reads_after_other_commits(storage: InMemoryStorage, tenant: Tenant) -> None:
     write(storage, tenant, insert("changed"), insert("deleted"))
     reader = unit_of(storage, tenant)
     before = run_sync(reader.records("notes").list())

@@ -1,4 +1,4 @@
-"""Rows in memory: what only this backend promises."""
+"""Rows in memory: the promises of this backend only."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_first_writer_wins(storage: InMemoryStorage, tenant: Tenant) -> None
     run_sync(second.rows(PROJECTS).insert([project("p2", name="project p1")]))
 
 
-def test_nobody_waits_for_a_lock_for_ever(
+def test_a_wait_for_a_lock_is_bounded(
     storage: InMemoryStorage, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transaction, "_LOCK_TIMEOUT", 0.05)

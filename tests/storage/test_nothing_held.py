@@ -1,4 +1,4 @@
-"""However an execution in memory ends, nothing is held afterwards: no lock, no snapshot, no key."""
+"""After any end of an execution in memory, nothing is held: no lock, no snapshot, no key."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_an_execution_can_be_cancelled_at_every_step(
     payments: int,
     approvals: int,
 ) -> None:
-    """Nothing is held or left open afterwards; and when the same is asked again, its effect is there once."""
+    """Nothing is held or left open afterwards, and a second attempt takes effect once."""
 
     async def cancelled_after(steps: int) -> bool:
         storage = SuspendingStorage()

@@ -1,4 +1,4 @@
-"""How a storage is opened, checked, shared and closed; and what a wrong URL, role or installation gets."""
+"""Opening, checking, sharing and closing of a storage; the errors for a wrong URL, role or installation."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
         ("protect_table", "sql", "sqlalchemy"),
     ],
 )
-def test_a_missing_driver_says_what_to_install(name: str, extra: str, module: str) -> None:
+def test_a_missing_driver_names_the_package_to_install(name: str, extra: str, module: str) -> None:
     script = f"import sys; sys.modules[{module!r}] = None\nfrom actionengine import {name}"
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
@@ -181,7 +181,7 @@ def test_a_role_that_may_create_objects_is_refused(
         for statement in (
             "CREATE SCHEMA shop",
             "CREATE ROLE {team}",
-            # What it does not inherit it can take on.
+            # A role can take on the rights that it does not inherit.
             "CREATE ROLE {role} LOGIN NOINHERIT IN ROLE app, {team}",
             "GRANT USAGE ON SCHEMA public TO {role}",
         ):
@@ -218,7 +218,7 @@ def test_an_execution_with_a_role_that_is_too_strong_fails(
 # One storage, many users
 
 
-def test_one_storage_serves_both_worlds_at_once(sql_storage: SQLStorage) -> None:
+def test_one_storage_serves_both_modes_at_once(sql_storage: SQLStorage) -> None:
     engine, context = notes_on(sql_storage), as_ann(sql_storage)
 
     async def both() -> None:
@@ -269,7 +269,7 @@ def test_a_storage_is_an_async_context_manager(sql_database: SQLDatabase) -> Non
 
 @pytest.fixture
 def host_engines(sql_database: SQLDatabase) -> Iterator[tuple[Any, Any]]:
-    """Engines of the host's own, on the same database."""
+    """Return engines of the host's own on the same database."""
     with sql_database.open() as storage:
         url = storage.pools.engine("sync").url
     engine = create_engine(url, poolclass=NullPool if sql_database.name == "sqlite" else None)
@@ -293,11 +293,11 @@ def test_a_hosts_own_engines_can_be_given(sql_database: SQLDatabase, host_engine
     asyncio.run(asynchronous())
     storage.close()
     with engine.connect() as connection:
-        # Still the host's, with its own transactions.
+        # The engine is still the host's, with its own transactions.
         assert connection.execute(text("SELECT 1")).scalar() == 1
 
 
-def test_one_engine_serves_its_own_world_only(sql_database: SQLDatabase, host_engines: tuple[Any, Any]) -> None:
+def test_one_engine_serves_its_own_mode_only(sql_database: SQLDatabase, host_engines: tuple[Any, Any]) -> None:
     engine, async_engine = host_engines
     kind: Any = SQLiteStorage if sql_database.name == "sqlite" else PostgresStorage
 

@@ -1,4 +1,4 @@
-"""What a page of large values reads: what it gives, and not all that its limit allows."""
+"""A page of large values reads the values that it returns, not all that its limit allows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.growth import count, fill
 
 FEW, MANY = 16, 40
 SIZE = 300_000
-"""Fourteen of them are a page."""
+"""Bytes of a value: fourteen of them fill a page."""
 
 Reading = Callable[[Any], Any]
 
@@ -32,13 +32,13 @@ def storage(postgres_database: Database) -> Iterator[PostgresStorage]:
 
 @pytest.fixture(scope="module")
 def tenants(storage: PostgresStorage) -> tuple[Tenant, ...]:
-    """Two tenants: one has few large documents and record types, one many."""
+    """Return two tenants: one with few large documents and record types, one with many."""
     return tuple(filled(storage, number) for number in (FEW, MANY))
 
 
 def filled(storage: PostgresStorage, number: int) -> Tenant:
     tenant = storage.create_tenant(slug=f"t-{uuid4().hex}", name="Large")
-    # What cannot be compressed, so that its bytes are where it lies.
+    # Random text, which cannot be compressed.
     texts = [secrets.token_urlsafe(SIZE * 3 // 4) for _ in range(number)]
     fill(storage, tenant, "notes", [(f"n{place:03}", {"text": text}) for place, text in enumerate(texts)])
     unit = storage.unit_of_work(tenant, str(uuid4()), "sync")

@@ -1,5 +1,5 @@
-"""Every statement of ours uses the index that is named here, without statistics: on a fresh SQLite file, and on
-PostgreSQL with custom plans and with generic ones. The statements are those that every public operation sends."""
+"""Every statement of the library uses the index that is named here, without statistics: on a fresh SQLite file, and on
+PostgreSQL with custom plans and with generic ones. The statements are those of every public operation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.postgres import Bench
 from tests.storage.captured import POSTGRES_NAMES, Captured, capturing, postgres_indexes, sqlite_indexes, sqlite_names
 
 ROWS = 1100
-"""Of each kind: PostgreSQL walks along no index of a table of a few."""
+"""Rows of each kind: on a table of a few rows, PostgreSQL uses no index."""
 
 KEYS = "ae_idempotency_keys(tenant_id, action, key)"
 DOCUMENT = "ae_documents(tenant_id, collection, id)"
@@ -78,7 +78,7 @@ INDEXES: dict[str, set[str]] = {
     "NEXT_DUE": {"ae_outbox_waiting"},
     "RECORD_FAILURE": {"ae_outbox, its key"},
     "READ_LOG": {LOG},
-    # As many rows as relays that have been there for a day.
+    # The number of relays in one day.
     "READ_RELAYS": {"all of ae_relays"},
     "REDRIVE": {DEAD},
     "READ_OUTBOX": {OUTBOX, HELD},
@@ -145,14 +145,15 @@ INDEXES: dict[str, set[str]] = {
     "update ae_patch_ops by id, a limit": {"ae_patch_ops(tenant_id, id)"},
     "update ae_record_types by id, a limit": {"ae_record_types(tenant_id, id)"},
 }
-"""The indexes of each statement that reads our tables, as `table(columns)`; by name, those that have only some rows."""
+"""The indexes of each statement that reads the library's tables, as `table(columns)`; by name for an index of only some
+rows."""
 
 ON_POSTGRESQL: dict[str, set[str]] = {
     "DOCUMENTS.remove_keys": {"ae_document_keys(tenant_id, collection, id, key)"},
     "FIND_LOG_OF_SUBJECT": {LOG, "ae_action_log_subjects(tenant_id, subject, log_id)"},
     "READ_EVENTS_OF_TYPES": {EVENT, EVENT_TYPE},
 }
-"""Where they are others there."""
+"""The indexes of statements that differ on PostgreSQL."""
 
 OTHERS = {
     "ae_change_targets(tenant_id, id)": "a target is unique by its id",
@@ -164,17 +165,17 @@ OTHERS = {
     "ae_signing_keys(id)": "an operator's calls",
     "ae_tenants(tenant_id)": "an operator's calls",
 }
-"""Indexes that no operation of a tenant reads, and what needs them."""
+"""Indexes that no operation of a tenant reads, and their purposes."""
 
 ON_SQLITE_ALONE = {"ae_relay_lease(queue)"}
 ON_POSTGRESQL_ALONE = {"ae_outbox_returns(queue)", "ae_signing_keys(id)"}
 
 LARGER = "UPDATE pg_class SET reltuples = reltuples * 100 WHERE relkind IN ('r', 'i') AND relname LIKE 'ae\\_%'"
-"""Has the planner expect the rows of a host that is in use: of few rows, it reads all of a tenant's for ten of them."""
+"""Settings under which the planner expects the rows of a host in use: with few rows, it reads all of a tenant's."""
 
 
 def sent(backend: Backend) -> Captured:
-    """What all operations send."""
+    """Return the statements of all operations."""
     with capturing() as found:
         filled(backend)
         for operation in operations():

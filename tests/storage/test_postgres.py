@@ -1,4 +1,4 @@
-"""`PostgresStorage`: the suite that every storage passes, as a restricted role on a real server."""
+"""`PostgresStorage`: the suite for every storage, as a restricted role on a real server."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_key_over_the_limit_of_an_index_is_refused(postgres_database: Database
     with PostgresStorage(postgres_database.app_url) as storage:
         engine = create_engine(services=[service], storage=storage, limits=Limits(key_length=100_000))
         tenant = storage.create_tenant(slug=f"t-{token_hex(8)}", name="Acme")
-        # An index compresses what repeats itself.
+        # An index compresses repetitions.
         request = RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key=token_hex(9_000))
 
         error = engine.execute_action("notes", "put", {}, request).failure()
@@ -112,7 +112,7 @@ def test_a_burst_leaves_no_more_connections_than_the_pool_keeps(fresh_postgres_d
         assert answers == [Success(None)] * 8
         with psycopg.connect(fresh_postgres_database.owner_url, autocommit=True) as owner:
             backends = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND datname = current_database()"
-            # The four of the pool, and the two that the pool of look-ups may have; the others close in a moment.
+            # Four in the pool, and two in the pool of look-ups; the others close in a moment.
             wait_until(lambda: owner.execute(backends).fetchone()[0] <= 6)  # type: ignore[index]
 
 
@@ -130,7 +130,7 @@ def test_an_event_loop_may_keep_one_idle_connection(fresh_postgres_database: Dat
         for unit in units:
             await unit.rollback()
         with psycopg.connect(fresh_postgres_database.owner_url, autocommit=True) as owner:
-            # The ones that are closed are gone from the server in a moment.
+            # The server notices a closed connection in a moment.
             if is_limited:
                 wait_until(lambda: owner.execute(backends).fetchone()[0] <= 2)  # type: ignore[index]
             (count,) = owner.execute(backends).fetchone() or (0,)

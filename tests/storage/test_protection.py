@@ -42,7 +42,7 @@ def table_of(name: str, schema: str | None = None, column: str = "tenant_id") ->
 
 @pytest.fixture(scope="module")
 def database(postgres_server: str, postgres_template: Database) -> Iterator[psycopg.Connection[Any]]:
-    """A database, as a superuser who takes back everything."""
+    """Connect as a superuser, who rolls everything back."""
     copy = copy_database(postgres_server, postgres_template, "protected")
     superuser = make_url(postgres_server).set(database=make_url(copy.owner_url).database)
     with psycopg.connect(superuser.render_as_string(hide_password=False)) as connection:
@@ -54,7 +54,8 @@ def database(postgres_server: str, postgres_template: Database) -> Iterator[psyc
 def differences(
     connection: psycopg.Connection[Any], script: Sequence[str], *declared: Declared, role: str = "app"
 ) -> list[Difference]:
-    """Return the differences that a role finds after a script that is taken back. `PROTECT x` protects the table x."""
+    """Return the differences that a role finds after a script, which is rolled back. `PROTECT x` protects the table
+    x."""
     with connection.transaction(force_rollback=True):
         connection.execute("SET LOCAL ROLE owner")
         for line in script:
@@ -248,7 +249,7 @@ def test_a_protection_that_was_lost_is_found(database: psycopg.Connection[Any], 
 
 
 @pytest.mark.parametrize("name", sorted(CARRIED))
-def test_what_is_left_of_a_protection_tells_of_what_was_lost(database: psycopg.Connection[Any], name: str) -> None:
+def test_the_rest_of_a_protection_reveals_its_loss(database: psycopg.Connection[Any], name: str) -> None:
     script, problem = LOST[name]
 
     found = differences(database, script)
@@ -328,7 +329,7 @@ def test_several_tables_are_compared_at_once(database: psycopg.Connection[Any]) 
     assert differences(database, script, Declared(None, "sound", "tenant_id")) != []
 
 
-def test_a_strong_role_is_told_of_the_structure_only(database: psycopg.Connection[Any]) -> None:
+def test_a_strong_role_learns_of_the_structure_only(database: psycopg.Connection[Any]) -> None:
     with database.transaction(force_rollback=True):
         for statement in (JOBS, *protection("jobs", "postgresql"), "CREATE POLICY more ON jobs USING (true)"):
             database.execute(statement.encode())
@@ -376,7 +377,7 @@ NAMES = [
 
 @pytest.fixture(scope="module")
 def named(postgres_server: str, postgres_template: Database) -> Iterator[Engine]:
-    """A database whose owner may make schemas, and that has tables which a name taken apart would mean."""
+    """A database whose owner may create schemas, with tables that a wrongly split name would hit."""
     copy = copy_database(postgres_server, postgres_template, "named")
     engine = create_engine(make_url(copy.owner_url).set(drivername="postgresql+psycopg"))
     with engine.begin() as connection:
@@ -412,7 +413,7 @@ def test_a_table_of_any_name_is_protected_and_no_other(named: Engine, name: str,
 
 
 def _protected(connection: Any) -> set[str]:
-    """The tables that have any part of it."""
+    """Return the tables with any part of a protection."""
     rows = connection.execute(
         text(
             "SELECT oid::regclass::text FROM pg_class WHERE relrowsecurity AND relkind = 'r'"
@@ -499,7 +500,7 @@ def test_a_database_without_declared_protection_is_refused(sql_database: SQLData
         pass
     with pytest.raises(ConfigurationError, match="expenses"), sql_database.open(protected=table.metadata):
         pass
-    # A process that has to do with several databases says which tables are in this one.
+    # A process with several databases names the tables of this one.
     for tables in ([other], ()):
         with sql_database.open(protected=tables):
             pass
@@ -570,7 +571,7 @@ def test_a_later_table_is_compared_under_an_event_loop(sql_database: SQLDatabase
     assert read_later == Success(0)
 
 
-def test_what_nobody_declares_any_more_is_not_compared(sql_database: SQLDatabase) -> None:
+def test_an_undeclared_table_is_not_compared(sql_database: SQLDatabase) -> None:
     protect_table(table_of("expenses"))
     with sql_database.owning() as connection:
         connection.execute(text(UNPROTECTED[sql_database.name]))

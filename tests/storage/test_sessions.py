@@ -1,4 +1,4 @@
-"""A host's own tables: the session of a handler, in the transaction of its action, on each SQL backend."""
+"""A host's own tables: the session of a handler in the transaction of its action, on each SQL backend."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def names(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 
 
 def add_around_failure(data: Any, ctx: ActionContext) -> Result[Any, Any]:
-    """One job before a nested action that fails, one after it; the first one is changed afterwards."""
+    """Add one job before a failing nested action and one after it; then change the first one."""
     first = Job(tenant_id=ctx.tenant.id, id=1, name="first")
     ctx.session.add(first)
     failed = ctx.execute("jobs", "add", {"id": 2, "fails": True})
@@ -72,7 +72,7 @@ def add_around_failure(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 
 
 def add_pending(data: Any, ctx: ActionContext) -> Result[Any, Any]:
-    """Nothing is flushed, and nothing else is done."""
+    """Add a job without a flush."""
     ctx.session.add(Job(tenant_id=ctx.tenant.id, id=data["id"], name="pending"))
     return Failure("changed my mind") if data.get("fails") else Success(data["id"])
 
@@ -89,14 +89,14 @@ def peek_and_fail(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 
 
 def nested(data: Any, ctx: ActionContext) -> Result[Any, Any]:
-    """Executes an action, and then writes itself."""
+    """Execute an action, then write."""
     answer = ctx.execute("jobs", data["action"], data["payload"])
     ctx.records("notes").insert({"after": data["action"]})
     return Success(isinstance(answer, Success))
 
 
 def add_around_failed_flush(data: Any, ctx: ActionContext) -> Result[Any, Any]:
-    """The nested action is the first to use the session, and its flush fails."""
+    """Let the nested action use the session first; its flush fails."""
     ctx.records("notes").insert({}, "before")
     failed = ctx.execute("jobs", "add", {"id": 9, "name": data["taken"]}).failure()
     ctx.execute("jobs", "add", {"id": 8, "name": "free"}).unwrap()
@@ -203,13 +203,13 @@ def engine(sql_database: SQLDatabase, sql_storage: SQLStorage) -> Engine:
 
 @pytest.fixture
 def storage(sql_storage: SQLStorage) -> SQLStorage:
-    """The one that the tenants are made in."""
+    """Return the storage in which the tenants are created."""
     return sql_storage
 
 
 @pytest.fixture
 def execute(sql_storage: SQLStorage, request: pytest.FixtureRequest) -> Execute:
-    """As everywhere, but that the connections of each event loop are closed with it."""
+    """Execute as everywhere, and close the connections of each event loop with it."""
     del request
 
     def asynchronous(engine: Engine, name: str, payload: Any, context: RequestContext) -> Any:
@@ -278,7 +278,7 @@ def test_a_nested_action_that_fails_takes_back_its_own_rows_only(go: Callable[..
         ("peek_and_fail", {"inner": True}, False),
     ],
 )
-def test_what_is_pending_in_a_nested_action_follows_it(
+def test_pending_rows_of_a_nested_action_follow_it(
     go: Callable[..., Any], action: str, payload: Any, is_done: bool
 ) -> None:
     assert go("nested", {"action": action, "payload": payload}) == Success(is_done)
@@ -345,7 +345,7 @@ def test_a_swallowed_error_of_the_database_does_not_commit_half(
     answer = go("swallow", {"id": 1})
 
     if sql_database.name == "sqlite":
-        # The transaction goes on after such an error there: what came before it stands.
+        # There, the transaction continues after the error, with the writes before it.
         assert answer == Success("fine")
         assert go("names") == Success(["mend"])
     else:
@@ -359,7 +359,7 @@ def test_an_error_inside_a_savepoint_can_be_swallowed(go: Callable[..., Any]) ->
     assert go("names") == Success(["mend"])
 
 
-def test_a_session_is_of_no_use_afterwards(go: Callable[..., Any]) -> None:
+def test_a_session_is_refused_after_its_execution(go: Callable[..., Any]) -> None:
     KEPT.clear()
     go("keep").unwrap()
 
@@ -381,7 +381,7 @@ def test_a_handler_cannot_write_another_tenants_rows(go: Callable[..., Any], acm
     assert len(go("names", tenant=globex).unwrap()) <= 2
 
 
-def test_nobody_writes_outside_an_action(
+def test_no_write_outside_an_action_succeeds(
     go: Callable[..., Any], sql_database: SQLDatabase, acme: Tenant, sql_storage: SQLStorage
 ) -> None:
     go("add", {"id": 1}).unwrap()

@@ -1,4 +1,4 @@
-"""`SQLiteStorage`: the suite that every storage passes."""
+"""`SQLiteStorage`: the suite for every storage."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ TABLES = (
 
 
 def put(data: Any, ctx: ActionContext) -> Result[Any, Any]:
-    # One that has keys, too.
+    # A collection with lookups, too.
     ctx.records("workflow_assignments").insert({"assignee": ctx.tenant.slug}, "a1")
     return Success(ctx.records("notes").insert({"of": ctx.tenant.slug}, "n1").id)
 
@@ -111,7 +111,7 @@ def test_a_handlers_sql_does_not_write_another_tenants_rows(
 
     assert dump(storage, victim) == before
     if verb != "replace":
-        # The trigger's own refusal: a key that is taken would refuse this statement too, and no other one.
+        # The refusal of the trigger itself: a taken key would refuse this statement as well.
         assert f"{statement.split()[0]} on {table}" in str(answer.failure())
 
 
@@ -128,7 +128,7 @@ def test_what_is_append_only_is_not_replaced_either(storage: SQLiteStorage, engi
 
 
 def test_a_connection_cancelled_while_opening_is_closed(tmp_path: Path) -> None:
-    """Python 3.13 and newer warn of a connection that nobody has closed."""
+    """Python 3.13 and newer warn of an unclosed connection."""
     path = tmp_path / "cancelled.db"
     opens, is_cancelled = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""Several units of work, open side by side, against a model of snapshot isolation in which the first writer wins."""
+"""Several open units of work against a model of snapshot isolation in which the first writer wins."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Docs = dict[str, Doc]
 
 @dataclass
 class ModelUnit:
-    """What the model knows of one unit of work: its snapshot is taken when it first reads."""
+    """A unit of work in the model: it takes its snapshot when it first reads."""
 
     unit: MemoryUnitOfWork
     snapshot: int | None = None
@@ -47,7 +47,7 @@ class ModelUnit:
 
 
 class SnapshotIsolation(RuleBasedStateMachine):
-    """Rules are what units of work can do; each says what the model expects, and asks the storage."""
+    """The rules are the operations of units of work; each asks the storage and compares it with the model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -211,14 +211,15 @@ class SnapshotIsolation(RuleBasedStateMachine):
         return self.open[slot]
 
     def seen(self, unit: ModelUnit) -> Docs:
-        """What a unit reads: its snapshot with its own writes on top."""
+        """Return the documents that a unit reads: its snapshot with its own writes on top."""
         if unit.snapshot is None:
             unit.snapshot = len(self.states) - 1
         merged: dict[str, Doc | None] = {**self.states[unit.snapshot], **unit.writes}
         return {id: found for id, found in merged.items() if found is not None}
 
     def write(self, unit: ModelUnit, id: str) -> tuple[ErrorCode | None, Doc | None]:
-        """Who writes first wins: another unit that holds the document, or has committed it since, is in the way."""
+        """The first writer wins: a unit conflicts with another one that holds the document, or has committed it
+        since."""
         if any(id in other.locked for other in self.open.values() if other is not unit):
             return ErrorCode.CONFLICT, None
         unit.locked.add(id)

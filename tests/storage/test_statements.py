@@ -1,4 +1,4 @@
-"""What goes over the wire to PostgreSQL: two statements around a handler, whatever it does."""
+"""The traffic to PostgreSQL: two statements around any handler."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.storage.backends import engine_on
 
 
 class Traffic(NamedTuple):
-    """What was sent: the statements that were executed, and how often the client waited for the server."""
+    """The executed statements, and the number of times that the client waited for the server."""
 
     statements: list[str]
     round_trips: int
@@ -72,7 +72,7 @@ def request_of(storage: PostgresStorage) -> Callable[[], RequestContext]:
 
 @contextmanager
 def traced(connection: Any, path: Path) -> Iterator[None]:
-    """Have the client library write down what it sends and gets."""
+    """Write down the traffic of the client library."""
     with path.open("wb") as file:
         connection.pgconn.trace(file.fileno())
         connection.pgconn.set_trace_flags(Trace.SUPPRESS_TIMESTAMPS)
@@ -81,7 +81,7 @@ def traced(connection: Any, path: Path) -> Iterator[None]:
 
 
 def traffic(path: Path, prepared: dict[str, str]) -> Traffic:
-    """What a trace says. All statements were prepared before, except those that name a savepoint."""
+    """Return the traffic in a trace. All statements but those that name a savepoint were prepared before."""
     sent = [line.split("\t") for line in path.read_text().splitlines() if line.startswith("F\t")]
     kinds = [message[2] for message in sent]
     assert set(kinds) <= {"Parse", "Bind", "Describe", "Execute", "Sync"}, kinds

@@ -1,4 +1,4 @@
-"""`actionengine.testing` gives what can be given where Hypothesis, or pytest, is not installed."""
+"""`actionengine.testing` works as far as it can without Hypothesis or pytest."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_backends_and_most_parts_need_no_hypothesis() -> None:
     ("blocked", "name"),
     [("hypothesis", "StorageConformance"), ("hypothesis", "RecordsConformance"), ("pytest", "Conformance")],
 )
-def test_a_part_that_needs_more_says_what_to_install(blocked: str, name: str) -> None:
+def test_a_part_names_the_package_that_it_needs(blocked: str, name: str) -> None:
     found = without(
         [blocked],
         f"try:\n    from actionengine.testing import {name}\nexcept ImportError as error:\n    print(error)",

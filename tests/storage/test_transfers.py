@@ -1,4 +1,4 @@
-"""Threads that transfer between accounts, and often give up: no balance is lost, and nothing is left behind."""
+"""Threads that transfer between accounts and often give up: no balance is lost, and nothing stays held."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOTAL = 100 * len(ACCOUNTS)
 
 
 class Hammer:
-    """Transfers between accounts, by any number of threads, many of them given up halfway."""
+    """Transfers between accounts by any number of threads. Many are given up halfway."""
 
     def __init__(self, storage: InMemoryStorage, tenant: Tenant) -> None:
         self.storage = storage
