@@ -66,7 +66,7 @@ def transform_loaded(loaded: Loaded) -> MergePlan:
     except OpRefused as refusal:
         raise unprocessable(loaded.change, refusal.op, refusal.reason) from None
     except EditRefused as refusal:
-        raise _edit_error(loaded, refusal) from None
+        raise _invalid_op_error(loaded, refusal) from None
     except GraphError as error:
         message = f"the ops would break a rule of inheritance: {error}"
         raise refused(loaded.change, ErrorCode.UNPROCESSABLE, message) from None
@@ -90,7 +90,7 @@ def _check_snapshot_bytes(loaded: Loaded, size: int) -> None:
         raise refused(loaded.change, ErrorCode.UNPROCESSABLE, message)
 
 
-def _edit_error(loaded: Loaded, refusal: EditRefused) -> ExecutionRefused:
+def _invalid_op_error(loaded: Loaded, refusal: EditRefused) -> ExecutionRefused:
     op, error, change = refusal.op, refusal.error, loaded.change
     latest = loaded.files[op.file_path].latest
     details = {"op_id": op.id, "op_type": op.op_type, "file_path": op.file_path, "reason": error.message}

@@ -54,9 +54,9 @@ async def persist(store: Store, plan: MergePlan, files: ProjectFiles) -> None:
     once the transaction has committed."""
     loaded, at = plan.loaded, await store.now()
     types, change = loaded.graph.types, loaded.change
-    taken = await store.snapshots.find({"change_id": change["id"]}, columns=("record_type_key",))
-    there = {row["record_type_key"] for row in taken}
-    bases = {key: _base(loaded.types[key], types[key].schema, key not in there) for key in plan.affected_types}
+    rows = await store.snapshots.find({"change_id": change["id"]}, columns=("record_type_key",))
+    with_snapshot = {row["record_type_key"] for row in rows}
+    bases = {key: _base(loaded.types[key], types[key].schema, key not in with_snapshot) for key in plan.affected_types}
     new_bytes = Counter[str]()
     for step in plan.transformed.steps:
         new_bytes[step.op.record_type or ""] += _stored_size(step.op)
@@ -70,7 +70,7 @@ async def persist(store: Store, plan: MergePlan, files: ProjectFiles) -> None:
             "created_at": at,
         }
         for key in plan.affected_types
-        if key not in there
+        if key not in with_snapshot
     ]
     if snapshots:
         await store.snapshots.insert(snapshots)

@@ -52,13 +52,13 @@ class WorkspaceClosed(ActionError):
     """A workspace that was stopped, or whose change was merged, since its record was read."""
 
 
-def create_copy(place: WorkspaceLocation, previewed: PreviewedOps, is_new: bool) -> None:
+def create_copy(location: WorkspaceLocation, previewed: PreviewedOps, is_new: bool) -> None:
     """Create the copy of a started workspace. An existing copy is reused, unless the workspace is new."""
-    with suppress(WorkspaceClosed), _unless_closed(place):
+    with suppress(WorkspaceClosed), _unless_closed(location):
         if is_new:
             # The folder of an earlier workspace may be left over.
-            _remove(place.folder)
-        _put(_copy(place), previewed)
+            _remove(location.folder)
+        _put(_copy(location), previewed)
 
 
 def remove_copy(folder: Path, version: int) -> None:
@@ -74,20 +74,20 @@ def remove_copy(folder: Path, version: int) -> None:
         _remove(folder)
 
 
-def files_of_ops(place: WorkspaceLocation) -> tuple[str, ...]:
+def files_of_ops(location: WorkspaceLocation) -> tuple[str, ...]:
     """Return the files of a copy that ops have written."""
-    with _unless_closed(place):
-        return tuple(_hashes(_copy(place)))
+    with _unless_closed(location):
+        return tuple(_hashes(_copy(location)))
 
 
-def inspect(place: WorkspaceLocation, previewed: PreviewedOps) -> tuple[str, tuple[str, ...]]:
+def inspect(location: WorkspaceLocation, previewed: PreviewedOps) -> tuple[str, tuple[str, ...]]:
     """Write the ops into a copy; return its diff against the module, and the files that were skipped.
 
     Raises `ActionError(conflict)` if the module has since changed in a file that differs, and if the workspace was
     stopped.
     """
-    with _unless_closed(place):
-        copy = _copy(place)
+    with _unless_closed(location):
+        copy = _copy(location)
         skipped_files = _put(copy, previewed)
         try:
             return copy.diff(), skipped_files
@@ -106,24 +106,24 @@ def _marker(folder: Path) -> Path:
 
 
 @contextmanager
-def _unless_closed(place: WorkspaceLocation) -> Iterator[None]:
-    _check_open(place)
+def _unless_closed(location: WorkspaceLocation) -> Iterator[None]:
+    _check_open(location)
     try:
         yield
     except (OSError, ActionError):
         # The copy may be under removal.
-        _check_open(place)
+        _check_open(location)
         raise
 
 
-def _check_open(place: WorkspaceLocation) -> None:
+def _check_open(location: WorkspaceLocation) -> None:
     try:
-        closed = json.loads(_marker(place.folder).read_text(encoding="ascii"))
+        closed = json.loads(_marker(location.folder).read_text(encoding="ascii"))
     except (FileNotFoundError, ValueError):
         # A loss of power may leave the marker empty: it also ended the creations that it was for.
         return
-    if closed > place.version:
-        id = place.folder.name
+    if closed > location.version:
+        id = location.folder.name
         raise WorkspaceClosed(ErrorCode.CONFLICT, f"the workspace of the change {id!r} was stopped meanwhile")
 
 
@@ -135,27 +135,27 @@ def _remove(folder: Path) -> None:
         remove_own_tree(removed)
 
 
-def _copy(place: WorkspaceLocation) -> WorkingCopy:
-    if (found := _opened(place)) is not None:
+def _copy(location: WorkspaceLocation) -> WorkingCopy:
+    if (found := _opened(location)) is not None:
         return found
     try:
-        made = WorkingCopy.create(place.module.root, place.folder)
+        made = WorkingCopy.create(location.module.root, location.folder)
     except ActionError as refusal:
         # Another process may have created it at the same time.
-        if refusal.code is ErrorCode.CONFLICT and (found := _opened(place)) is not None:
+        if refusal.code is ErrorCode.CONFLICT and (found := _opened(location)) is not None:
             return found
         raise
     try:
-        _check_open(place)
+        _check_open(location)
     except WorkspaceClosed:
-        _remove(place.folder)
+        _remove(location.folder)
         raise
     return made
 
 
-def _opened(place: WorkspaceLocation) -> WorkingCopy | None:
+def _opened(location: WorkspaceLocation) -> WorkingCopy | None:
     try:
-        return WorkingCopy.open(place.folder)
+        return WorkingCopy.open(location.folder)
     except ValueError:
         raise _damaged() from None
     except ActionError as absent:

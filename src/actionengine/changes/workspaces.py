@@ -173,12 +173,12 @@ async def view_workspace(ctx: InternalContext, settings: FileSettings, change_id
     if stored.status == "stopped" and not stored.kept:
         return WorkspaceView(**shown)
     files = ProjectFiles(ctx, settings, store, change["project_id"])
-    place = WorkspaceLocation(_folder_of(ctx, settings, change_id), files.module(), stored.version)
-    if ctx.has_work_after_commit and not place.folder.exists():
+    location = WorkspaceLocation(_folder_of(ctx, settings, change_id), files.module(), stored.version)
+    if ctx.has_work_after_commit and not location.folder.exists():
         raise conflict("the working copy is created after this transaction has committed: ask for it afterwards")
-    written = await ctx.run(partial(files_of_ops, place))
+    written = await ctx.run(partial(files_of_ops, location))
     previewed = await _preview(ctx, files, change, written)
-    diff, skipped_files = await ctx.run(partial(inspect, place, previewed))
+    diff, skipped_files = await ctx.run(partial(inspect, location, previewed))
     return WorkspaceView(**shown, ops=previewed.ops, diff=diff, skipped_files=skipped_files)
 
 
