@@ -208,6 +208,11 @@ def test_table_rows_have_the_cells_of_their_header(page: Path) -> None:
         assert cells == columns, f"{name_of(page)}: {line}"
 
 
+def test_readme_shows_its_output_on_the_first_screen() -> None:
+    output = next(block for block in blocks_of((ROOT / "README.md").read_text()) if block.language == "text")
+    assert output.line + output.code.count("\n") <= 45
+
+
 def test_page_on_errors_has_every_code() -> None:
     page = (ROOT / "docs/errors.md").read_text()
     assert [code for code in ErrorCode if f"`{code}`" not in page] == []
