@@ -127,9 +127,7 @@ def test_concurrent_completions_have_one_winner(harness: Harness) -> None:
 
 
 @run_in_mode
-async def test_cancelling_a_waiting_run_cancels_its_assignment(
-    harness: Harness,
-) -> None:
+async def test_cancelling_a_waiting_run_cancels_its_assignment(harness: Harness) -> None:
     run = await harness.run(assignment("look", wait=True), note("after"))
 
     refused(await harness.resume(run), ErrorCode.CONFLICT, "waits for the assignment", run.assignment_id)
@@ -158,9 +156,7 @@ async def test_a_repeated_step_creates_one_assignment(harness: Harness) -> None:
 
 @each_storage
 @run_in_mode
-async def test_assignments_are_listed_by_assignee_in_either_order(
-    harness: Harness,
-) -> None:
+async def test_assignments_are_listed_by_assignee_in_either_order(harness: Harness) -> None:
     key = await harness.define(assignment("look", assignee="${input.whose}"))
     for whose in ("human:bob", "human:eve", "human:bob"):
         await harness.drive(await harness.start(key, {"whose": whose}))
@@ -244,9 +240,7 @@ async def test_an_invalid_assignment_is_reported_and_hides_no_other(harness: Har
 
 
 @run_in_mode
-async def test_a_completion_replaces_what_the_host_wrote_there(
-    harness: Harness,
-) -> None:
+async def test_a_completion_replaces_what_the_host_wrote_there(harness: Harness) -> None:
     key = await harness.define(assignment("look", wait=True))
     for odd in ({"result": "done"}, {"completed_by": 4, "completed_at": "soon"}, {"status": None}, {"created_at": "x"}):
         run = await harness.drive(await harness.start(key))

@@ -13,15 +13,7 @@ from typing import Any
 import pytest
 from returns.result import Result
 
-from actionengine import (
-    ActionError,
-    CallbackPublisher,
-    Event,
-    Fanout,
-    PublishError,
-    PublisherUnavailable,
-    Relay,
-)
+from actionengine import ActionError, CallbackPublisher, Event, Fanout, PublishError, PublisherUnavailable, Relay
 from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.storage.outbox import EVENTS, TRIGGERS, WORKFLOWS
 from actionengine.workflows import WorkflowPublisher

@@ -8,11 +8,7 @@ from typing import Any, cast
 import pytest
 from returns.result import Failure
 
-from actionengine import (
-    Actor,
-    ErrorCode,
-    Limits,
-)
+from actionengine import Actor, ErrorCode, Limits
 from actionengine.errors import ActionError
 from actionengine.testing import run_in_mode
 from actionengine.workflows.models import RunCursor

@@ -456,10 +456,7 @@ WAITING = {"name": "a", "type": "assignment", "assignee": "human:bob", "title": 
         lambda given: {"steps": [WAITING | {"wait": given}]},
         lambda given: {"steps": [approval("a", by_starter=given)]},
         lambda given: {"steps": [ONE], "trigger": EVENT | {"from_workflows": given}},
-        lambda given: {
-            "steps": [ONE],
-            "input": {"fields": [{"name": "n", "type": "number", "required": given}]},
-        },
+        lambda given: {"steps": [ONE], "input": {"fields": [{"name": "n", "type": "number", "required": given}]}},
     ],
     ids=["wait", "by_starter", "from_workflows", "required"],
 )

@@ -11,14 +11,7 @@ from typing import Any
 
 import pytest
 
-from actionengine import (
-    ConfigurationError,
-    Engine,
-    InMemoryStorage,
-    Relay,
-    Tenant,
-    create_engine,
-)
+from actionengine import ConfigurationError, Engine, InMemoryStorage, Relay, Tenant, create_engine
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.errors import StorageError
 from actionengine.storage.outbox import QUEUES

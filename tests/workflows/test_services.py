@@ -184,9 +184,7 @@ async def test_a_key_is_a_name(harness: Harness) -> None:
 
 @each_storage
 @run_in_mode
-async def test_concurrent_definitions_get_their_own_versions(
-    harness: Harness,
-) -> None:
+async def test_concurrent_definitions_get_their_own_versions(harness: Harness) -> None:
     answers = await harness.backend.gather(
         *(harness.ask("workflows.define", {"key": "w", "definition": STEPS}, by=Actor.human(f"h{n}")) for n in range(4))
     )
@@ -765,9 +763,7 @@ async def test_the_cancelled_approval_of_a_run_records_its_actor(harness: Harnes
 
 
 @run_in_mode
-async def test_cancelling_a_run_keeps_approvals_of_other_actions(
-    harness: Harness,
-) -> None:
+async def test_cancelling_a_run_keeps_approvals_of_other_actions(harness: Harness) -> None:
     run_id = await harness.start(await harness.define(note("a")))
     needed = await harness.ask("host.approved", {"n": 1}, by=EVE, key=f"{run_id}/0")
 

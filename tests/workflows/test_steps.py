@@ -9,8 +9,19 @@ from typing import Any
 import pytest
 from returns.result import Failure
 
-from actionengine import ActionError, Actor, ErrorCode, Limits, Service, create_action, create_service
-from actionengine.testing import run_in_mode
+from actionengine import (
+    ActionError,
+    Actor,
+    ErrorCode,
+    InMemoryStorage,
+    Limits,
+    Role,
+    Service,
+    StaticAuthorizer,
+    create_action,
+    create_service,
+)
+from actionengine.testing import AsyncBackend, SyncBackend, run_in_mode
 from actionengine.testing.harness import AUDITOR
 from tests.harness import expect, refused
 from tests.workflows.harness import (
@@ -60,9 +71,7 @@ async def test_later_steps_read_the_result_of_an_action(harness: Harness) -> Non
 
 
 @run_in_mode
-async def test_the_log_has_the_workflow_reason_and_key_of_an_action(
-    harness: Harness,
-) -> None:
+async def test_the_log_has_the_workflow_reason_and_key_of_an_action(harness: Harness) -> None:
     run = await harness.run(action("who", "host.who"), note("note"))
 
     log = await harness.log()
@@ -217,8 +226,6 @@ async def test_an_action_that_is_gone_or_forbidden_pauses_the_run(harness: Harne
 
 @run_in_mode
 async def test_steps_may_do_what_the_roles_of_the_host_allow(harness: Harness) -> None:
-    from actionengine import Role, StaticAuthorizer
-
     authorizer = StaticAuthorizer({"payer": Role(allow=["host.pay"])})
     demanding = harness.another(
         authorizer=authorizer, roles=lambda tenant, key: ("payer",) if key.startswith("may") else ()
@@ -676,8 +683,6 @@ async def test_a_workflow_that_starts_itself_comes_to_an_end(harness: Harness) -
 
 @run_in_mode
 async def test_an_approval_is_hidden_without_its_permission(harness: Harness) -> None:
-    from actionengine import StaticAuthorizer
-
     demanding = harness.another(authorizer=StaticAuthorizer())
     run = await demanding.run(approval("ok"))
 
@@ -917,8 +922,6 @@ async def test_a_run_goes_on_by_the_version_that_it_was_started_with(harness: Ha
 @each_storage
 @run_in_mode
 async def test_two_storages_in_a_process_share_no_definitions(harness: Harness) -> None:
-    from actionengine import InMemoryStorage
-    from actionengine.testing import SyncBackend
 
     # The same tenant, the same key, the same version.
     backend = SyncBackend(InMemoryStorage())
@@ -1018,8 +1021,6 @@ async def test_a_run_may_be_cancelled_while_it_advances(harness: Harness) -> Non
 
 @each_storage
 def test_under_an_event_loop_steps_are_taken_in_the_same_way(shared_backend: Any) -> None:
-    from actionengine.testing import AsyncBackend
-
     backend = AsyncBackend(shared_backend.storage)
 
     async def test() -> None:

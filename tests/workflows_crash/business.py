@@ -219,12 +219,7 @@ DEFINITIONS: Mapping[str, Mapping[str, Any]] = {
         ]
     },
     "approved": {
-        "steps": [
-            _step("first"),
-            _approval(expires_after=3600),
-            _step("granted", next="end"),
-            _step("declined"),
-        ]
+        "steps": [_step("first"), _approval(expires_after=3600), _step("granted", next="end"), _step("declined")]
     },
     "asked": {
         "steps": [
@@ -256,12 +251,7 @@ DEFINITIONS: Mapping[str, Mapping[str, Any]] = {
     "nested": {"steps": [_step("twice", "write_twice"), _step("last")]},
     "locking": {"steps": [_lock("lock"), _step("add", "add", **_ADDITION), _step("last")]},
     "releasing": {
-        "steps": [
-            _lock("lock"),
-            _step("add", "add", **_ADDITION),
-            _lock("release", operation="release"),
-            _step("last"),
-        ]
+        "steps": [_lock("lock"), _step("add", "add", **_ADDITION), _lock("release", operation="release"), _step("last")]
     },
     "parent": {"steps": [_step("start", "start_child"), _step("last")]},
     "child": {"steps": [_step("child")]},

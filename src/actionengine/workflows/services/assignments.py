@@ -16,12 +16,7 @@ from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
 from actionengine.schemas.field_errors import field_errors, summarize
 from actionengine.storage.rows import Record
-from actionengine.workflows.models import (
-    AssignmentReference,
-    AssignmentView,
-    CompleteAssignment,
-    ListAssignments,
-)
+from actionengine.workflows.models import AssignmentReference, AssignmentView, CompleteAssignment, ListAssignments
 from actionengine.workflows.permissions import PEOPLE_AND_AGENTS, WorkflowPermissions
 from actionengine.workflows.runs.events import WORKFLOW_ASSIGNMENT_COMPLETED, AssignmentCompleted
 from actionengine.workflows.runs.run import RunStepper
