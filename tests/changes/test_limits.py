@@ -232,7 +232,7 @@ def test_a_def_handler_in_a_task_does_not_wait_in_memory() -> None:
 
 
 class Office:
-    """Return a host in memory with an active type `job`, a type `asset`, and these handlers."""
+    """A host in memory with an active type `job`, a type `asset`, and these handlers."""
 
     def __init__(self, **handlers: Any) -> None:
         storage = InMemoryStorage()
