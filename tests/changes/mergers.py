@@ -48,7 +48,7 @@ class Job(NamedTuple):
 
 
 class Fuse:
-    """Kills this process at the statement number `dies_at`, once it is set."""
+    """A countdown that kills this process at the statement number `dies_at`, once that is set."""
 
     dies_at: int | None = None
     number: Iterator[int] = count(1)
@@ -142,7 +142,7 @@ class Merger:
 
 
 class Mergers:
-    """Starts processes, a few at a time."""
+    """The tests' side: starts processes, a few at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
