@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import uuid4
 
 import pytest
@@ -72,8 +72,15 @@ def pytest_collection_finish() -> None:
 
 
 Mode = Literal["sync", "async"]
-Execute = Callable[[Engine, str, Any, RequestContext], Result[Any, ActionError]]
 EngineOf = Callable[..., Engine]
+
+
+class Execute(Protocol):
+    """Execute `service.action` on an engine, as `as_ann` unless another context is given."""
+
+    def __call__(
+        self, engine: Engine, name: str, payload: Any, context: RequestContext | None = None
+    ) -> Result[Any, ActionError]: ...
 
 
 @pytest.fixture
@@ -102,18 +109,16 @@ def as_system(acme: Tenant) -> RequestContext:
 
 
 @pytest.fixture(params=["sync", "async"])
-def execute(request: pytest.FixtureRequest) -> Execute:
+def execute(request: pytest.FixtureRequest, as_ann: RequestContext) -> Execute:
     """Execute `service.action` through `execute_action` or `execute_action_async`."""
 
-    def sync(engine: Engine, name: str, payload: Any, context: RequestContext) -> Result[Any, ActionError]:
-        service, _, action = name.partition(".")
-        return engine.execute_action(service, action, payload, context)
+    def run(engine: Engine, name: str, payload: Any, context: RequestContext | None = None) -> Result[Any, ActionError]:
+        asked = (*name.split(".", 1), payload, context or as_ann)
+        if request.param == "sync":
+            return engine.execute_action(*asked)
+        return asyncio.run(engine.execute_action_async(*asked))
 
-    def asynchronous(engine: Engine, name: str, payload: Any, context: RequestContext) -> Result[Any, ActionError]:
-        service, _, action = name.partition(".")
-        return asyncio.run(engine.execute_action_async(service, action, payload, context))
-
-    return sync if request.param == "sync" else asynchronous
+    return run
 
 
 @pytest.fixture

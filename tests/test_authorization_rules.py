@@ -167,9 +167,7 @@ def test_the_resource_is_checked_whatever_the_general_answer_was(
     assert (first, second) == ("asked about None; asked about job/1", "asked about None; asked about job/2")
 
 
-def test_an_authorizer_that_raises_or_returns_none_denies(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
-) -> None:
+def test_an_authorizer_that_raises_or_returns_none_denies(engine_of: EngineOf, execute: Execute) -> None:
     class Broken:
         def __init__(self, error: BaseException) -> None:
             self.error = error
@@ -179,11 +177,11 @@ def test_an_authorizer_that_raises_or_returns_none_denies(
 
     for error, code in ((KeyError("x"), ErrorCode.INTERNAL), (StorageUnavailable("gone"), ErrorCode.UNAVAILABLE)):
         engine = engine_of(make_action("go", ok), authorizer=Broken(error))
-        answer = execute(engine, "work.go", {}, as_ann).failure()
+        answer = execute(engine, "work.go", {}).failure()
         assert answer.code is code
     assert answer.code is ErrorCode.UNAVAILABLE
     engine = engine_of(make_action("go", ok), authorizer=Broken(KeyError("x")))
-    assert execute(engine, "work.go", {}, as_ann).failure().message == "the authorizer raised KeyError"
+    assert execute(engine, "work.go", {}).failure().message == "the authorizer raised KeyError"
 
 
 # Patterns

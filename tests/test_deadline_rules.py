@@ -21,7 +21,7 @@ HANGS = 30.0
 @pytest.mark.parametrize("where", ["before", "after", "nested"])
 @pytest.mark.parametrize("own", [None, 3600.0])
 def test_a_longer_timeout_inside_gives_no_more_time(
-    engine_of: Callable[..., Engine], execute: Execute, as_ann: RequestContext, where: str, own: float | None
+    engine_of: Callable[..., Engine], execute: Execute, where: str, own: float | None
 ) -> None:
     released = threading.Event()
 
@@ -37,7 +37,7 @@ def test_a_longer_timeout_inside_gives_no_more_time(
     engine = engine_of(make_action("go", go, timeout=0.2, hooks=hooks), make_action("slow", slow, timeout=own))
     started = monotonic()
     try:
-        error = execute(engine, "work.go", {}, as_ann).failure()
+        error = execute(engine, "work.go", {}).failure()
     finally:
         took = monotonic() - started
         released.set()

@@ -121,11 +121,11 @@ def test_resources_that_are_no_mapping_are_refused() -> None:
 
 
 def test_the_last_of_two_actions_of_one_name_wins_with_a_warning(
-    engine_of: Callable[..., Engine], execute: Execute, as_ann: Any
+    engine_of: Callable[..., Engine], execute: Execute
 ) -> None:
     with pytest.warns(DuplicateActionWarning, match=r"work\.go"):
         engine = engine_of(action(handler=lambda data: Success("first")), action(handler=lambda data: Success("last")))
-    assert execute(engine, "work.go", {}, as_ann) == Success("last")
+    assert execute(engine, "work.go", {}) == Success("last")
 
 
 def test_two_actions_of_one_name_can_be_refused(engine_of: Callable[..., Engine]) -> None:
@@ -180,10 +180,10 @@ def with_prefix(prefix: str, data: Any) -> Result[Any, ActionError]:
     ],
 )
 def test_anything_that_can_be_called_is_a_handler(
-    handler: Any, expected: Any, engine_of: Callable[..., Engine], execute: Execute, as_ann: Any
+    handler: Any, expected: Any, engine_of: Callable[..., Engine], execute: Execute
 ) -> None:
     engine = engine_of(action(handler=handler))
-    assert execute(engine, "work.go", "x", as_ann) == Success(expected)
+    assert execute(engine, "work.go", "x") == Success(expected)
 
 
 class Amount(BaseModel):
@@ -202,10 +202,10 @@ class Amount(BaseModel):
     ],
 )
 def test_validation_takes_any_type(
-    validation: Any, payload: Any, expected: Any, engine_of: Callable[..., Engine], execute: Execute, as_ann: Any
+    validation: Any, payload: Any, expected: Any, engine_of: Callable[..., Engine], execute: Execute
 ) -> None:
     engine = engine_of(action(validation=validation))
-    assert execute(engine, "work.go", payload, as_ann) == Success(expected)
+    assert execute(engine, "work.go", payload) == Success(expected)
 
 
 def test_booting_says_nothing_when_nothing_is_wrong(engine_of: Callable[..., Engine]) -> None:

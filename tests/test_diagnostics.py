@@ -53,21 +53,19 @@ def test_each_stage_writes_one_structured_line(
     assert "of-the-payload" not in caplog.text
 
 
-def test_a_stage_that_refuses_says_its_code(
-    engine: Engine, execute: Execute, as_ann: RequestContext, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_stage_that_refuses_says_its_code(engine: Engine, execute: Execute, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "actionengine"):
-        execute(engine, "work.fails", {}, as_ann)
+        execute(engine, "work.fails", {})
     assert "stage=handler status=unprocessable" in caplog.text
     assert "word-of-the-payload" not in caplog.text
 
 
 def test_without_diagnostics_nothing_is_written(
-    engine_of: Callable[..., Engine], execute: Execute, as_ann: RequestContext, caplog: pytest.LogCaptureFixture
+    engine_of: Callable[..., Engine], execute: Execute, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = engine_of(create_action(name="go", description="", handler=lambda data: Success(data)))
     with caplog.at_level(logging.INFO, "actionengine"):
-        execute(engine, "work.go", {}, as_ann)
+        execute(engine, "work.go", {})
     assert caplog.records == []
 
 
@@ -85,12 +83,11 @@ def test_stages_are_spans_and_metrics(
     telemetry: tuple[InMemorySpanExporter, InMemoryMetricReader],
     engine: Engine,
     execute: Execute,
-    as_ann: RequestContext,
 ) -> None:
     spans, reader = telemetry
     spans.clear()
-    execute(engine, "work.outer", {"word": "of-the-payload"}, as_ann)
-    execute(engine, "work.fails", {}, as_ann)
+    execute(engine, "work.outer", {"word": "of-the-payload"})
+    execute(engine, "work.fails", {})
     finished = spans.get_finished_spans()
     handlers = {
         span.attributes["actionengine.action"]: span

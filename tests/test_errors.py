@@ -132,7 +132,7 @@ def test_it_passes_a_context_manager() -> None:
         raise ActionError("conflict", "taken")
 
 
-def test_raising_and_returning_mean_the_same(engine_of: EngineOf, execute: Execute, as_ann: RequestContext) -> None:
+def test_raising_and_returning_mean_the_same(engine_of: EngineOf, execute: Execute) -> None:
     def raises(data: Any) -> Result[Any, ActionError]:
         raise ActionError("conflict", "taken", {"slot": "9:00"})
 
@@ -142,8 +142,8 @@ def test_raising_and_returning_mean_the_same(engine_of: EngineOf, execute: Execu
         make_action("nests", lambda data, ctx: ctx.execute("work", data, {})),
     )
     for name in ("raises", "returns"):
-        assert execute(engine, f"work.{name}", {}, as_ann) == Failure(TAKEN)
-        assert execute(engine, "work.nests", name, as_ann) == Failure(TAKEN)
+        assert execute(engine, f"work.{name}", {}) == Failure(TAKEN)
+        assert execute(engine, "work.nests", name) == Failure(TAKEN)
 
 
 # References
@@ -167,7 +167,7 @@ def _deep(held: Held, how: str) -> Result[Any, ActionError]:
 @pytest.mark.parametrize("how", ["return", "raise", "chain"])
 @pytest.mark.parametrize("where", ["handler", "nested", "before", "guard", "authorizer"])
 def test_a_failure_keeps_nothing_of_the_execution_alive(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, how: str, where: str
+    engine_of: EngineOf, execute: Execute, how: str, where: str
 ) -> None:
     held: list[weakref.ref[Held]] = []
 
@@ -199,7 +199,7 @@ def test_a_failure_keeps_nothing_of_the_execution_alive(
     gc.collect()
     gc.disable()
     try:
-        error = execute(engine, "work.go", {}, as_ann).failure()
+        error = execute(engine, "work.go", {}).failure()
         assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
         assert held
         assert [each() for each in held] == [None] * len(held)

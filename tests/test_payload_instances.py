@@ -197,13 +197,11 @@ def test_a_key_refuses_an_instance_that_json_does_not_keep_whole(
 
 
 @pytest.mark.parametrize("what", PARTIAL)
-def test_an_approval_refuses_it_too(
-    what: str, engine_of: EngineOf, execute: Execute, acme: Tenant, as_ann: RequestContext
-) -> None:
+def test_an_approval_refuses_it_too(what: str, engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
     model, payload = PARTIAL[what]
     policy = ApprovalPolicy(when=lambda data, ctx: True, permission="p.approve")
     engine, seen = engine_for(model, engine_of, approval=policy)
-    assert execute(engine, "work.go", payload, as_ann).failure().code is ErrorCode.INVALID_INPUT
+    assert execute(engine, "work.go", payload).failure().code is ErrorCode.INVALID_INPUT
     boss = RequestContext(tenant=acme, actor=Actor.human("boss", permissions=["p.approve"]))
     assert engine.execute_action("approvals", "list", {}, boss).unwrap().items == ()
     assert seen == []
@@ -211,12 +209,12 @@ def test_an_approval_refuses_it_too(
 
 @pytest.mark.parametrize("what", ["a model", "a computed field", "secrets", "a root model"])
 def test_what_is_approved_runs_as_it_was_asked_for(
-    what: str, engine_of: EngineOf, execute: Execute, acme: Tenant, as_ann: RequestContext
+    what: str, engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
     model, _, payload = FAITHFUL[what]
     policy = ApprovalPolicy(when=lambda data, ctx: True, permission="p.approve")
     engine, seen = engine_for(model, engine_of, approval=policy)
-    asked = execute(engine, "work.go", payload, as_ann).failure()
+    asked = execute(engine, "work.go", payload).failure()
     boss = RequestContext(tenant=acme, actor=Actor.human("boss", permissions=["p.approve"]))
     execute(engine, "approvals.approve", {"approval_id": asked.details["approval_id"]}, boss).unwrap()
     assert seen == [payload]
@@ -224,11 +222,11 @@ def test_what_is_approved_runs_as_it_was_asked_for(
 
 @pytest.mark.parametrize("what", ["an excluded field", "a subclass", "private attributes"])
 def test_without_key_and_approval_the_handler_gets_the_instance(
-    what: str, engine_of: EngineOf, execute: Execute, as_ann: RequestContext
+    what: str, engine_of: EngineOf, execute: Execute
 ) -> None:
     model, payload = PARTIAL[what]
     engine, seen = engine_for(model, engine_of)
-    assert execute(engine, "work.go", payload, as_ann) == Success(1)
+    assert execute(engine, "work.go", payload) == Success(1)
     assert seen == [payload]
 
 
@@ -255,10 +253,10 @@ class Colour(Enum):
     ],
 )
 def test_a_value_that_json_cannot_have_is_named_with_its_place(
-    payload: Any, place: str, kind: str, engine_of: EngineOf, execute: Execute, as_ann: RequestContext
+    payload: Any, place: str, kind: str, engine_of: EngineOf, execute: Execute
 ) -> None:
     engine, seen = engine_for(None, engine_of)
-    error = execute(engine, "work.go", payload, as_ann).failure()
+    error = execute(engine, "work.go", payload).failure()
     assert error.code is ErrorCode.INVALID_INPUT
     assert f": {place} " in error.message
     assert kind in error.message

@@ -81,7 +81,7 @@ NOT_JSON: dict[str, Any] = {
 
 @pytest.mark.parametrize("what", NOT_JSON)
 def test_a_payload_that_json_cannot_carry_is_refused(
-    what: str, engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant
+    what: str, engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
     ran: list[Any] = []
 
@@ -91,26 +91,26 @@ def test_a_payload_that_json_cannot_carry_is_refused(
 
     engine = engine_of(make_action("go", run))
     for payload in (NOT_JSON[what], {"inside": [NOT_JSON[what]]}):
-        assert execute(engine, "work.go", payload, as_ann).failure().code is ErrorCode.INVALID_INPUT
+        assert execute(engine, "work.go", payload).failure().code is ErrorCode.INVALID_INPUT
     assert ran == []
     assert [row.outcome for row in log_of(engine, acme)] == ["invalid", "invalid"]
 
 
-def test_limits_can_be_set(engine_of: EngineOf, execute: Execute, as_ann: RequestContext) -> None:
+def test_limits_can_be_set(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(make_action("go", echo), limits=Limits(payload_bytes=20, payload_depth=2))
-    assert execute(engine, "work.go", ["12345678901234"], as_ann) == Success(["12345678901234"])
-    assert "at most 20" in execute(engine, "work.go", ["123456789012345678"], as_ann).failure().message
-    assert execute(engine, "work.go", [[1], [2]], as_ann) == Success([[1], [2]])
-    assert "deeper than 2" in execute(engine, "work.go", [[[1]]], as_ann).failure().message
-    assert execute(engine, "work.go", '[[["\\"[', as_ann) == Success('[[["\\"[')
+    assert execute(engine, "work.go", ["12345678901234"]) == Success(["12345678901234"])
+    assert "at most 20" in execute(engine, "work.go", ["123456789012345678"]).failure().message
+    assert execute(engine, "work.go", [[1], [2]]) == Success([[1], [2]])
+    assert "deeper than 2" in execute(engine, "work.go", [[[1]]]).failure().message
+    assert execute(engine, "work.go", '[[["\\"[') == Success('[[["\\"[')
 
 
 def test_each_invalid_field_is_named_with_its_reason(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     engine = engine_of(make_action("go", echo, validation=Order))
     payload = {"when": "2026-01-01T00:00:00Z", "lines": [{"SKU": "a", "count": 1}, {"count": 0}]}
-    error = execute(engine, "work.go", payload, as_ann).failure()
+    error = execute(engine, "work.go", payload).failure()
     assert error.code is ErrorCode.INVALID_INPUT
     fields = {field["path"]: field["reason"] for field in error.details["fields"]}
     assert fields == {"lines.1.SKU": "Field required", "lines.1.count": "Input should be greater than 0"}
@@ -132,12 +132,12 @@ def test_an_impossible_idempotency_key_is_refused(
     assert [(row.outcome, row.idempotency_key) for row in log_of(engine, acme)] == [("invalid", None)]
 
 
-def test_a_required_key_that_is_missing_is_refused(engine_of: EngineOf, execute: Execute, as_ann: Any) -> None:
+def test_a_required_key_that_is_missing_is_refused(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(make_action("go", echo, idempotency="required"))
-    assert execute(engine, "work.go", {}, as_ann).failure().code is ErrorCode.INVALID_INPUT
+    assert execute(engine, "work.go", {}).failure().code is ErrorCode.INVALID_INPUT
 
 
-def test_an_instance_of_the_model_is_a_payload(engine_of: EngineOf, execute: Execute, as_ann: RequestContext) -> None:
+def test_an_instance_of_the_model_is_a_payload(engine_of: EngineOf, execute: Execute) -> None:
     seen: list[Order] = []
 
     def keep(data: Order) -> Result[Any, ActionError]:
@@ -147,21 +147,19 @@ def test_an_instance_of_the_model_is_a_payload(engine_of: EngineOf, execute: Exe
 
     engine = engine_of(make_action("go", keep, validation=Order))
     order = Order(when=datetime.now(UTC), lines=[Line(SKU="a", count=3)], meta={})
-    assert execute(engine, "work.go", order, as_ann) == Success(3)
+    assert execute(engine, "work.go", order) == Success(3)
     assert seen[0] is not order
     assert order.meta == {}
 
 
-def test_an_instance_of_another_model_is_read_as_its_json(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
-) -> None:
+def test_an_instance_of_another_model_is_read_as_its_json(engine_of: EngineOf, execute: Execute) -> None:
     class Wire(BaseModel):
         SKU: str
         count: int
 
     engine = engine_of(make_action("go", echo, validation=Line))
-    assert execute(engine, "work.go", Wire(SKU="a", count=2), as_ann) == Success(Line(SKU="a", count=2))
-    assert execute(engine, "work.go", Wire(SKU="a", count=0), as_ann).failure().code is ErrorCode.INVALID_INPUT
+    assert execute(engine, "work.go", Wire(SKU="a", count=2)) == Success(Line(SKU="a", count=2))
+    assert execute(engine, "work.go", Wire(SKU="a", count=0)).failure().code is ErrorCode.INVALID_INPUT
 
 
 @dataclass
@@ -170,19 +168,19 @@ class Point:
     y: int
 
 
-def test_a_dataclass_is_a_model_too(engine_of: EngineOf, execute: Execute, as_ann: RequestContext) -> None:
+def test_a_dataclass_is_a_model_too(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(make_action("go", echo, validation=Point))
-    assert execute(engine, "work.go", {"x": 1, "y": 2}, as_ann) == Success(Point(1, 2))
-    assert execute(engine, "work.go", Point(3, 4), as_ann) == Success(Point(3, 4))
+    assert execute(engine, "work.go", {"x": 1, "y": 2}) == Success(Point(1, 2))
+    assert execute(engine, "work.go", Point(3, 4)) == Success(Point(3, 4))
 
 
-def test_validation_that_crashes_is_contained(engine_of: EngineOf, execute: Execute, as_ann: RequestContext) -> None:
+def test_validation_that_crashes_is_contained(engine_of: EngineOf, execute: Execute) -> None:
     def explode(value: int) -> int:
         raise OSError("boom")
 
     adapter: TypeAdapter[int] = TypeAdapter(Annotated[int, AfterValidator(explode)])
     engine = engine_of(make_action("go", echo, validation=adapter))
-    error = execute(engine, "work.go", 1, as_ann).failure()
+    error = execute(engine, "work.go", 1).failure()
     assert error.code is ErrorCode.INTERNAL
     assert "boom" not in error.message
 

@@ -89,7 +89,7 @@ class Recorder:
         return Success(None)
 
 
-def test_the_stages_run_in_their_order(engine_of: EngineOf, execute: Execute, as_ann: RequestContext) -> None:
+def test_the_stages_run_in_their_order(engine_of: EngineOf, execute: Execute) -> None:
     recorder = Recorder()
     engine = engine_of(
         make_action(
@@ -104,7 +104,7 @@ def test_the_stages_run_in_their_order(engine_of: EngineOf, execute: Execute, as
         on_before_action_handler=recorder.guard,
         on_after_action_handler=recorder.after,
     )
-    assert execute(engine, "work.go", {}, as_ann) == Success({})
+    assert execute(engine, "work.go", {}) == Success({})
     assert recorder.ran == ["guard", "authorize", "before hook", "approval", "handler", "after hook", "after"]
 
 
@@ -130,7 +130,7 @@ def test_without_a_tenant_nothing_runs(engine_of: EngineOf, execute: Execute) ->
 
 
 def test_a_guard_stops_everything_with_what_it_returns(
-    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, as_ann: RequestContext, acme: Tenant
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, acme: Tenant
 ) -> None:
     refusal = ActionError(ErrorCode.UNAVAILABLE, "closed for stocktaking")
     engine = engine_of(
@@ -139,24 +139,23 @@ def test_a_guard_stops_everything_with_what_it_returns(
             Failure(refusal) if action.name == "go" else Success(None)
         ),
     )
-    assert execute(engine, "work.go", {}, as_ann) == Failure(refusal)
+    assert execute(engine, "work.go", {}) == Failure(refusal)
     assert documents(storage, acme) == 0
     assert [row.outcome for row in log_of(engine, acme)] == ["failed"]
 
 
-def test_a_guard_cannot_change_the_payload(engine_of: EngineOf, execute: Execute, as_ann: RequestContext) -> None:
+def test_a_guard_cannot_change_the_payload(engine_of: EngineOf, execute: Execute) -> None:
     def meddle(action: Action, payload: Any, context: RequestContext) -> Result[Any, Any]:
         payload["amount"] = 1_000_000
         return Success({"amount": 2})
 
     engine = engine_of(make_action("go", lambda data: Success(data["amount"])), on_before_action_handler=meddle)
-    assert execute(engine, "work.go", {"amount": 1}, as_ann) == Success(1)
+    assert execute(engine, "work.go", {"amount": 1}) == Success(1)
 
 
 def test_the_global_after_handler_cannot_undo_a_commit(
     engine_of: EngineOf,
     execute: Execute,
-    as_ann: RequestContext,
     acme: Tenant,
     storage: InMemoryStorage,
     caplog: pytest.LogCaptureFixture,
@@ -165,7 +164,7 @@ def test_the_global_after_handler_cannot_undo_a_commit(
         raise OSError("the mail server is down")
 
     engine = engine_of(make_action("go", insert), on_after_action_handler=broken)
-    assert isinstance(execute(engine, "work.go", {}, as_ann), Success)
+    assert isinstance(execute(engine, "work.go", {}), Success)
     assert documents(storage, acme) == 1
     assert "the global after handler of work.go raised" in caplog.text
 
@@ -197,7 +196,6 @@ def test_the_global_after_handler_cannot_undo_a_commit(
 def test_a_handler_that_fails_leaves_nothing_but_its_log_row(
     engine_of: EngineOf,
     execute: Execute,
-    as_ann: RequestContext,
     acme: Tenant,
     storage: InMemoryStorage,
     handler: Callable[..., Any],
@@ -210,7 +208,7 @@ def test_a_handler_that_fails_leaves_nothing_but_its_log_row(
         return handler(data, ctx) if handler.__code__.co_argcount == 2 else handler(data)
 
     engine = engine_of(make_action("go", write_then_fail))
-    error = execute(engine, "work.go", {}, as_ann).failure()
+    error = execute(engine, "work.go", {}).failure()
     assert error.code is code
     assert message in error.message
     assert documents(storage, acme) == 0
@@ -220,33 +218,30 @@ def test_a_handler_that_fails_leaves_nothing_but_its_log_row(
 
 
 def test_a_traceback_goes_to_the_log_and_not_into_the_error(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, caplog: pytest.LogCaptureFixture
+    engine_of: EngineOf, execute: Execute, caplog: pytest.LogCaptureFixture
 ) -> None:
     def crash(data: Any) -> Result[Any, Any]:
         raise ValueError("password is hunter2")
 
-    error = execute(engine_of(make_action("go", crash)), "work.go", {}, as_ann).failure()
+    error = execute(engine_of(make_action("go", crash)), "work.go", {}).failure()
     assert "hunter2" not in str(error.to_dict())
     assert "hunter2" in caplog.text
     assert error.details["action_id"] in caplog.text
 
 
-def test_an_action_exception_from_deep_inside_is_that_failure(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
-) -> None:
+def test_an_action_exception_from_deep_inside_is_that_failure(engine_of: EngineOf, execute: Execute) -> None:
     refusal = ActionError(ErrorCode.CONFLICT, "no", {"why": ["a"]})
 
     def deep(data: Any) -> Result[Any, Any]:
         raise refusal
 
-    assert execute(engine_of(make_action("go", deep)), "work.go", {}, as_ann) == Failure(refusal)
+    assert execute(engine_of(make_action("go", deep)), "work.go", {}) == Failure(refusal)
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
 def test_an_interruption_rolls_back_and_goes_on(
     engine_of: EngineOf,
     execute: Execute,
-    as_ann: RequestContext,
     acme: Tenant,
     storage: InMemoryStorage,
     interruption: type[BaseException],
@@ -257,7 +252,7 @@ def test_an_interruption_rolls_back_and_goes_on(
 
     engine = engine_of(make_action("go", interrupted))
     with pytest.raises(interruption):
-        execute(engine, "work.go", {}, as_ann)
+        execute(engine, "work.go", {})
     assert documents(storage, acme) == 0
     assert storage._tenant_data(acme.id).locks == {}
 
@@ -293,14 +288,14 @@ def test_in_each_pair_the_wrong_method_says_which_is_right(engine_of: EngineOf, 
         assert f"use ctx.{right}" in error.message
 
 
-def test_a_context_is_of_no_use_afterwards(engine_of: EngineOf, execute: Execute, as_ann: RequestContext) -> None:
+def test_a_context_is_of_no_use_afterwards(engine_of: EngineOf, execute: Execute) -> None:
     kept: list[ActionContext] = []
 
     def keep(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         kept.append(ctx)
         return Success(None)
 
-    execute(engine_of(make_action("go", keep)), "work.go", {}, as_ann)
+    execute(engine_of(make_action("go", keep)), "work.go", {})
     with pytest.raises(Exception, match="has ended"):
         kept[0].records("things").insert({})
     with pytest.raises(Exception, match="has ended"):
@@ -333,7 +328,6 @@ def test_resources_of_the_request_lie_over_those_of_the_engine(
 def test_a_read_only_action_cannot_write(
     engine_of: EngineOf,
     execute: Execute,
-    as_ann: RequestContext,
     acme: Tenant,
     storage: InMemoryStorage,
     write: Callable[[ActionContext], Any],
@@ -343,7 +337,7 @@ def test_a_read_only_action_cannot_write(
         return Success("wrote")
 
     engine = engine_of(make_action("go", sneak, read_only=True), make_action("insert", insert))
-    assert isinstance(execute(engine, "work.go", {}, as_ann), Failure)
+    assert isinstance(execute(engine, "work.go", {}), Failure)
     assert documents(storage, acme) == 0
     assert storage.read_events(acme) == []
 
@@ -363,7 +357,6 @@ def test_a_read_only_action_claims_no_key_and_emits_nothing(
 def test_a_nested_read_only_action_cannot_write(
     engine_of: EngineOf,
     execute: Execute,
-    as_ann: RequestContext,
     acme: Tenant,
     storage: InMemoryStorage,
     nested_as: str,
@@ -373,7 +366,7 @@ def test_a_nested_read_only_action_cannot_write(
         make_action("outer", lambda data, ctx: ctx.execute("work", "reader", data), hooks=hooks),
         make_action("reader", insert, read_only=True),
     )
-    error = execute(engine, "work.outer", {}, as_ann).failure()
+    error = execute(engine, "work.outer", {}).failure()
     assert "is read-only and cannot write" in error.message
     assert documents(storage, acme) == 0
 
@@ -381,9 +374,7 @@ def test_a_nested_read_only_action_cannot_write(
 # Timeouts
 
 
-def test_a_handler_with_a_timeout_opens_no_second_unit_of_work(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
-) -> None:
+def test_a_handler_with_a_timeout_opens_no_second_unit_of_work(engine_of: EngineOf, execute: Execute) -> None:
     """Otherwise an abandoned handler could open another one after the rollback."""
     opened: list[bool] = []
 
@@ -391,12 +382,12 @@ def test_a_handler_with_a_timeout_opens_no_second_unit_of_work(
         opened.append(ctx._port.execution.root.unit_of_work is not None)  # type: ignore[attr-defined]
         return Success(None)
 
-    execute(engine_of(make_action("go", look, timeout=60)), "work.go", {}, as_ann)
+    execute(engine_of(make_action("go", look, timeout=60)), "work.go", {})
     assert opened == [True]
 
 
 def test_a_handler_that_never_returns_is_stopped(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     release, late = threading.Event(), []
     over = threading.Event()
@@ -414,7 +405,7 @@ def test_a_handler_that_never_returns_is_stopped(
         return Success("too late")
 
     engine = engine_of(make_action("go", hang, timeout=0.2))
-    error = execute(engine, "work.go", {}, as_ann).failure()
+    error = execute(engine, "work.go", {}).failure()
     assert error.code is ErrorCode.TIMEOUT
     release.set()
     assert over.wait(90)
@@ -470,13 +461,13 @@ def test_a_blocking_handler_with_a_timeout_frees_the_loop(engine_of: EngineOf, a
 
 
 def test_a_timeout_bounds_what_the_action_executes(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     hook = ActionHooks(before=(HookDefinition("work", "slow", is_critical=False),))
     engine = engine_of(
         make_action("go", insert, timeout=0.05, hooks=hook), make_action("slow", lambda data: time.sleep(0.2))
     )
-    error = execute(engine, "work.go", {}, as_ann).failure()
+    error = execute(engine, "work.go", {}).failure()
     assert error.code is ErrorCode.TIMEOUT
     assert documents(storage, acme) == 0
 
@@ -488,28 +479,24 @@ def add(number: int) -> Callable[[Any], Result[Any, Any]]:
     return lambda data: Success({**data, "sum": data.get("sum", 0) + number})
 
 
-def test_the_output_of_each_hook_is_the_next_input(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
-) -> None:
+def test_the_output_of_each_hook_is_the_next_input(engine_of: EngineOf, execute: Execute) -> None:
     hooks = ActionHooks(
         before=(HookDefinition("work", "one"), HookDefinition("work", "ten")), after=(HookDefinition("work", "one"),)
     )
     engine = engine_of(
         make_action("go", add(100), hooks=hooks), make_action("one", add(1)), make_action("ten", add(10))
     )
-    assert execute(engine, "work.go", {"sum": 1000}, as_ann) == Success({"sum": 1112})
+    assert execute(engine, "work.go", {"sum": 1000}) == Success({"sum": 1112})
 
 
-def test_with_before_hooks_validation_looks_at_what_they_made(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
-) -> None:
+def test_with_before_hooks_validation_looks_at_what_they_made(engine_of: EngineOf, execute: Execute) -> None:
     hooks = ActionHooks(before=(HookDefinition("work", "fill"),))
     engine = engine_of(
         make_action("go", lambda data: Success(data.amount), validation=Order, hooks=hooks),
         make_action("fill", lambda data: Success(Order(amount=7) if data == "seven" else data)),
     )
-    assert execute(engine, "work.go", "seven", as_ann) == Success(7)
-    assert execute(engine, "work.go", {"amount": "x"}, as_ann).failure().code is ErrorCode.INVALID_INPUT
+    assert execute(engine, "work.go", "seven") == Success(7)
+    assert execute(engine, "work.go", {"amount": "x"}).failure().code is ErrorCode.INVALID_INPUT
 
 
 @pytest.mark.parametrize("phase", ["before", "after"])
@@ -519,7 +506,6 @@ def test_with_before_hooks_validation_looks_at_what_they_made(
 def test_a_critical_hook_stops_and_another_is_passed_over(
     engine_of: EngineOf,
     execute: Execute,
-    as_ann: RequestContext,
     acme: Tenant,
     storage: InMemoryStorage,
     phase: str,
@@ -533,16 +519,16 @@ def test_a_critical_hook_stops_and_another_is_passed_over(
         make_action("lenient", insert, hooks=hooks(False)),
         make_action("broken", broken),
     )
-    error = execute(engine, "work.strict", {}, as_ann).failure()
+    error = execute(engine, "work.strict", {}).failure()
     assert error.code is ErrorCode.HOOK_FAILED
     assert error.details["hook"] == "work.broken"
     assert documents(storage, acme) == 0
-    assert isinstance(execute(engine, "work.lenient", {}, as_ann), Success)
+    assert isinstance(execute(engine, "work.lenient", {}), Success)
     assert documents(storage, acme) == 1
 
 
 def test_what_a_failed_hook_wrote_is_undone(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     def write_and_fail(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         ctx.records("things").insert({"by": "hook"})
@@ -551,24 +537,20 @@ def test_what_a_failed_hook_wrote_is_undone(
 
     hooks = ActionHooks(after=(HookDefinition("work", "fail", is_critical=False),))
     engine = engine_of(make_action("go", insert, hooks=hooks), make_action("fail", write_and_fail))
-    execute(engine, "work.go", {}, as_ann)
+    execute(engine, "work.go", {})
     assert documents(storage, acme) == 1
     assert [stored.event.type for stored in storage.read_events(acme)] == ["work.go"]
 
 
-def test_a_hook_is_bound_by_the_same_rules_as_any_action(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
-) -> None:
+def test_a_hook_is_bound_by_the_same_rules_as_any_action(engine_of: EngineOf, execute: Execute) -> None:
     hooks = ActionHooks(before=(HookDefinition("work", "secret"),))
     engine = engine_of(make_action("go", insert, hooks=hooks), make_action("secret", insert, permission="secrets.read"))
-    error = execute(engine, "work.go", {}, as_ann).failure()
+    error = execute(engine, "work.go", {}).failure()
     assert error.code is ErrorCode.HOOK_FAILED
     assert error.details["error"]["code"] == "forbidden"
 
 
-def test_hooks_share_state_and_see_what_they_hook(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
-) -> None:
+def test_hooks_share_state_and_see_what_they_hook(engine_of: EngineOf, execute: Execute) -> None:
     def note(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         ctx.hook_context.state.setdefault("seen", []).append(ctx.hook_context.action_name)
         return Success(data)
@@ -584,24 +566,24 @@ def test_hooks_share_state_and_see_what_they_hook(
     )
     engine = engine_of(make_action("go", handler, hooks=hooks), make_action("note", note), make_action("last", last))
     expected = {"state": ["work.go", "work.go"], "log": 2, "output": True}
-    assert execute(engine, "work.go", {}, as_ann) == Success(expected)
-    assert execute(engine, "work.go", {}, as_ann) == Success(expected)
+    assert execute(engine, "work.go", {}) == Success(expected)
+    assert execute(engine, "work.go", {}) == Success(expected)
 
 
 # Nested actions
 
 
 def test_a_nested_action_commits_with_the_one_around_it(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     def outer(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         inner = ctx.execute("work", "insert", {"from": "outer"})
         return inner if data == "commit" else Failure("changed my mind")
 
     engine = engine_of(make_action("outer", outer), make_action("insert", insert))
-    execute(engine, "work.outer", "fail", as_ann)
+    execute(engine, "work.outer", "fail")
     assert documents(storage, acme) == 0
-    execute(engine, "work.outer", "commit", as_ann)
+    execute(engine, "work.outer", "commit")
     assert documents(storage, acme) == 1
     failed: dict[str, Any] = {}
     committed: dict[str, Any] = {}
@@ -613,7 +595,7 @@ def test_a_nested_action_commits_with_the_one_around_it(
 
 
 def test_a_failed_nested_action_is_rolled_back_to_its_savepoint(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     def inner(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         ctx.records("things").insert({"inner": True})
@@ -627,17 +609,17 @@ def test_a_failed_nested_action_is_rolled_back_to_its_savepoint(
         return Success([record.data for record in ctx.records("things").list()])
 
     engine = engine_of(make_action("outer", outer), make_action("inner", inner))
-    assert execute(engine, "work.outer", {}, as_ann) == Success([{"outer": "unprocessable"}])
+    assert execute(engine, "work.outer", {}) == Success([{"outer": "unprocessable"}])
     assert [stored.event.type for stored in storage.read_events(acme)] == ["work.outer"]
     assert sorted(row.outcome for row in log_of(engine, acme)) == ["failed", "succeeded"]
 
 
-def test_actions_are_nested_to_a_bounded_depth(engine_of: EngineOf, execute: Execute, as_ann: RequestContext) -> None:
+def test_actions_are_nested_to_a_bounded_depth(engine_of: EngineOf, execute: Execute) -> None:
     def deeper(data: int, ctx: ActionContext) -> Result[Any, Any]:
         return ctx.execute("work", "deeper", data + 1)
 
     engine = engine_of(make_action("deeper", deeper), limits=Limits(nested_depth=5))
-    error = execute(engine, "work.deeper", 0, as_ann).failure()
+    error = execute(engine, "work.deeper", 0).failure()
     assert error.code is ErrorCode.INTERNAL
     assert "nested deeper than 5" in error.message
 
@@ -662,11 +644,9 @@ def test_async_actions_nest_async_and_def_ones(engine_of: EngineOf, as_ann: Requ
     assert "ctx.execute_async in an async def handler" in error.message
 
 
-def test_a_nested_action_that_is_not_there_is_a_failure(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
-) -> None:
+def test_a_nested_action_that_is_not_there_is_a_failure(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(make_action("go", lambda data, ctx: ctx.execute("no", "where")))
-    assert execute(engine, "work.go", {}, as_ann).failure().code is ErrorCode.NOT_FOUND
+    assert execute(engine, "work.go", {}).failure().code is ErrorCode.NOT_FOUND
 
 
 def test_a_nested_action_that_requires_a_key_uses_the_outer_one(
@@ -782,7 +762,7 @@ def test_cancelling_a_task_rolls_back_and_frees_its_key(
 
 
 def test_a_crash_while_logging_a_failure_does_not_hide_it(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, caplog: pytest.LogCaptureFixture
+    engine_of: EngineOf, execute: Execute, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage = Flaky(gone=True)
     tenant = storage.create_tenant(slug="acme", name="Acme")
@@ -797,7 +777,7 @@ def test_a_crash_while_logging_a_failure_does_not_hide_it(
 
 
 def test_an_abandoned_nested_handler_writes_nothing(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     release, over = threading.Event(), threading.Event()
 
@@ -818,12 +798,12 @@ def test_an_abandoned_nested_handler_writes_nothing(
         return Success(failure.code)
 
     engine = engine_of(make_action("outer", outer), make_action("slow", slow, timeout=0.2))
-    assert execute(engine, "work.outer", {}, as_ann) == Success("timeout")
+    assert execute(engine, "work.outer", {}) == Success("timeout")
     assert documents(storage, acme) == 0
 
 
 def test_the_context_of_a_nested_execution_ends_with_it(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     kept: list[Any] = []
 
@@ -844,7 +824,7 @@ def test_the_context_of_a_nested_execution_ends_with_it(
         return Success(None)
 
     engine = engine_of(make_action("outer", outer), make_action("inner", inner))
-    assert execute(engine, "work.outer", {}, as_ann) == Success(None)
+    assert execute(engine, "work.outer", {}) == Success(None)
     assert documents(storage, acme) == 0
 
 
@@ -882,9 +862,7 @@ def test_an_approval_unwinds_through_a_task_group(engine_of: EngineOf, as_ann: R
     assert error.code is ErrorCode.APPROVAL_REQUIRED
 
 
-def test_hooks_of_hooks_do_not_change_the_outer_log_row(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
-) -> None:
+def test_hooks_of_hooks_do_not_change_the_outer_log_row(engine_of: EngineOf, execute: Execute) -> None:
     inner = (HookDefinition("work", "inner"),)
     engine = engine_of(
         make_action(
@@ -896,7 +874,7 @@ def test_hooks_of_hooks_do_not_change_the_outer_log_row(
         make_action("middle", add(1), hooks=ActionHooks(before=inner, after=inner)),
         make_action("inner", add(10)),
     )
-    result = execute(engine, "work.go", {}, as_ann).unwrap()
+    result = execute(engine, "work.go", {}).unwrap()
     assert result.data is None
     assert [entry.name for entry in result.pipeline["before"]] == ["work.middle"]
     assert result.pipeline["after"] == []

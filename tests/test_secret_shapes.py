@@ -173,7 +173,7 @@ def told(answer: Result[Any, Any]) -> str:
 
 @pytest.mark.parametrize("what", VALIDATIONS)
 def test_a_secret_of_the_payload_is_masked(
-    what: str, engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    what: str, engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     validation, payload = VALIDATIONS[what]
     engine = engine_of(
@@ -188,8 +188,8 @@ def test_a_secret_of_the_payload_is_masked(
         ),
     )
     for action in ("ok", "echo", "fail", "needs"):
-        assert MARKER not in told(execute(engine, f"work.{action}", payload, as_ann))
-    execute(engine, "work.ok", {"wrong": payload, "content": payload}, as_ann)
+        assert MARKER not in told(execute(engine, f"work.{action}", payload))
+    execute(engine, "work.ok", {"wrong": payload, "content": payload})
     boss = RequestContext(tenant=acme, actor=Actor.human("boss", permissions=["p.approve"]))
     assert MARKER not in str(execute(engine, "approvals.list", {}, boss).unwrap())
     assert_masked(storage, acme)
@@ -200,7 +200,6 @@ def test_a_secret_that_a_handler_makes_is_masked_everywhere(
     what: str,
     engine_of: EngineOf,
     execute: Execute,
-    as_ann: RequestContext,
     acme: Tenant,
     storage: InMemoryStorage,
     caplog: pytest.LogCaptureFixture,
@@ -237,7 +236,7 @@ def test_a_secret_that_a_handler_makes_is_masked_everywhere(
     )
     with caplog.at_level(logging.DEBUG):
         for action in ("emit", "fail", "give", "nested", "hooked"):
-            answer = execute(engine, f"work.{action}", {}, as_ann)
+            answer = execute(engine, f"work.{action}", {})
             assert MARKER not in told(answer)
             if action == "hooked":
                 assert MARKER not in repr(answer.unwrap().pipeline)
@@ -252,7 +251,7 @@ def test_a_secret_that_a_handler_makes_is_masked_everywhere(
 
 @pytest.mark.parametrize("result", [Typed, Pair, Marked, dict[str, SecretStr], SecretStr])
 def test_an_approved_result_is_masked_on_both_rows(
-    result: Any, engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    result: Any, engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     made = {
         Typed: {"token": MARKER},
@@ -267,7 +266,7 @@ def test_an_approved_result_is_masked_on_both_rows(
     give.__annotations__["return"] = Result[result, ActionError]
     policy = ApprovalPolicy(when=lambda data, ctx: True, permission="p.approve")
     engine = engine_of(make_action("give", give, approval=policy))
-    asked = execute(engine, "work.give", {}, as_ann).failure()
+    asked = execute(engine, "work.give", {}).failure()
     boss = RequestContext(tenant=acme, actor=Actor.human("boss", permissions=["p.approve"]))
     approved = execute(engine, "approvals.approve", {"approval_id": asked.details["approval_id"]}, boss).unwrap()
     assert approved.result == made
@@ -335,7 +334,7 @@ def test_a_replay_shows_no_more_of_a_payload_than_the_first_row(
 
 
 def test_a_secret_result_is_masked_for_hooks(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     def give(data: Any) -> Result[dict[str, Annotated[str, Sensitive()]], ActionError]:
         return Success({"a": MARKER})
@@ -349,7 +348,7 @@ def test_a_secret_result_is_masked_for_hooks(
         ),
         make_action("note", lambda data: Success({"noted": 1})),
     )
-    answer = execute(engine, "work.give", {}, as_ann).unwrap()
+    answer = execute(engine, "work.give", {}).unwrap()
     assert answer.data == {"noted": 1}
     assert MARKER not in repr(answer.pipeline)
     assert_masked(storage, acme)
@@ -362,7 +361,6 @@ def test_a_secret_key_is_masked_wherever_it_turns_up_again(
     place: str,
     engine_of: EngineOf,
     execute: Execute,
-    as_ann: RequestContext,
     acme: Tenant,
     storage: InMemoryStorage,
 ) -> None:
@@ -382,14 +380,14 @@ def test_a_secret_key_is_masked_wherever_it_turns_up_again(
     validation: Any = {"a field": Keys, "the payload": keys, "a result": None}[place]
     engine = engine_of(make_action("use", use, validation=validation), make_action("note", lambda data: Success(data)))
     payload: Any = {"a field": {"tokens": {MARKER: 1}}, "the payload": {MARKER: 1}, "a result": {}}[place]
-    answer = execute(engine, "work.use", payload, as_ann)
+    answer = execute(engine, "work.use", payload)
     assert isinstance(answer, Success) == (place == "a result")
     assert MARKER not in told(answer)
     assert_masked(storage, acme)
 
 
 def test_extra_fields_are_masked_if_the_model_marks_them(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     class Open(BaseModel):
         model_config = ConfigDict(extra="allow")
@@ -400,14 +398,12 @@ def test_extra_fields_are_masked_if_the_model_marks_them(
         return Success(Open.model_validate({"any": MARKER}))
 
     engine = engine_of(make_action("take", use, validation=Open), make_action("make", use))
-    execute(engine, "work.take", {"any": MARKER}, as_ann).unwrap()
-    execute(engine, "work.make", {}, as_ann).unwrap()
+    execute(engine, "work.take", {"any": MARKER}).unwrap()
+    execute(engine, "work.make", {}).unwrap()
     assert_masked(storage, acme)
 
 
-def test_secret_bytes_need_not_be_text(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant
-) -> None:
+def test_secret_bytes_need_not_be_text(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
     def give(data: Any) -> Any:
         return Success({"key": SecretBytes(b"\xff\xfe")})
 
@@ -416,13 +412,13 @@ def test_secret_bytes_need_not_be_text(
 
     engine = engine_of(make_action("give", give), make_action("give_typed", give_typed))
     for action in ("give", "give_typed"):
-        execute(engine, f"work.{action}", {}, as_ann).unwrap()
+        execute(engine, f"work.{action}", {}).unwrap()
     assert [row.output for row in log_of(engine, acme)] == [{"key": MASK}, MASK]
 
 
 @pytest.mark.parametrize("number", [7, 123, 12.5])
 def test_a_short_number_is_masked_by_its_place(
-    number: float, engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    number: float, engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     class Short(BaseModel):
         cvv: Annotated[float, Sensitive()]
@@ -437,7 +433,7 @@ def test_a_short_number_is_masked_by_its_place(
     engine = engine_of(
         make_action("use", use, validation=Short), make_action("inner", lambda d: Success({"cvv": number}))
     )
-    answer = execute(engine, "work.use", {"cvv": number}, as_ann)
+    answer = execute(engine, "work.use", {"cvv": number})
     if isinstance(answer, Success):
         assert answer.unwrap() == {"cvv": number, "count": 1}
     else:
@@ -451,16 +447,16 @@ def test_a_short_number_is_masked_by_its_place(
 
 
 def test_the_names_of_one_action_do_not_mask_those_of_another(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant
+    engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:
     engine = engine_of(
         make_action("card", lambda d: Success(1), validation=Card),
         make_action("other", lambda d: Success(d)),
         make_action("root", lambda d: Success({"a": 1}), validation=Password),
     )
-    execute(engine, "work.card", {"cvv": 123}, as_ann)
-    execute(engine, "work.other", {"cvv": 123}, as_ann)
-    execute(engine, "work.root", MARKER, as_ann)
+    execute(engine, "work.card", {"cvv": 123})
+    execute(engine, "work.other", {"cvv": 123})
+    execute(engine, "work.root", MARKER)
     assert [(row.input, row.output) for row in log_of(engine, acme)] == [
         ({"cvv": MASK}, 1),
         ({"cvv": 123}, {"cvv": 123}),
@@ -469,7 +465,7 @@ def test_the_names_of_one_action_do_not_mask_those_of_another(
 
 
 def test_a_secret_key_is_not_in_the_path_of_an_error(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     class Keys(BaseModel):
         tokens: dict[Annotated[str, Sensitive()], int]
@@ -478,9 +474,9 @@ def test_a_secret_key_is_not_in_the_path_of_an_error(
         make_action("keys", lambda d: Success(1), validation=Keys),
         make_action("all", lambda d: Success(1), validation=dict[Annotated[str, Sensitive()], int]),
     )
-    error = execute(engine, "work.keys", {"tokens": {MARKER: "x"}}, as_ann).failure()
+    error = execute(engine, "work.keys", {"tokens": {MARKER: "x"}}).failure()
     assert error.details["fields"] == [{"path": "tokens", "reason": "is not valid", "type": "int_parsing"}]
-    assert MARKER not in told(execute(engine, "work.all", {MARKER: "x"}, as_ann))
+    assert MARKER not in told(execute(engine, "work.all", {MARKER: "x"}))
     assert_masked(storage, acme)
 
 
@@ -522,7 +518,6 @@ def test_an_approval_decision_masks_a_secret_resource(
     approver: str,
     engine_of: EngineOf,
     execute: Execute,
-    as_ann: RequestContext,
     acme: Tenant,
     storage: InMemoryStorage,
 ) -> None:
@@ -542,7 +537,7 @@ def test_an_approval_decision_masks_a_secret_resource(
             }
         ),
     )
-    asked = execute(engine, "work.use", {"value": MARKER}, as_ann).failure().details["approval_id"]
+    asked = execute(engine, "work.use", {"value": MARKER}).failure().details["approval_id"]
     boss = RequestContext(tenant=acme, actor=Actor.human("boss", roles=[approver]), idempotency_key="k")
     for _ in range(2):
         answer = execute(engine, f"approvals.{decision}", {"approval_id": asked}, boss)
@@ -597,7 +592,7 @@ def test_nothing_remains_of_secrets_that_overlap(text: str, secrets: set[str], m
 
 
 def test_unresolved_annotations_mask_by_their_text(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     from typing import Annotated as An
 
@@ -614,5 +609,5 @@ def test_unresolved_annotations_mask_by_their_text(
         return Success(None)
 
     engine = engine_of(make_action("emit", emit))
-    execute(engine, "work.emit", {}, as_ann).unwrap()
+    execute(engine, "work.emit", {}).unwrap()
     assert_masked(storage, acme)

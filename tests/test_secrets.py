@@ -228,18 +228,16 @@ class Login:
 
 @pytest.mark.parametrize("validation", [SecretStr, Annotated[str, Sensitive()]])
 def test_a_payload_that_is_a_secret_as_a_whole_is_masked(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, validation: Any
+    engine_of: EngineOf, execute: Execute, acme: Tenant, validation: Any
 ) -> None:
     engine = engine_of(make_action("go", lambda d: Failure("no"), validation=validation))
-    execute(engine, "work.go", MARKER, as_ann)
+    execute(engine, "work.go", MARKER)
     assert [row.input for row in log_of(engine, acme)] == ["*" * 10]
 
 
-def test_fields_of_a_dataclass_are_masked(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant
-) -> None:
+def test_fields_of_a_dataclass_are_masked(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
     engine = engine_of(make_action("go", lambda d: Success(d), validation=Login))
-    execute(engine, "work.go", {"user": "ann", "password": MARKER}, as_ann)
+    execute(engine, "work.go", {"user": "ann", "password": MARKER})
     (row,) = log_of(engine, acme)
     assert row.input == row.output == {"user": "ann", "password": "*" * 10}
 
@@ -272,7 +270,7 @@ class Wrapped(BaseModel):
     ],
 )
 def test_secrets_are_found_in_every_shape(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage, payload: Any
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage, payload: Any
 ) -> None:
     def quote(data: Wrapped) -> Result[Any, Any]:
         if data.pem is not None:
@@ -280,7 +278,7 @@ def test_secrets_are_found_in_every_shape(
         return Success("fine")
 
     engine = engine_of(make_action("go", quote, validation=Wrapped))
-    answer = execute(engine, "work.go", payload, as_ann)
+    answer = execute(engine, "work.go", payload)
     assert MARKER not in str(answer)
     assert all(MARKER not in written for written in everything_written(storage, acme))
 
@@ -289,9 +287,7 @@ class Handle:
     """A value that a validator makes and JSON cannot have."""
 
 
-def test_a_model_with_a_secret_may_hold_what_json_cannot_carry(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
-) -> None:
+def test_a_model_with_a_secret_may_hold_what_json_cannot_carry(engine_of: EngineOf, execute: Execute) -> None:
     class Opened(BaseModel):
         model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -302,18 +298,18 @@ def test_a_model_with_a_secret_may_hold_what_json_cannot_carry(
         return Success(type(data.handle).__name__)
 
     engine = engine_of(make_action("go", use, validation=Opened))
-    assert execute(engine, "work.go", {"token": MARKER, "handle": "x"}, as_ann) == Success("Handle")
+    assert execute(engine, "work.go", {"token": MARKER, "handle": "x"}) == Success("Handle")
 
 
 def test_a_secret_that_a_before_hook_supplies_is_masked(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     hooks = ActionHooks(before=(HookDefinition("work", "look_up"),))
     engine = engine_of(
         make_action("pay", lambda d: Failure(f"no {d.number}"), validation=Card, hooks=hooks),
         make_action("look_up", lambda d: Success({"number": MARKER}), read_only=True),
     )
-    assert MARKER not in str(execute(engine, "work.pay", {"ref": 1}, as_ann).failure().to_dict())
+    assert MARKER not in str(execute(engine, "work.pay", {"ref": 1}).failure().to_dict())
     assert all(MARKER not in written for written in everything_written(storage, acme))
 
 

@@ -20,7 +20,6 @@ from actionengine import (
     Engine,
     ErrorCode,
     HookDefinition,
-    RequestContext,
     create_action,
 )
 from tests.conftest import Execute
@@ -182,12 +181,12 @@ def test_a_validation_that_the_annotation_contradicts_is_refused(
     ],
 )
 def test_without_a_validation_the_annotation_is_the_validation(
-    annotation: Any, good: Any, bad: Any, engine_of: EngineOf, execute: Execute, as_ann: RequestContext
+    annotation: Any, good: Any, bad: Any, engine_of: EngineOf, execute: Execute
 ) -> None:
     engine = engine_of(action_of(handler_of(annotation)))
 
-    assert isinstance(execute(engine, "work.go", good, as_ann), Success)
-    assert execute(engine, "work.go", bad, as_ann).failure().code is ErrorCode.INVALID_INPUT
+    assert isinstance(execute(engine, "work.go", good), Success)
+    assert execute(engine, "work.go", bad).failure().code is ErrorCode.INVALID_INPUT
     assert engine.get_action("work", "go").unwrap().validation is not None
     assert engine.get_service_actions("work").unwrap()[0].validation
 
@@ -196,11 +195,11 @@ def test_without_a_validation_the_annotation_is_the_validation(
     "annotation", [..., "Any", "object", "dict", "dict[str, Any]", "Mapping[str, Any]", "list[Any]", "G", "BaseModel"]
 )
 def test_an_annotation_that_says_nothing_lets_every_payload_pass(
-    annotation: Any, engine_of: EngineOf, execute: Execute, as_ann: RequestContext
+    annotation: Any, engine_of: EngineOf, execute: Execute
 ) -> None:
     engine = engine_of(action_of(handler_of(annotation)))
 
-    assert execute(engine, "work.go", [1, "x"], as_ann) == Success([1, "x"])
+    assert execute(engine, "work.go", [1, "x"]) == Success([1, "x"])
     assert engine.get_action("work", "go").unwrap().validation is None
 
 
@@ -369,14 +368,12 @@ def returning_by_a_decorator(data: Pay) -> float:
         returning_by_a_decorator,
     ],
 )
-def test_every_kind_of_callable_is_read(
-    handler: Any, engine_of: EngineOf, execute: Execute, as_ann: RequestContext
-) -> None:
+def test_every_kind_of_callable_is_read(handler: Any, engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(action_of(handler))
 
     assert handler is returning_by_a_decorator or engine._plans["work"]["go"].result_type is float
-    assert execute(engine, "work.go", {"amount": 2}, as_ann) == Success(2.0)
-    assert execute(engine, "work.go", {"amuont": 2}, as_ann).failure().code is ErrorCode.INVALID_INPUT
+    assert execute(engine, "work.go", {"amount": 2}) == Success(2.0)
+    assert execute(engine, "work.go", {"amuont": 2}).failure().code is ErrorCode.INVALID_INPUT
 
 
 def test_classes_inside_a_function_are_found_where_they_can_be(engine_of: EngineOf) -> None:
@@ -405,9 +402,7 @@ def test_a_local_class_is_not_taken_for_another_one_of_its_name(engine_of: Engin
     engine_of(action_of(named, Pay))
 
 
-def test_the_annotation_of_a_hook_is_its_validation_too(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
-) -> None:
+def test_the_annotation_of_a_hook_is_its_validation_too(engine_of: EngineOf, execute: Execute) -> None:
     def pay(data: Pay) -> Result[Any, ActionError]:
         return Success({"number": data.amount})
 
@@ -419,5 +414,5 @@ def test_the_annotation_of_a_hook_is_its_validation_too(
     )
     engine = engine_of(hooked, action_of(follow))
 
-    assert execute(engine, "work.pay", {"amount": 2}, as_ann) == Success(2)
-    assert isinstance(execute(engine, "work.pay", {"amount": 2.5}, as_ann), Failure)
+    assert execute(engine, "work.pay", {"amount": 2}) == Success(2)
+    assert isinstance(execute(engine, "work.pay", {"amount": 2.5}), Failure)

@@ -361,12 +361,10 @@ def test_the_refusal_names_the_place_and_no_value(engine_of: EngineOf, execute: 
     assert "4711" not in message
 
 
-def test_without_a_key_the_caller_gets_what_the_handler_returned(
-    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
-) -> None:
+def test_without_a_key_the_caller_gets_what_the_handler_returned(engine_of: EngineOf, execute: Execute) -> None:
     value = Excluded(a=1, internal=2)
     engine, _ = engine_with(Excluded, value, engine_of)
-    assert execute(engine, "work.go", {}, as_ann).unwrap() is value
+    assert execute(engine, "work.go", {}).unwrap() is value
 
 
 def test_an_action_that_takes_no_key_answers_anything(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:

@@ -23,7 +23,7 @@ from actionengine import (
     Tenant,
     protect_table,
 )
-from tests.conftest import Execute, log_of, make_action
+from tests.conftest import log_of, make_action
 from tests.storage.backends import SQLDatabase, SQLStorage, as_ann, engine_on
 
 
@@ -208,7 +208,7 @@ def storage(sql_storage: SQLStorage) -> SQLStorage:
 
 
 @pytest.fixture
-def execute(sql_storage: SQLStorage, request: pytest.FixtureRequest) -> Execute:
+def execute(sql_storage: SQLStorage, request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Execute as everywhere, and close the connections of each event loop with it."""
     del request
 
@@ -230,7 +230,7 @@ def execute_sync(engine: Engine, name: str, payload: Any, context: RequestContex
 
 
 @pytest.fixture(params=["sync", "async"])
-def go(request: pytest.FixtureRequest, execute: Execute, engine: Engine, acme: Tenant) -> Callable[..., Any]:
+def go(request: pytest.FixtureRequest, execute: Callable[..., Any], engine: Engine, acme: Tenant) -> Callable[..., Any]:
     door = execute_sync if request.param == "sync" else execute
 
     def go(action: str, payload: Any = None, tenant: Tenant = acme) -> Any:
@@ -254,7 +254,7 @@ def test_rows_and_documents_roll_back_together(go: Callable[..., Any]) -> None:
 
 
 def test_an_async_handler_has_an_async_session(
-    execute: Execute, go: Callable[..., Any], engine: Engine, acme: Tenant
+    execute: Callable[..., Any], go: Callable[..., Any], engine: Engine, acme: Tenant
 ) -> None:
     assert execute(engine, "jobs.add_async", {"id": 1}, as_ann(acme)) == Success(1)
     assert isinstance(execute(engine, "jobs.add_async", {"id": 2, "fails": True}, as_ann(acme)), Failure)
