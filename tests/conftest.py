@@ -7,6 +7,7 @@ import gc
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import uuid4
 
@@ -76,10 +77,10 @@ EngineOf = Callable[..., Engine]
 
 
 class Execute(Protocol):
-    """Execute `service.action` on an engine, as `as_ann` unless another context is given."""
+    """Execute `service.action` on an engine: as Ann, as another actor (or none) of `acme`, or in a context."""
 
     def __call__(
-        self, engine: Engine, name: str, payload: Any, context: RequestContext | None = None
+        self, engine: Engine, name: str, payload: Any, by: RequestContext | Actor | EllipsisType | None = ...
     ) -> Result[Any, ActionError]: ...
 
 
@@ -112,8 +113,13 @@ def as_system(acme: Tenant) -> RequestContext:
 def execute(request: pytest.FixtureRequest, as_ann: RequestContext) -> Execute:
     """Execute `service.action` through `execute_action` or `execute_action_async`."""
 
-    def run(engine: Engine, name: str, payload: Any, context: RequestContext | None = None) -> Result[Any, ActionError]:
-        asked = (*name.split(".", 1), payload, context or as_ann)
+    def run(
+        engine: Engine, name: str, payload: Any, by: RequestContext | Actor | EllipsisType | None = ...
+    ) -> Result[Any, ActionError]:
+        context = as_ann if isinstance(by, EllipsisType) else by
+        if not isinstance(context, RequestContext):
+            context = RequestContext(as_ann.tenant, context)
+        asked = (*name.split(".", 1), payload, context)
         if request.param == "sync":
             return engine.execute_action(*asked)
         return asyncio.run(engine.execute_action_async(*asked))
@@ -222,8 +228,8 @@ def make_action(name: str, handler: Callable[..., Any], **options: Any) -> Actio
     return create_action(name=name, description="", handler=handler, **options)
 
 
-def log_of(engine: Engine, tenant: Tenant, **query: Any) -> list[Any]:
-    """Return the action log, oldest first."""
-    context = RequestContext(tenant=tenant, actor=Actor.system("auditor"))
+def log_of(engine: Engine, tenant: Tenant | None = None, **query: Any) -> list[Any]:
+    """Return the action log of a tenant, by default `acme`, oldest first."""
+    context = RequestContext(tenant or engine.resolve_tenant("acme").unwrap(), Actor.system("auditor"))
     page = engine.execute_action("action_log", "list", {"limit": 1000, **query}, context).unwrap()
     return [entry for entry in reversed(page.items) if entry.actor_id != "auditor"]

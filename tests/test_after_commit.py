@@ -11,13 +11,7 @@ from typing import Any
 import pytest
 from returns.result import Failure, Result, Success
 
-from actionengine import (
-    Actor,
-    ApprovalPolicy,
-    ErrorCode,
-    RequestContext,
-    create_service,
-)
+from actionengine import Actor, ApprovalPolicy, ErrorCode, RequestContext, create_service
 from actionengine.actions import ActionHooks, HookDefinition
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async

@@ -65,20 +65,18 @@ def test_allowed_actors_need_an_actor_on_unprotected_actions_too(
     engine = engine_of(action)
 
     nobody = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=None)).failure()
-    bot = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=Actor.ai("bot"))).failure()
+    bot = execute(engine, "work.go", {}, Actor.ai("bot")).failure()
 
     assert (nobody.code, nobody.message) == (ErrorCode.UNAUTHENTICATED, "work.go needs an actor: the request has none")
     assert (bot.code, bot.message) == (ErrorCode.FORBIDDEN, "work.go is not for ai actors, only for human, system")
-    assert execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=Actor.human("ann"))) == Success("done")
+    assert execute(engine, "work.go", {}, Actor.human("ann")) == Success("done")
     assert [row.decision for row in log_of(engine, acme)][:2] == ["no actor", "ai actors are not allowed"]
 
 
-def test_without_protection_and_allowed_actors_anybody_is_let_in(
-    engine_of: EngineOf, execute: Execute, acme: Tenant
-) -> None:
+def test_without_protection_and_allowed_actors_anybody_is_let_in(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(make_action("go", ok, is_protected=False))
     for actor in (None, Actor.ai("bot"), Actor.human("ann")):
-        assert execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=actor)) == Success("done")
+        assert execute(engine, "work.go", {}, actor) == Success("done")
 
 
 def test_a_handler_cannot_authorize_an_anonymous_actor(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
@@ -97,34 +95,30 @@ def test_a_protected_action_needs_an_actor_first_of_all(engine_of: EngineOf, exe
     assert error.code is ErrorCode.UNAUTHENTICATED
 
 
-def test_a_denied_actor_gets_the_reason_of_the_authorizer(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_a_denied_actor_gets_the_reason_of_the_authorizer(engine_of: EngineOf, execute: Execute) -> None:
     class Refusing:
         def authorize(self, request: AccessRequest) -> Decision:
             return Decision(False, f"no {request.permission} today")
 
     engine = engine_of(make_action("go", ok, permission="x.do"), authorizer=Refusing())
-    error = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=Actor.human("ann"))).failure()
+    error = execute(engine, "work.go", {}, Actor.human("ann")).failure()
     assert (error.code, error.message) == (ErrorCode.FORBIDDEN, "work.go: no x.do today")
 
 
-def test_an_actor_id_that_fits_no_column_is_refused_at_once(
-    engine_of: EngineOf, execute: Execute, acme: Tenant
-) -> None:
+def test_an_actor_id_that_fits_no_column_is_refused_at_once(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(make_action("go", ok, allowed_actors=["human"]))
     longest = Actor.human("n" * 240)
-    assert execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=longest)) == Success("done")
+    assert execute(engine, "work.go", {}, longest) == Success("done")
     for too_long in (Actor.human("n" * 241), Actor.ai("n" * 241)):
-        error = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=too_long)).failure()
+        error = execute(engine, "work.go", {}, too_long).failure()
         assert error.code is ErrorCode.INVALID_INPUT
         assert error.message == "the id of the actor has 241 characters; at most 240 are allowed"
 
 
-def test_allowed_actors_bind_system_actors_and_every_permission(
-    engine_of: EngineOf, execute: Execute, acme: Tenant
-) -> None:
+def test_allowed_actors_bind_system_actors_and_every_permission(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(make_action("go", ok, allowed_actors=["human"], permission="x"))
     for actor in (Actor.system(), Actor.ai("bot", permissions=["*"])):
-        error = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=actor)).failure()
+        error = execute(engine, "work.go", {}, actor).failure()
         assert error.code is ErrorCode.FORBIDDEN
 
 

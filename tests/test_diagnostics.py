@@ -80,9 +80,7 @@ def telemetry() -> tuple[InMemorySpanExporter, InMemoryMetricReader]:
 
 
 def test_stages_are_spans_and_metrics(
-    telemetry: tuple[InMemorySpanExporter, InMemoryMetricReader],
-    engine: Engine,
-    execute: Execute,
+    telemetry: tuple[InMemorySpanExporter, InMemoryMetricReader], engine: Engine, execute: Execute
 ) -> None:
     spans, reader = telemetry
     spans.clear()

@@ -185,9 +185,7 @@ OPEN = create_action(name="open", description="Open a job", handler=opened)
 OPEN_ASYNC = create_action(name="open_async", description="Open a job", handler=opened_async)
 
 
-def test_a_declared_action_runs_like_one_that_is_named(
-    storage: InMemoryStorage, acme: Tenant, as_ann: RequestContext
-) -> None:
+def test_a_declared_action_runs_like_one_that_is_named(storage: InMemoryStorage, as_ann: RequestContext) -> None:
     service = create_service(name="jobs", description="Jobs", actions=[OPEN, OPEN_ASYNC])
     engine = create_engine(services=[service], storage=storage)
     assert engine.run(OPEN, Job(title="roof"), as_ann) == Success("roof")
@@ -196,7 +194,7 @@ def test_a_declared_action_runs_like_one_that_is_named(
     refused = engine.run(OPEN, {"title": 5}, as_ann).failure()  # type: ignore[misc]
     assert refused == engine.execute_action("jobs", "open", {"title": 5}, as_ann).failure()
     assert refused.code is ErrorCode.INVALID_INPUT
-    rows = log_of(engine, acme)
+    rows = log_of(engine)
     assert sorted(row.action for row in rows) == ["jobs.open"] * 4 + ["jobs.open_async"]
 
 

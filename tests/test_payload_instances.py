@@ -208,14 +208,12 @@ def test_an_approval_refuses_it_too(what: str, engine_of: EngineOf, execute: Exe
 
 
 @pytest.mark.parametrize("what", ["a model", "a computed field", "secrets", "a root model"])
-def test_what_is_approved_runs_as_it_was_asked_for(
-    what: str, engine_of: EngineOf, execute: Execute, acme: Tenant
-) -> None:
+def test_what_is_approved_runs_as_it_was_asked_for(what: str, engine_of: EngineOf, execute: Execute) -> None:
     model, _, payload = FAITHFUL[what]
     policy = ApprovalPolicy(when=lambda data, ctx: True, permission="p.approve")
     engine, seen = engine_for(model, engine_of, approval=policy)
     asked = execute(engine, "work.go", payload).failure()
-    boss = RequestContext(tenant=acme, actor=Actor.human("boss", permissions=["p.approve"]))
+    boss = Actor.human("boss", permissions=["p.approve"])
     execute(engine, "approvals.approve", {"approval_id": asked.details["approval_id"]}, boss).unwrap()
     assert seen == [payload]
 

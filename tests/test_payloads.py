@@ -80,9 +80,7 @@ NOT_JSON: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("what", NOT_JSON)
-def test_a_payload_that_json_cannot_carry_is_refused(
-    what: str, engine_of: EngineOf, execute: Execute, acme: Tenant
-) -> None:
+def test_a_payload_that_json_cannot_carry_is_refused(what: str, engine_of: EngineOf, execute: Execute) -> None:
     ran: list[Any] = []
 
     def run(data: Any) -> Result[Any, ActionError]:
@@ -93,7 +91,7 @@ def test_a_payload_that_json_cannot_carry_is_refused(
     for payload in (NOT_JSON[what], {"inside": [NOT_JSON[what]]}):
         assert execute(engine, "work.go", payload).failure().code is ErrorCode.INVALID_INPUT
     assert ran == []
-    assert [row.outcome for row in log_of(engine, acme)] == ["invalid", "invalid"]
+    assert [row.outcome for row in log_of(engine)] == ["invalid", "invalid"]
 
 
 def test_limits_can_be_set(engine_of: EngineOf, execute: Execute) -> None:

@@ -37,7 +37,8 @@ from actionengine.storage.memory.unit_of_work import MemoryUnitOfWork
 from tests.conftest import EngineOf, Execute, log_of, make_action
 
 
-def documents(storage: InMemoryStorage, tenant: Tenant, collection: str = "things") -> int:
+def documents(storage: InMemoryStorage, collection: str = "things") -> int:
+    (tenant,) = storage.list_tenants()
     return len(run_sync(storage.unit_of_work(tenant, "count", "sync").records(collection).list()))
 
 
@@ -108,10 +109,10 @@ def test_the_stages_run_in_their_order(engine_of: EngineOf, execute: Execute) ->
     assert recorder.ran == ["guard", "authorize", "before hook", "approval", "handler", "after hook", "after"]
 
 
-def test_an_actor_is_refused_before_the_input_is_looked_at(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_an_actor_is_refused_before_the_input_is_looked_at(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(make_action("go", insert, validation=Order, permission="x"))
-    context = RequestContext(tenant=acme, actor=Actor.human("bob"))
-    assert execute(engine, "work.go", "nonsense", context).failure().code is ErrorCode.FORBIDDEN
+    actor = Actor.human("bob")
+    assert execute(engine, "work.go", "nonsense", actor).failure().code is ErrorCode.FORBIDDEN
 
 
 def test_without_an_actor_a_protected_action_is_unauthenticated(
@@ -130,7 +131,7 @@ def test_without_a_tenant_nothing_runs(engine_of: EngineOf, execute: Execute) ->
 
 
 def test_a_guard_stops_everything_with_what_it_returns(
-    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, acme: Tenant
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage
 ) -> None:
     refusal = ActionError(ErrorCode.UNAVAILABLE, "closed for stocktaking")
     engine = engine_of(
@@ -140,8 +141,8 @@ def test_a_guard_stops_everything_with_what_it_returns(
         ),
     )
     assert execute(engine, "work.go", {}) == Failure(refusal)
-    assert documents(storage, acme) == 0
-    assert [row.outcome for row in log_of(engine, acme)] == ["failed"]
+    assert documents(storage) == 0
+    assert [row.outcome for row in log_of(engine)] == ["failed"]
 
 
 def test_a_guard_cannot_change_the_payload(engine_of: EngineOf, execute: Execute) -> None:
@@ -154,18 +155,14 @@ def test_a_guard_cannot_change_the_payload(engine_of: EngineOf, execute: Execute
 
 
 def test_the_global_after_handler_cannot_undo_a_commit(
-    engine_of: EngineOf,
-    execute: Execute,
-    acme: Tenant,
-    storage: InMemoryStorage,
-    caplog: pytest.LogCaptureFixture,
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(action: Action, payload: Any, context: RequestContext, result: Any) -> Result[Any, Any]:
         raise OSError("the mail server is down")
 
     engine = engine_of(make_action("go", insert), on_after_action_handler=broken)
     assert isinstance(execute(engine, "work.go", {}), Success)
-    assert documents(storage, acme) == 1
+    assert documents(storage) == 1
     assert "the global after handler of work.go raised" in caplog.text
 
 
@@ -211,7 +208,7 @@ def test_a_handler_that_fails_leaves_nothing_but_its_log_row(
     error = execute(engine, "work.go", {}).failure()
     assert error.code is code
     assert message in error.message
-    assert documents(storage, acme) == 0
+    assert documents(storage) == 0
     assert storage.read_events(acme) == []
     (row,) = log_of(engine, acme)
     assert (row.outcome, row.error["code"], row.output) == ("failed", code.value, None)
@@ -240,11 +237,7 @@ def test_an_action_exception_from_deep_inside_is_that_failure(engine_of: EngineO
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
 def test_an_interruption_rolls_back_and_goes_on(
-    engine_of: EngineOf,
-    execute: Execute,
-    acme: Tenant,
-    storage: InMemoryStorage,
-    interruption: type[BaseException],
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage, interruption: type[BaseException]
 ) -> None:
     def interrupted(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         ctx.records("things").insert({})
@@ -253,7 +246,7 @@ def test_an_interruption_rolls_back_and_goes_on(
     engine = engine_of(make_action("go", interrupted))
     with pytest.raises(interruption):
         execute(engine, "work.go", {})
-    assert documents(storage, acme) == 0
+    assert documents(storage) == 0
     assert storage._tenant_data(acme.id).locks == {}
 
 
@@ -265,7 +258,7 @@ async def async_insert(data: Any, ctx: ActionContext) -> Result[Any, ActionError
 
 
 def test_an_async_handler_runs_under_the_async_door_only(
-    engine_of: EngineOf, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, as_ann: RequestContext, storage: InMemoryStorage
 ) -> None:
     engine = engine_of(
         make_action("go", async_insert), make_action("wrapped", lambda data, ctx: async_insert(data, ctx))
@@ -274,7 +267,7 @@ def test_an_async_handler_runs_under_the_async_door_only(
         error = engine.execute_action("work", name, 1, as_ann).failure()
         assert error.code is ErrorCode.INTERNAL
         assert "execute_action_async" in error.message
-    assert documents(storage, acme) == 0
+    assert documents(storage) == 0
     assert asyncio.run(engine.execute_action_async("work", "go", 1, as_ann)) == Success({"data": 1})
 
 
@@ -308,7 +301,7 @@ def test_resources_of_the_request_lie_over_those_of_the_engine(
     engine = engine_of(
         make_action("go", lambda data, ctx: Success(dict(ctx.resources))), resources={"mailer": "smtp", "region": "eu"}
     )
-    plain = RequestContext(tenant=acme, actor=Actor.human("ann"))
+    plain = Actor.human("ann")
     special = RequestContext(tenant=acme, actor=Actor.human("ann"), resources={"region": "us"})
     assert execute(engine, "work.go", {}, plain) == Success({"mailer": "smtp", "region": "eu"})
     assert execute(engine, "work.go", {}, special) == Success({"mailer": "smtp", "region": "us"})
@@ -326,11 +319,7 @@ def test_resources_of_the_request_lie_over_those_of_the_engine(
     ],
 )
 def test_a_read_only_action_cannot_write(
-    engine_of: EngineOf,
-    execute: Execute,
-    acme: Tenant,
-    storage: InMemoryStorage,
-    write: Callable[[ActionContext], Any],
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage, write: Callable[[ActionContext], Any]
 ) -> None:
     def sneak(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         write(ctx)
@@ -338,7 +327,7 @@ def test_a_read_only_action_cannot_write(
 
     engine = engine_of(make_action("go", sneak, read_only=True), make_action("insert", insert))
     assert isinstance(execute(engine, "work.go", {}), Failure)
-    assert documents(storage, acme) == 0
+    assert documents(storage) == 0
     assert storage.read_events(acme) == []
 
 
@@ -355,11 +344,7 @@ def test_a_read_only_action_claims_no_key_and_emits_nothing(
 
 @pytest.mark.parametrize("nested_as", ["an action", "a hook"])
 def test_a_nested_read_only_action_cannot_write(
-    engine_of: EngineOf,
-    execute: Execute,
-    acme: Tenant,
-    storage: InMemoryStorage,
-    nested_as: str,
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, nested_as: str
 ) -> None:
     hooks = ActionHooks(before=(HookDefinition("work", "reader"),)) if nested_as == "a hook" else None
     engine = engine_of(
@@ -368,7 +353,7 @@ def test_a_nested_read_only_action_cannot_write(
     )
     error = execute(engine, "work.outer", {}).failure()
     assert "is read-only and cannot write" in error.message
-    assert documents(storage, acme) == 0
+    assert documents(storage) == 0
 
 
 # Timeouts
@@ -387,7 +372,7 @@ def test_a_handler_with_a_timeout_opens_no_second_unit_of_work(engine_of: Engine
 
 
 def test_a_handler_that_never_returns_is_stopped(
-    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage
 ) -> None:
     release, late = threading.Event(), []
     over = threading.Event()
@@ -410,12 +395,12 @@ def test_a_handler_that_never_returns_is_stopped(
     release.set()
     assert over.wait(90)
     assert len(late) == 1
-    assert documents(storage, acme) == 0
-    assert [row.outcome for row in log_of(engine, acme)] == ["failed"]
+    assert documents(storage) == 0
+    assert [row.outcome for row in log_of(engine)] == ["failed"]
 
 
 def test_an_async_handler_that_never_returns_is_cancelled(
-    engine_of: EngineOf, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, as_ann: RequestContext, storage: InMemoryStorage
 ) -> None:
     begun, cancelled = [], []
 
@@ -434,7 +419,7 @@ def test_an_async_handler_that_never_returns_is_cancelled(
         engine = engine_of(make_action("go", hang, timeout=timeout))
         error = asyncio.run(engine.execute_action_async("work", "go", {}, as_ann)).failure()
         assert error.code is ErrorCode.TIMEOUT
-        assert documents(storage, acme) == 0
+        assert documents(storage) == 0
         if begun:
             break
     assert cancelled == [True]
@@ -461,7 +446,7 @@ def test_a_blocking_handler_with_a_timeout_frees_the_loop(engine_of: EngineOf, a
 
 
 def test_a_timeout_bounds_what_the_action_executes(
-    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage
 ) -> None:
     hook = ActionHooks(before=(HookDefinition("work", "slow", is_critical=False),))
     engine = engine_of(
@@ -469,7 +454,7 @@ def test_a_timeout_bounds_what_the_action_executes(
     )
     error = execute(engine, "work.go", {}).failure()
     assert error.code is ErrorCode.TIMEOUT
-    assert documents(storage, acme) == 0
+    assert documents(storage) == 0
 
 
 # Hooks
@@ -504,12 +489,7 @@ def test_with_before_hooks_validation_looks_at_what_they_made(engine_of: EngineO
     "broken", [lambda data: Failure("no"), lambda data: 1 / 0, lambda data: "bare", lambda data: Success(object())]
 )
 def test_a_critical_hook_stops_and_another_is_passed_over(
-    engine_of: EngineOf,
-    execute: Execute,
-    acme: Tenant,
-    storage: InMemoryStorage,
-    phase: str,
-    broken: Callable[[Any], Any],
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, phase: str, broken: Callable[[Any], Any]
 ) -> None:
     def hooks(is_critical: bool) -> ActionHooks:
         return ActionHooks(**{phase: (HookDefinition("work", "broken", is_critical),)})
@@ -522,9 +502,9 @@ def test_a_critical_hook_stops_and_another_is_passed_over(
     error = execute(engine, "work.strict", {}).failure()
     assert error.code is ErrorCode.HOOK_FAILED
     assert error.details["hook"] == "work.broken"
-    assert documents(storage, acme) == 0
+    assert documents(storage) == 0
     assert isinstance(execute(engine, "work.lenient", {}), Success)
-    assert documents(storage, acme) == 1
+    assert documents(storage) == 1
 
 
 def test_what_a_failed_hook_wrote_is_undone(
@@ -538,7 +518,7 @@ def test_what_a_failed_hook_wrote_is_undone(
     hooks = ActionHooks(after=(HookDefinition("work", "fail", is_critical=False),))
     engine = engine_of(make_action("go", insert, hooks=hooks), make_action("fail", write_and_fail))
     execute(engine, "work.go", {})
-    assert documents(storage, acme) == 1
+    assert documents(storage) == 1
     assert [stored.event.type for stored in storage.read_events(acme)] == ["work.go"]
 
 
@@ -574,7 +554,7 @@ def test_hooks_share_state_and_see_what_they_hook(engine_of: EngineOf, execute: 
 
 
 def test_a_nested_action_commits_with_the_one_around_it(
-    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage
 ) -> None:
     def outer(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         inner = ctx.execute("work", "insert", {"from": "outer"})
@@ -582,12 +562,12 @@ def test_a_nested_action_commits_with_the_one_around_it(
 
     engine = engine_of(make_action("outer", outer), make_action("insert", insert))
     execute(engine, "work.outer", "fail")
-    assert documents(storage, acme) == 0
+    assert documents(storage) == 0
     execute(engine, "work.outer", "commit")
-    assert documents(storage, acme) == 1
+    assert documents(storage) == 1
     failed: dict[str, Any] = {}
     committed: dict[str, Any] = {}
-    for row in log_of(engine, acme):
+    for row in log_of(engine):
         (committed if row.outcome == "succeeded" else failed)[row.action] = row
     for rows in (failed, committed):
         assert rows["work.insert"].parent_id == rows["work.outer"].id
@@ -656,7 +636,7 @@ def test_a_nested_action_that_requires_a_key_uses_the_outer_one(
         make_action("outer", lambda data, ctx: ctx.execute("work", "pay", data)),
         make_action("pay", insert, idempotency="required"),
     )
-    without = RequestContext(tenant=acme, actor=Actor.human("ann"))
+    without = Actor.human("ann")
     assert execute(engine, "work.outer", {}, without).failure().code is ErrorCode.INVALID_INPUT
     with_key = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
     first = execute(engine, "work.outer", {}, with_key)
@@ -712,7 +692,7 @@ def test_a_unit_of_work_that_lost_runs_again_from_the_start(execute: Execute, en
     context = RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key=key)
     assert isinstance(execute(engine, "work.go", {"amount": 1}, context), Success)
     assert runs == [{"amount": 1}] * 4
-    assert documents(storage, tenant) == 1
+    assert documents(storage) == 1
     assert len(storage.read_events(tenant)) == 1
     assert [row.outcome for row in log_of(engine, tenant)] == ["succeeded"]
 
@@ -723,7 +703,7 @@ def test_one_that_loses_too_often_is_a_conflict(execute: Execute, engine_of: Eng
     engine = engine_of(make_action("go", insert), storage=storage, limits=Limits(reruns=2))
     context = RequestContext(tenant=tenant, actor=Actor.human("ann"))
     assert execute(engine, "work.go", {}, context).failure().code is ErrorCode.CONFLICT
-    assert documents(storage, tenant) == 0
+    assert documents(storage) == 0
 
 
 def test_a_storage_that_is_gone_is_unavailable(execute: Execute, engine_of: EngineOf) -> None:
@@ -734,7 +714,7 @@ def test_a_storage_that_is_gone_is_unavailable(execute: Execute, engine_of: Engi
     assert execute(engine, "work.go", {}, context).failure().code is ErrorCode.UNAVAILABLE
     storage.gone = False
     assert isinstance(execute(engine, "work.go", {}, context), Success)
-    assert documents(storage, tenant) == 1
+    assert documents(storage) == 1
 
 
 def test_cancelling_a_task_rolls_back_and_frees_its_key(
@@ -758,7 +738,7 @@ def test_cancelling_a_task_rolls_back_and_frees_its_key(
     asyncio.run(cancel())
     data = storage._tenant_data(acme.id)
     assert (data.locks, data.claims, data.snapshots) == ({}, {}, {})
-    assert documents(storage, acme) == 0
+    assert documents(storage) == 0
 
 
 def test_a_crash_while_logging_a_failure_does_not_hide_it(
@@ -777,7 +757,7 @@ def test_a_crash_while_logging_a_failure_does_not_hide_it(
 
 
 def test_an_abandoned_nested_handler_writes_nothing(
-    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage
 ) -> None:
     release, over = threading.Event(), threading.Event()
 
@@ -799,11 +779,11 @@ def test_an_abandoned_nested_handler_writes_nothing(
 
     engine = engine_of(make_action("outer", outer), make_action("slow", slow, timeout=0.2))
     assert execute(engine, "work.outer", {}) == Success("timeout")
-    assert documents(storage, acme) == 0
+    assert documents(storage) == 0
 
 
 def test_the_context_of_a_nested_execution_ends_with_it(
-    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage
 ) -> None:
     kept: list[Any] = []
 
@@ -825,11 +805,11 @@ def test_the_context_of_a_nested_execution_ends_with_it(
 
     engine = engine_of(make_action("outer", outer), make_action("inner", inner))
     assert execute(engine, "work.outer", {}) == Success(None)
-    assert documents(storage, acme) == 0
+    assert documents(storage) == 0
 
 
 def test_an_execution_executes_one_action_at_a_time(
-    engine_of: EngineOf, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, as_ann: RequestContext, storage: InMemoryStorage
 ) -> None:
     async def failing_late(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         await asyncio.sleep(0)
@@ -847,10 +827,10 @@ def test_an_execution_executes_one_action_at_a_time(
     )
     error = asyncio.run(engine.execute_action_async("work", "outer", {}, as_ann)).failure()
     assert "one action at a time" in error.message
-    assert documents(storage, acme) == 0
+    assert documents(storage) == 0
 
 
-def test_an_approval_unwinds_through_a_task_group(engine_of: EngineOf, as_ann: RequestContext, acme: Tenant) -> None:
+def test_an_approval_unwinds_through_a_task_group(engine_of: EngineOf, as_ann: RequestContext) -> None:
     async def outer(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(ctx.execute_async("work", "inner", {}))

@@ -278,13 +278,13 @@ def test_decisions_that_a_handler_asks_for_are_bounded(each_storage: Storage) ->
 
 @pytest.mark.parametrize("details", [{"a": "x" * 100_000}, {str(number): number for number in range(20_000)}])
 def test_a_large_error_keeps_its_code_and_the_start_of_its_text(
-    details: dict[str, Any], engine_of: Callable[..., Engine], as_ann: RequestContext, acme: Tenant
+    details: dict[str, Any], engine_of: Callable[..., Engine], as_ann: RequestContext
 ) -> None:
     failure = ActionError(ErrorCode.CONFLICT, "m" * 20_000, details)
     engine = engine_of(make_action("go", lambda data: Failure(failure)))
 
     assert engine.execute_action("work", "go", {}, as_ann) == Failure(failure)
-    (row,) = log_of(engine, acme)
+    (row,) = log_of(engine)
     assert (row.error["code"], len(row.error["message"])) == ("conflict", 10_000)
     assert row.error["details"]["omitted_bytes"] > 64 * 1024
 

@@ -149,7 +149,8 @@ VALUES: dict[str, Callable[[], Any]] = {
 }
 
 
-def written(storage: InMemoryStorage, tenant: Tenant) -> Iterator[str]:
+def written(storage: InMemoryStorage) -> Iterator[str]:
+    (tenant,) = storage.list_tenants()
     data = storage._tenant_data(tenant.id)
     for row in data.log:
         yield repr(row)
@@ -157,8 +158,8 @@ def written(storage: InMemoryStorage, tenant: Tenant) -> Iterator[str]:
         yield repr(event)
 
 
-def assert_masked(storage: InMemoryStorage, tenant: Tenant, marker: str = MARKER) -> None:
-    rows = list(written(storage, tenant))
+def assert_masked(storage: InMemoryStorage, marker: str = MARKER) -> None:
+    rows = list(written(storage))
     assert rows
     for row in rows:
         assert marker not in row
@@ -173,7 +174,7 @@ def told(answer: Result[Any, Any]) -> str:
 
 @pytest.mark.parametrize("what", VALIDATIONS)
 def test_a_secret_of_the_payload_is_masked(
-    what: str, engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
+    what: str, engine_of: EngineOf, execute: Execute, storage: InMemoryStorage
 ) -> None:
     validation, payload = VALIDATIONS[what]
     engine = engine_of(
@@ -190,19 +191,14 @@ def test_a_secret_of_the_payload_is_masked(
     for action in ("ok", "echo", "fail", "needs"):
         assert MARKER not in told(execute(engine, f"work.{action}", payload))
     execute(engine, "work.ok", {"wrong": payload, "content": payload})
-    boss = RequestContext(tenant=acme, actor=Actor.human("boss", permissions=["p.approve"]))
+    boss = Actor.human("boss", permissions=["p.approve"])
     assert MARKER not in str(execute(engine, "approvals.list", {}, boss).unwrap())
-    assert_masked(storage, acme)
+    assert_masked(storage)
 
 
 @pytest.mark.parametrize("what", VALUES)
 def test_a_secret_that_a_handler_makes_is_masked_everywhere(
-    what: str,
-    engine_of: EngineOf,
-    execute: Execute,
-    acme: Tenant,
-    storage: InMemoryStorage,
-    caplog: pytest.LogCaptureFixture,
+    what: str, engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
     make = VALUES[what]
     moved = create_event_type(type="moved", payload=Any)
@@ -240,18 +236,18 @@ def test_a_secret_that_a_handler_makes_is_masked_everywhere(
             assert MARKER not in told(answer)
             if action == "hooked":
                 assert MARKER not in repr(answer.unwrap().pipeline)
-    assert [row.outcome for row in log_of(engine, acme) if row.parent_id is None] == [
+    assert [row.outcome for row in log_of(engine) if row.parent_id is None] == [
         "succeeded",
         "failed",
         *["succeeded"] * 3,
     ]
-    assert_masked(storage, acme)
+    assert_masked(storage)
     assert all(MARKER not in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.parametrize("result", [Typed, Pair, Marked, dict[str, SecretStr], SecretStr])
 def test_an_approved_result_is_masked_on_both_rows(
-    result: Any, engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
+    result: Any, engine_of: EngineOf, execute: Execute, storage: InMemoryStorage
 ) -> None:
     made = {
         Typed: {"token": MARKER},
@@ -267,10 +263,10 @@ def test_an_approved_result_is_masked_on_both_rows(
     policy = ApprovalPolicy(when=lambda data, ctx: True, permission="p.approve")
     engine = engine_of(make_action("give", give, approval=policy))
     asked = execute(engine, "work.give", {}).failure()
-    boss = RequestContext(tenant=acme, actor=Actor.human("boss", permissions=["p.approve"]))
+    boss = Actor.human("boss", permissions=["p.approve"])
     approved = execute(engine, "approvals.approve", {"approval_id": asked.details["approval_id"]}, boss).unwrap()
     assert approved.result == made
-    assert_masked(storage, acme)
+    assert_masked(storage)
 
 
 @pytest.mark.parametrize("result", [Typed, dict[str, Annotated[str, Sensitive()]], Annotated[str, Sensitive()]])
@@ -301,7 +297,7 @@ def test_a_replay_shows_no_more_of_a_result_than_the_first_row(
         assert execute(engine, "work.ask", {}, with_key).unwrap() == made
         assert execute(engine, "work.give", {}, with_key).unwrap() == made
         assert execute(engine, "work.pass_on", {}, with_key).unwrap()["inner"] == made
-    assert_masked(storage, acme)
+    assert_masked(storage)
     rows = [row for row in log_of(engine, acme) if row.action == "work.pass_on"]
     assert [row.outcome for row in rows] == ["succeeded", "replayed"]
     assert rows[0].output == rows[1].output
@@ -310,7 +306,7 @@ def test_a_replay_shows_no_more_of_a_result_than_the_first_row(
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_replay_shows_no_more_of_a_payload_than_the_first_row(
-    waits: bool, engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    waits: bool, engine_of: EngineOf, execute: Execute, as_ann: RequestContext, storage: InMemoryStorage
 ) -> None:
     def pass_on(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
         return ctx.execute("work", "take", data["it"]).map(lambda value: 1)
@@ -328,14 +324,12 @@ def test_a_replay_shows_no_more_of_a_payload_than_the_first_row(
     payload = {"it": {"value": MARKER}, "text": f"a {MARKER}"}
     for _ in range(2):
         assert isinstance(execute(engine, "work.pass_on", payload, with_key), Failure) == waits
-    rows = [row for row in log_of(engine, acme) if row.action == "work.pass_on"]
+    rows = [row for row in log_of(engine) if row.action == "work.pass_on"]
     assert [row.input for row in rows] == [{"it": {"value": MASK}, "text": f"a {MASK}"}] * 2
-    assert_masked(storage, acme)
+    assert_masked(storage)
 
 
-def test_a_secret_result_is_masked_for_hooks(
-    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
-) -> None:
+def test_a_secret_result_is_masked_for_hooks(engine_of: EngineOf, execute: Execute, storage: InMemoryStorage) -> None:
     def give(data: Any) -> Result[dict[str, Annotated[str, Sensitive()]], ActionError]:
         return Success({"a": MARKER})
 
@@ -351,18 +345,13 @@ def test_a_secret_result_is_masked_for_hooks(
     answer = execute(engine, "work.give", {}).unwrap()
     assert answer.data == {"noted": 1}
     assert MARKER not in repr(answer.pipeline)
-    assert_masked(storage, acme)
+    assert_masked(storage)
 
 
 @pytest.mark.parametrize("key", [SecretStr, Annotated[str, Sensitive()]])
 @pytest.mark.parametrize("place", ["a field", "the payload", "a result"])
 def test_a_secret_key_is_masked_wherever_it_turns_up_again(
-    key: Any,
-    place: str,
-    engine_of: EngineOf,
-    execute: Execute,
-    acme: Tenant,
-    storage: InMemoryStorage,
+    key: Any, place: str, engine_of: EngineOf, execute: Execute, storage: InMemoryStorage
 ) -> None:
     keys: Any = dict[key, int]
     hidden = SecretStr(MARKER) if key is SecretStr else MARKER
@@ -383,11 +372,11 @@ def test_a_secret_key_is_masked_wherever_it_turns_up_again(
     answer = execute(engine, "work.use", payload)
     assert isinstance(answer, Success) == (place == "a result")
     assert MARKER not in told(answer)
-    assert_masked(storage, acme)
+    assert_masked(storage)
 
 
 def test_extra_fields_are_masked_if_the_model_marks_them(
-    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage
 ) -> None:
     class Open(BaseModel):
         model_config = ConfigDict(extra="allow")
@@ -400,10 +389,10 @@ def test_extra_fields_are_masked_if_the_model_marks_them(
     engine = engine_of(make_action("take", use, validation=Open), make_action("make", use))
     execute(engine, "work.take", {"any": MARKER}).unwrap()
     execute(engine, "work.make", {}).unwrap()
-    assert_masked(storage, acme)
+    assert_masked(storage)
 
 
-def test_secret_bytes_need_not_be_text(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_secret_bytes_need_not_be_text(engine_of: EngineOf, execute: Execute) -> None:
     def give(data: Any) -> Any:
         return Success({"key": SecretBytes(b"\xff\xfe")})
 
@@ -413,7 +402,7 @@ def test_secret_bytes_need_not_be_text(engine_of: EngineOf, execute: Execute, ac
     engine = engine_of(make_action("give", give), make_action("give_typed", give_typed))
     for action in ("give", "give_typed"):
         execute(engine, f"work.{action}", {}).unwrap()
-    assert [row.output for row in log_of(engine, acme)] == [{"key": MASK}, MASK]
+    assert [row.output for row in log_of(engine)] == [{"key": MASK}, MASK]
 
 
 @pytest.mark.parametrize("number", [7, 123, 12.5])
@@ -446,9 +435,7 @@ def test_a_short_number_is_masked_by_its_place(
         assert f'"cvv":{number}'.encode() not in event.payload
 
 
-def test_the_names_of_one_action_do_not_mask_those_of_another(
-    engine_of: EngineOf, execute: Execute, acme: Tenant
-) -> None:
+def test_the_names_of_one_action_do_not_mask_those_of_another(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(
         make_action("card", lambda d: Success(1), validation=Card),
         make_action("other", lambda d: Success(d)),
@@ -457,7 +444,7 @@ def test_the_names_of_one_action_do_not_mask_those_of_another(
     execute(engine, "work.card", {"cvv": 123})
     execute(engine, "work.other", {"cvv": 123})
     execute(engine, "work.root", MARKER)
-    assert [(row.input, row.output) for row in log_of(engine, acme)] == [
+    assert [(row.input, row.output) for row in log_of(engine)] == [
         ({"cvv": MASK}, 1),
         ({"cvv": 123}, {"cvv": 123}),
         (MASK, {"a": 1}),
@@ -465,7 +452,7 @@ def test_the_names_of_one_action_do_not_mask_those_of_another(
 
 
 def test_a_secret_key_is_not_in_the_path_of_an_error(
-    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage
 ) -> None:
     class Keys(BaseModel):
         tokens: dict[Annotated[str, Sensitive()], int]
@@ -477,7 +464,7 @@ def test_a_secret_key_is_not_in_the_path_of_an_error(
     error = execute(engine, "work.keys", {"tokens": {MARKER: "x"}}).failure()
     assert error.details["fields"] == [{"path": "tokens", "reason": "is not valid", "type": "int_parsing"}]
     assert MARKER not in told(execute(engine, "work.all", {MARKER: "x"}))
-    assert_masked(storage, acme)
+    assert_masked(storage)
 
 
 def test_a_resource_with_a_secret_is_masked_before_it_is_cut(
@@ -503,23 +490,18 @@ def test_a_resource_with_a_secret_is_masked_before_it_is_cut(
     role = {"name": "t", "allow": [{"permission": "keys.use", "resource": "key/1"}]}
     engine.execute_action("roles", "define", role, system).unwrap()
     engine.execute_action("roles", "assign", {"actor_type": "human", "actor_id": "tom", "role": "t"}, system).unwrap()
-    tom = RequestContext(tenant=acme, actor=Actor.human("tom"))
+    tom = Actor.human("tom")
     for action in ("ask", "own"):
         error = execute(engine, f"work.{action}", {"value": secret}, tom).failure()
         assert error.code is ErrorCode.FORBIDDEN
         assert MARKER not in told(Failure(error))
-    assert_masked(storage, acme)
+    assert_masked(storage)
 
 
 @pytest.mark.parametrize("decision", ["approve", "reject"])
 @pytest.mark.parametrize("approver", ["may", "may_not"])
 def test_an_approval_decision_masks_a_secret_resource(
-    decision: str,
-    approver: str,
-    engine_of: EngineOf,
-    execute: Execute,
-    acme: Tenant,
-    storage: InMemoryStorage,
+    decision: str, approver: str, engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     resource = f"key/{MARKER}"
     engine = engine_of(
@@ -544,7 +526,7 @@ def test_an_approval_decision_masks_a_secret_resource(
         assert isinstance(answer, Success) == (approver == "may")
         assert MARKER not in told(answer)
     assert {row.outcome for row in log_of(engine, acme)} > ({"replayed"} if approver == "may" else {"denied"})
-    assert_masked(storage, acme)
+    assert_masked(storage)
 
 
 def test_a_replay_checks_a_secret_resource_and_masks_it(
@@ -571,7 +553,7 @@ def test_a_replay_checks_a_secret_resource_and_masks_it(
         tom = RequestContext(tenant=acme, actor=Actor.human("tom", roles=[role]), idempotency_key="k")
         assert MARKER not in told(execute(engine, "work.ask", {}, tom))
     assert [row.outcome for row in log_of(engine, acme) if row.parent_id is None] == ["succeeded", "replayed", "denied"]
-    assert_masked(storage, acme)
+    assert_masked(storage)
 
 
 @pytest.mark.parametrize(
@@ -592,7 +574,7 @@ def test_nothing_remains_of_secrets_that_overlap(text: str, secrets: set[str], m
 
 
 def test_unresolved_annotations_mask_by_their_text(
-    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage
 ) -> None:
     from typing import Annotated as An
 
@@ -610,4 +592,4 @@ def test_unresolved_annotations_mask_by_their_text(
 
     engine = engine_of(make_action("emit", emit))
     execute(engine, "work.emit", {}).unwrap()
-    assert_masked(storage, acme)
+    assert_masked(storage)

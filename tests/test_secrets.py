@@ -203,7 +203,7 @@ def test_other_secrets_make_another_payload(engine_of: EngineOf, execute: Execut
     assert other.code is ErrorCode.IDEMPOTENCY_MISMATCH
 
 
-def test_an_approved_action_runs_with_the_secret(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_an_approved_action_runs_with_the_secret(engine_of: EngineOf, execute: Execute) -> None:
     seen: list[str] = []
 
     def pay(data: Card) -> Result[Any, Any]:
@@ -212,12 +212,12 @@ def test_an_approved_action_runs_with_the_secret(engine_of: EngineOf, execute: E
 
     policy = ApprovalPolicy(when=lambda data, ctx: True, permission="pay.approve")
     engine = engine_of(make_action("pay", pay, validation=Card, approval=policy))
-    asked = execute(engine, "work.pay", {"number": MARKER}, RequestContext(tenant=acme, actor=Actor.human("ann")))
-    boss = RequestContext(tenant=acme, actor=Actor.human("boss", permissions=["pay.approve"]))
+    asked = execute(engine, "work.pay", {"number": MARKER}, Actor.human("ann"))
+    boss = Actor.human("boss", permissions=["pay.approve"])
     approval = {"approval_id": asked.failure().details["approval_id"]}
     assert isinstance(execute(engine, "approvals.approve", approval, boss), Success)
     assert seen == [MARKER]
-    assert all(MARKER not in repr(row) for row in log_of(engine, acme))
+    assert all(MARKER not in repr(row) for row in log_of(engine))
 
 
 @dataclasses.dataclass
@@ -228,17 +228,17 @@ class Login:
 
 @pytest.mark.parametrize("validation", [SecretStr, Annotated[str, Sensitive()]])
 def test_a_payload_that_is_a_secret_as_a_whole_is_masked(
-    engine_of: EngineOf, execute: Execute, acme: Tenant, validation: Any
+    engine_of: EngineOf, execute: Execute, validation: Any
 ) -> None:
     engine = engine_of(make_action("go", lambda d: Failure("no"), validation=validation))
     execute(engine, "work.go", MARKER)
-    assert [row.input for row in log_of(engine, acme)] == ["*" * 10]
+    assert [row.input for row in log_of(engine)] == ["*" * 10]
 
 
-def test_fields_of_a_dataclass_are_masked(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_fields_of_a_dataclass_are_masked(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(make_action("go", lambda d: Success(d), validation=Login))
     execute(engine, "work.go", {"user": "ann", "password": MARKER})
-    (row,) = log_of(engine, acme)
+    (row,) = log_of(engine)
     assert row.input == row.output == {"user": "ann", "password": "*" * 10}
 
 
