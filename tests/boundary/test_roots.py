@@ -11,8 +11,8 @@ from actionengine import Tenant
 from actionengine.boundary.errors import MissingModuleError
 from actionengine.boundary.idempotency.run_once import run_once
 from actionengine.boundary.roots import ModuleRoots
-from actionengine.errors import ActionError, ErrorCode
-from tests.boundary.modules import ACME, admit, perform
+from actionengine.errors import ErrorCode
+from tests.boundary.modules import ACME, admit, code_of, perform
 
 OTHER = Tenant(UUID(int=2), "other")
 
@@ -38,20 +38,14 @@ def test_an_id_that_is_no_plain_name_is_refused(tmp_path: Path, id: str) -> None
 
     with pytest.raises(MissingModuleError):
         roots.context(ACME, id)
-    with pytest.raises(ActionError) as caught:
-        roots.create(ACME, id)
-
-    assert caught.value.code is ErrorCode.INVALID_INPUT
+    assert code_of(lambda: roots.create(ACME, id)) is ErrorCode.INVALID_INPUT
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_module_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / str(ACME.id)).write_text("a file")
 
-    with pytest.raises(ActionError) as caught:
-        ModuleRoots(tmp_path).create(ACME, "site")
-
-    assert caught.value.code is ErrorCode.UNAVAILABLE
+    assert code_of(lambda: ModuleRoots(tmp_path).create(ACME, "site")) is ErrorCode.UNAVAILABLE
 
 
 def test_a_module_that_was_removed_begins_anew(tmp_path: Path) -> None:

@@ -312,14 +312,6 @@ def test_an_async_handler_is_refused_where_it_is_declared() -> None:
         create_module_action(name="act", description="Acts.", validation=Input, handler=act, capabilities=())
 
 
-def test_a_long_name_of_an_unknown_action_is_shortened(root: Path) -> None:
-    request = admit(root, "list").request.model_copy(update={"action": "x" * 1_000_000})
-
-    error = InProcessRunner(READ_ONLY).execute(request).failure()
-
-    assert len(str(error.to_dict())) < 1000
-
-
 def test_keyed_work_can_be_cancelled_during_the_copy(root: Path) -> None:
     (root / "file").write_text("x")
     cancelled = threading.Event()

@@ -17,7 +17,7 @@ from actionengine.boundary.errors import MissingModuleError
 from actionengine.boundary.idempotency.manifest import nodes, os_error_message
 from actionengine.boundary.idempotency.working_copy import CopyLimits, WorkingCopy
 from actionengine.errors import ActionError, ErrorCode
-from tests.boundary.modules import tree
+from tests.boundary.modules import code_of, tree
 
 
 @pytest.fixture
@@ -179,9 +179,7 @@ def test_a_copy_is_found_again_by_another_process(root: Path, tmp_path: Path) ->
         '--- "a/odd\\377\\012"\n+++ "b/odd\\377\\012"\n@@ -1 +1 @@\n-x\n\\ No newline at end of file\n'
         "+y\n\\ No newline at end of file\n"
     )
-    with pytest.raises(ActionError) as caught:
-        WorkingCopy.open(tmp_path / "none")
-    assert caught.value.code is ErrorCode.NOT_FOUND
+    assert code_of(lambda: WorkingCopy.open(tmp_path / "none")) is ErrorCode.NOT_FOUND
 
 
 def test_a_diff_against_a_module_that_was_changed_is_a_conflict(root: Path, tmp_path: Path) -> None:
@@ -189,10 +187,7 @@ def test_a_diff_against_a_module_that_was_changed_is_a_conflict(root: Path, tmp_
     (copy.root / "a.txt").write_text("mine")
     (root / "a.txt").write_text("theirs")
 
-    with pytest.raises(ActionError) as caught:
-        copy.diff()
-
-    assert caught.value.code is ErrorCode.CONFLICT
+    assert code_of(lambda: copy.diff()) is ErrorCode.CONFLICT
     assert [change.path for change in copy.changes_of_module()] == ["a.txt"]
 
 
@@ -206,10 +201,7 @@ def test_a_folder_replaced_while_it_is_read_is_a_conflict(root: Path, put: str) 
     (root / "src").rename(root / "away")
     os.mkfifo(root / "src") if put == "fifo" else (root / "src").symlink_to("away")
 
-    with pytest.raises(ActionError) as caught:
-        list(found)
-
-    assert caught.value.code is ErrorCode.CONFLICT
+    assert code_of(lambda: list(found)) is ErrorCode.CONFLICT
 
 
 def test_an_error_of_an_open_folder_is_told(tmp_path: Path) -> None:
@@ -235,10 +227,7 @@ def test_a_dropped_copy_is_gone_whatever_its_permissions(root: Path, tmp_path: P
 def test_a_folder_that_is_there_is_not_replaced(root: Path, tmp_path: Path) -> None:
     WorkingCopy.create(root, tmp_path / "copy")
 
-    with pytest.raises(ActionError) as caught:
-        WorkingCopy.create(root, tmp_path / "copy")
-
-    assert caught.value.code is ErrorCode.CONFLICT
+    assert code_of(lambda: WorkingCopy.create(root, tmp_path / "copy")) is ErrorCode.CONFLICT
     assert sorted(os.listdir(tmp_path)) == ["copy", "module"]
 
 
