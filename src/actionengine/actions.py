@@ -274,14 +274,14 @@ class ActionSummary:
     def of(cls, action: Action) -> ActionSummary:
         """Return the summary of a declaration."""
         return cls(
-            action.name,
-            action.description,
-            action.is_protected,
-            action.validation is not None,
-            action.access_control,
-            action.permission,
-            action.read_only,
-            action.idempotency,
+            name=action.name,
+            description=action.description,
+            is_protected=action.is_protected,
+            validation=action.validation is not None,
+            access_control=action.access_control,
+            permission=action.permission,
+            read_only=action.read_only,
+            idempotency=action.idempotency,
         )
 
 

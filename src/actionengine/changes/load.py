@@ -68,7 +68,14 @@ async def load(store: Store, change: Row, lock: bool, files: ProjectFiles | None
     edits = [op for op in pending if op.record_type is None]
     states = await _files(files, change, edits) if files is not None and edits else {}
     added = {row["id"]: row["created_at"] for row in rows}
-    return Loaded(change, pending, types, TypeGraph(map(to_type_state, types.values())), states, added)
+    return Loaded(
+        change=change,
+        pending=pending,
+        types=types,
+        graph=TypeGraph(map(to_type_state, types.values())),
+        files=states,
+        added=added,
+    )
 
 
 async def _files(files: ProjectFiles, change: Row, edits: Sequence[PatchOp]) -> Mapping[str, FileState]:

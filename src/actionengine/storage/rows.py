@@ -65,29 +65,21 @@ class LogRow(NamedTuple):
 
     def reduced(self) -> LogRow:
         """Return the row of a failure with the actor, the action and the error code only: no storage can refuse it."""
-        return LogRow(
-            self.id,
-            self.parent_id,
-            self.tenant_id,
-            self.actor_type,
-            self.actor_id and _ascii(self.actor_id, MAX_ACTOR_ID_LENGTH),
-            None,
-            None,
-            _ascii(self.source, MAX_NAME_LENGTH),
-            None,
-            self.action,
-            (),
-            None,
-            None,
-            self.outcome,
-            b'{"code":"%b","message":"%b","details":{"reduced":true}}' % (_error_code(self.error), _REDUCED),
-            None,
-            self.started_at,
-            self.latency,
-            *(None,) * 7,
+        return self._replace(
+            **_NOTHING,
+            actor_id=self.actor_id and _ascii(self.actor_id, MAX_ACTOR_ID_LENGTH),
+            source=_ascii(self.source, MAX_NAME_LENGTH),
+            subjects=(),
+            error=b'{"code":"%b","message":"%b","details":{"reduced":true}}' % (_error_code(self.error), _REDUCED),
         )
 
 
+_NOTHING: dict[str, Any] = dict.fromkeys(
+    (
+        *("approved_by", "approval_id", "reason", "input", "output", "decision", "idempotency_key", "request_id"),
+        *("model", "prompt_version", "input_tokens", "output_tokens", "cost_usd"),
+    )
+)
 _REDUCED = b"the storage refused the whole row of this failure: the rest is left out"
 _CODE = re.compile(rb'"code":"([a-z_]+)"')
 

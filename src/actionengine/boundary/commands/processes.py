@@ -253,7 +253,12 @@ def _run(
             order = {**command.order(means, temporary), "abi": ruleset.abi if ruleset else 0}
             descriptors = {"folder": folder} if ruleset is None else {"folder": folder, "ruleset": ruleset.descriptor}
             run = SupervisedProcess(
-                order, descriptors, command.stdin, command.limits.output_bytes, command.cancelled, stack
+                order=order,
+                passed_on=descriptors,
+                stdin=command.stdin,
+                output_bytes=command.limits.output_bytes,
+                cancelled=command.cancelled,
+                stack=stack,
             )
             run.watch(deadline)
     except OSError as error:
@@ -283,13 +288,13 @@ def _finished(
         raise ActionError(code, f"{command.name} cannot be run: {os.strerror(number)}")
     exit_code, _, limit = rest.partition(" ")
     return CompletedCommand(
-        int(exit_code),
-        bytes(run.printed["stdout"]),
-        bytes(run.printed["stderr"]),
-        duration,
-        "granted" if command.network else "not_enforced" if means == "none" else "isolated",
-        "cpu" if limit == "cpu" else "file" if limit == "file" else None,
-        file_isolation,
+        exit_code=int(exit_code),
+        stdout=bytes(run.printed["stdout"]),
+        stderr=bytes(run.printed["stderr"]),
+        duration=duration,
+        network="granted" if command.network else "not_enforced" if means == "none" else "isolated",
+        limit="cpu" if limit == "cpu" else "file" if limit == "file" else None,
+        file_isolation=file_isolation,
     )
 
 

@@ -245,7 +245,12 @@ class _QueueRelay:
         if self._worker is not None:
             raise RuntimeError("this relay is running already: make another one")
         worker = self._worker = RelayWorker(
-            self._storage, self.queue, mode, self._publisher, self._deliverer, self._settings
+            storage=self._storage,
+            queue=self.queue,
+            mode=mode,
+            publisher=self._publisher,
+            deliverer=self._deliverer,
+            settings=self._settings,
         )
         try:
             if self.is_stopped and not ends:

@@ -245,15 +245,15 @@ class RelayWorker:
         rate = (self._delivered - self._delivered_before) / elapsed if elapsed else 0.0
         self._beaten_at, self._delivered_before = now, self._delivered
         beat = RelayHeartbeat(
-            self._id,
-            self._settings.name,
-            self._settings.publisher,
-            self._started_at,
-            datetime.now(UTC),
-            self._delivered,
-            self._failed,
-            rate,
-            self._error,
+            id=self._id,
+            name=self._settings.name,
+            publisher=self._settings.publisher,
+            started_at=self._started_at,
+            seen_at=datetime.now(UTC),
+            delivered=self._delivered,
+            failed=self._failed,
+            rate=rate,
+            error=self._error,
         )
         with suppress(StorageError, ActionError):
             await self._outbox.heartbeat(beat)

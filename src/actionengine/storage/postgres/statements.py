@@ -114,7 +114,7 @@ WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) 
     # The limits keep the join nested: a planner without statistics would read the collection, and hash it.
     find=postgres_page(
         PageQuery(
-            """(
+            table="""(
             SELECT key.id, document.version, document.data, document.created_at, document.updated_at
             FROM (
                 SELECT id
@@ -131,24 +131,24 @@ WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) 
                 LIMIT 1
             ) document ON true
         ) listed""",
-            "id, version, data::pg_catalog.text, created_at, updated_at",
-            ("id",),
-            ("data",),
-            "true",
-            "{order}",
-            "ALL",
+            columns="id, version, data::pg_catalog.text, created_at, updated_at",
+            keys=("id",),
+            json=("data",),
+            where="true",
+            order="{order}",
+            limit="ALL",
         )
     ),
 )
 
 _LISTED_DOCUMENTS = PageQuery(
-    "public.ae_documents",
-    "id, version, data::pg_catalog.text, created_at, updated_at",
-    ("id",),
-    ("data",),
-    "tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s{beyond}",
-    "{order}",
-    LIMIT,
+    table="public.ae_documents",
+    columns="id, version, data::pg_catalog.text, created_at, updated_at",
+    keys=("id",),
+    json=("data",),
+    where="tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s{beyond}",
+    order="{order}",
+    limit=LIMIT,
 )
 LIST_DOCUMENTS = postgres_page(_LISTED_DOCUMENTS)
 
@@ -219,7 +219,7 @@ ORDER BY subjects.log_id DESC
 # The second step.
 READ_LOG = postgres_page(
     PageQuery(
-        """(
+        table="""(
             SELECT log.*
             FROM pg_catalog.unnest(%s::pg_catalog.uuid[]) wanted (id), LATERAL (
                 SELECT *
@@ -228,28 +228,28 @@ READ_LOG = postgres_page(
                 LIMIT 1
             ) log
         ) log""",
-        "id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source, reason, action,\n"
+        columns="id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source, reason, action,\n"
         "    subjects::pg_catalog.text, input::pg_catalog.text, output::pg_catalog.text, outcome,\n"
         "    error::pg_catalog.text, decision, started_at, latency, idempotency_key, request_id, model,\n"
         "    prompt_version, input_tokens, output_tokens, cost_usd",
-        ("id",),
-        ("input", "output", "error"),
-        "true",
-        "id DESC",
-        "ALL",
+        keys=("id",),
+        json=("input", "output", "error"),
+        where="true",
+        order="id DESC",
+        limit="ALL",
     )
 )
 
 _LISTED_EVENTS = PageQuery(
-    "public.ae_events",
-    "position, id, tenant_id, type, subject, payload::pg_catalog.text, action, action_id, actor_type, actor_id,\n"
-    "    occurred_at, version",
-    ("position",),
-    ("payload",),
-    "tenant_id OPERATOR(pg_catalog.=) %s AND position OPERATOR(pg_catalog.>) %s\n"
+    table="public.ae_events",
+    columns="position, id, tenant_id, type, subject, payload::pg_catalog.text, action, action_id, actor_type,\n"
+    "    actor_id, occurred_at, version",
+    keys=("position",),
+    json=("payload",),
+    where="tenant_id OPERATOR(pg_catalog.=) %s AND position OPERATOR(pg_catalog.>) %s\n"
     "            AND position OPERATOR(pg_catalog.<=) %s",
-    "position",
-    LIMIT,
+    order="position",
+    limit=LIMIT,
 )
 READ_EVENTS = postgres_page(_LISTED_EVENTS)
 

@@ -80,13 +80,13 @@ ORDER BY page.{{order}}
 
 LIST_DOCUMENTS = sqlite_page(
     PageQuery(
-        "main.ae_documents",
-        "id, version, data, created_at, updated_at",
-        ("id",),
-        ("data",),
-        "tenant_id = ? AND collection = ?{beyond}",
-        "{order}",
-        "?",
+        table="main.ae_documents",
+        columns="id, version, data, created_at, updated_at",
+        keys=("id",),
+        json=("data",),
+        where="tenant_id = ? AND collection = ?{beyond}",
+        order="{order}",
+        limit="?",
     )
 )
 
@@ -235,13 +235,13 @@ ORDER BY subjects.log_id DESC
 # The second step.
 READ_LOG = sqlite_page(
     PageQuery(
-        "main.ae_action_log",
-        _LOG_COLUMNS,
-        ("id",),
-        ("input", "output", "error"),
-        "tenant_id = ? AND id IN (SELECT value FROM json_each(?))",
-        "id DESC",
-        "?",
+        table="main.ae_action_log",
+        columns=_LOG_COLUMNS,
+        keys=("id",),
+        json=("input", "output", "error"),
+        where="tenant_id = ? AND id IN (SELECT value FROM json_each(?))",
+        order="id DESC",
+        limit="?",
     )
 )
 
@@ -251,13 +251,13 @@ INSERT INTO main.ae_events ({_EVENT_COLUMNS})
 VALUES ({", ".join("?" * len(EventRow._fields))})
 """
 _LISTED_EVENTS = PageQuery(
-    "main.ae_events",
-    f"position, {_EVENT_COLUMNS}",
-    ("position",),
-    ("payload",),
-    "tenant_id = ? AND position > ?",
-    "position",
-    "?",
+    table="main.ae_events",
+    columns=f"position, {_EVENT_COLUMNS}",
+    keys=("position",),
+    json=("payload",),
+    where="tenant_id = ? AND position > ?",
+    order="position",
+    limit="?",
 )
 READ_EVENTS = sqlite_page(_LISTED_EVENTS)
 
