@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import EllipsisType
@@ -80,7 +81,13 @@ class Execute(Protocol):
     """Execute `service.action` on an engine: as Ann, as another actor (or none) of `acme`, or in a context."""
 
     def __call__(
-        self, engine: Engine, name: str, payload: Any, by: RequestContext | Actor | EllipsisType | None = ...
+        self,
+        engine: Engine,
+        name: str,
+        payload: Any,
+        by: RequestContext | Actor | EllipsisType | None = ...,
+        *,
+        key: str | None = None,
     ) -> Result[Any, ActionError]: ...
 
 
@@ -114,11 +121,18 @@ def execute(request: pytest.FixtureRequest, as_ann: RequestContext) -> Execute:
     """Execute `service.action` through `execute_action` or `execute_action_async`."""
 
     def run(
-        engine: Engine, name: str, payload: Any, by: RequestContext | Actor | EllipsisType | None = ...
+        engine: Engine,
+        name: str,
+        payload: Any,
+        by: RequestContext | Actor | EllipsisType | None = ...,
+        *,
+        key: str | None = None,
     ) -> Result[Any, ActionError]:
         context = as_ann if isinstance(by, EllipsisType) else by
         if not isinstance(context, RequestContext):
             context = RequestContext(as_ann.tenant, context)
+        if key is not None:
+            context = replace(context, idempotency_key=key)
         asked = (*name.split(".", 1), payload, context)
         if request.param == "sync":
             return engine.execute_action(*asked)

@@ -62,8 +62,8 @@ def define(engine: Engine, tenant: Tenant, name: str, allow: Any = (), deny: Any
     roles(engine, tenant, "define", name=name, **rules)
 
 
-def as_actor(tenant: Tenant, type: str, *roles: str, permissions: tuple[str, ...] = ()) -> RequestContext:
-    return RequestContext(tenant=tenant, actor=Actor(type, "x", roles, permissions))  # type: ignore[arg-type]
+def actor_x(type: str, *roles: str, permissions: tuple[str, ...] = ()) -> Actor:
+    return Actor(type, "x", roles, permissions)  # type: ignore[arg-type]
 
 
 NOT_SYSTEM = sorted(ACTOR_TYPES - {"system"})
@@ -72,12 +72,12 @@ NOT_SYSTEM = sorted(ACTOR_TYPES - {"system"})
 @pytest.mark.parametrize("type", NOT_SYSTEM)
 def test_the_same_rules_bind_every_type_of_actor(engine: Engine, execute: Execute, acme: Tenant, type: str) -> None:
     define(engine, acme, "cashier", allow=[("payments.*", None)], deny=[("payments.void", None)])
-    assert execute(engine, "work.open", {}, as_actor(acme, type)) == Success("done")
-    assert execute(engine, "work.csr_only", {}, as_actor(acme, type)).failure().code is ErrorCode.FORBIDDEN
-    assert execute(engine, "work.csr_only", {}, as_actor(acme, type, "manager")) == Success("done")
-    assert execute(engine, "work.refund", {}, as_actor(acme, type)).failure().code is ErrorCode.FORBIDDEN
-    assert execute(engine, "work.refund", {}, as_actor(acme, type, "cashier")) == Success("done")
-    granted = as_actor(acme, type, permissions=("payments.refund",))
+    assert execute(engine, "work.open", {}, actor_x(type)) == Success("done")
+    assert execute(engine, "work.csr_only", {}, actor_x(type)).failure().code is ErrorCode.FORBIDDEN
+    assert execute(engine, "work.csr_only", {}, actor_x(type, "manager")) == Success("done")
+    assert execute(engine, "work.refund", {}, actor_x(type)).failure().code is ErrorCode.FORBIDDEN
+    assert execute(engine, "work.refund", {}, actor_x(type, "cashier")) == Success("done")
+    granted = actor_x(type, permissions=("payments.refund",))
     assert execute(engine, "work.refund", {}, granted) == Success("done")
 
 
@@ -90,10 +90,8 @@ def test_a_system_actor_bypasses_roles_but_not_the_allowed_types(
 
 
 @pytest.mark.parametrize("payload", [{"actor": "system"}, {"type": "system", "roles": ["manager"]}])
-def test_nothing_in_a_payload_makes_a_system_actor(
-    engine: Engine, execute: Execute, acme: Tenant, payload: dict[str, Any]
-) -> None:
-    assert execute(engine, "work.refund", payload, as_actor(acme, "ai")).failure().code is ErrorCode.FORBIDDEN
+def test_nothing_in_a_payload_makes_a_system_actor(engine: Engine, execute: Execute, payload: dict[str, Any]) -> None:
+    assert execute(engine, "work.refund", payload, actor_x("ai")).failure().code is ErrorCode.FORBIDDEN
 
 
 def test_a_role_counts_from_its_assignment_to_its_removal(
@@ -101,12 +99,12 @@ def test_a_role_counts_from_its_assignment_to_its_removal(
 ) -> None:
     define(engine, acme, "cashier", allow=[("payments.refund", None)])
     define(engine, globex, "cashier", allow=[("payments.refund", None)])
-    ann, elsewhere = as_actor(acme, "human"), as_actor(globex, "human")
+    ann, elsewhere = actor_x("human"), RequestContext(globex, actor_x("human"))
     assert isinstance(execute(engine, "work.refund", {}, ann), Failure)
     roles(engine, acme, "assign", actor_type="human", actor_id="x", role="cashier")
     assert execute(engine, "work.refund", {}, ann) == Success("done")
     assert isinstance(execute(engine, "work.refund", {}, elsewhere), Failure)
-    assert isinstance(execute(engine, "work.refund", {}, as_actor(acme, "ai")), Failure)
+    assert isinstance(execute(engine, "work.refund", {}, actor_x("ai")), Failure)
     roles(engine, acme, "define", name="cashier")
     assert isinstance(execute(engine, "work.refund", {}, ann), Failure)
     define(engine, acme, "cashier", allow=[("payments.refund", None)])
@@ -117,8 +115,8 @@ def test_a_role_counts_from_its_assignment_to_its_removal(
 def test_deny_beats_allow_wherever_the_allow_comes_from(engine: Engine, execute: Execute, acme: Tenant) -> None:
     define(engine, acme, "cashier", allow=[("payments.refund", None)])
     define(engine, acme, "trainee", deny=[("payments.*", None)])
-    allowed = as_actor(acme, "human", "cashier", permissions=("*",))
-    denied = as_actor(acme, "human", "cashier", "trainee", permissions=("*",))
+    allowed = actor_x("human", "cashier", permissions=("*",))
+    denied = actor_x("human", "cashier", "trainee", permissions=("*",))
     assert execute(engine, "work.refund", {}, allowed) == Success("done")
     error = execute(engine, "work.refund", {}, denied).failure()
     assert error.code is ErrorCode.FORBIDDEN
@@ -128,7 +126,7 @@ def test_deny_beats_allow_wherever_the_allow_comes_from(engine: Engine, execute:
 def test_a_rule_can_name_one_resource(engine: Engine, execute: Execute, acme: Tenant) -> None:
     define(engine, acme, "one_job", allow=[("jobs.close", "job/7")])
     define(engine, acme, "all_but_one", allow=[("jobs.close", None)], deny=[("jobs.close", "job/7")])
-    one, all_but_one = as_actor(acme, "human", "one_job"), as_actor(acme, "human", "all_but_one")
+    one, all_but_one = actor_x("human", "one_job"), actor_x("human", "all_but_one")
     assert execute(engine, "work.close", {"job": 7}, one) == Success("done")
     assert execute(engine, "work.close", {"job": 8}, one).failure().code is ErrorCode.FORBIDDEN
     assert execute(engine, "work.close", {"job": 8}, all_but_one) == Success("done")
@@ -137,7 +135,7 @@ def test_a_rule_can_name_one_resource(engine: Engine, execute: Execute, acme: Te
 
 def test_a_rule_on_a_resource_opens_no_action_without_one(engine: Engine, execute: Execute, acme: Tenant) -> None:
     define(engine, acme, "one_payment", allow=[("payments.refund", "payment/7")])
-    assert isinstance(execute(engine, "work.refund", {}, as_actor(acme, "human", "one_payment")), Failure)
+    assert isinstance(execute(engine, "work.refund", {}, actor_x("human", "one_payment")), Failure)
 
 
 def test_a_handler_can_ask_about_a_resource_that_it_finds(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
@@ -147,18 +145,18 @@ def test_a_handler_can_ask_about_a_resource_that_it_finds(engine_of: EngineOf, e
 
     engine = engine_of(make_action("close", close))
     define(engine, acme, "one_job", allow=[("jobs.close", "job/7")])
-    assert execute(engine, "work.close", {}, as_actor(acme, "human", "one_job")) == Success("closed")
-    assert execute(engine, "work.close", {}, as_actor(acme, "human")).failure().code is ErrorCode.FORBIDDEN
+    assert execute(engine, "work.close", {}, actor_x("human", "one_job")) == Success("closed")
+    assert execute(engine, "work.close", {}, actor_x("human")).failure().code is ErrorCode.FORBIDDEN
     allowed, denied = (row for row in log_of(engine, acme) if row.action == "work.close")
     assert "role one_job allows jobs.close on job/7" in allowed.decision
     assert denied.outcome == "denied"
 
 
-def test_every_decision_is_on_the_action_log(engine: Engine, execute: Execute, acme: Tenant) -> None:
-    execute(engine, "work.open", {}, as_actor(acme, "human"))
-    execute(engine, "work.refund", {}, as_actor(acme, "ai"))
-    execute(engine, "work.people", {}, as_actor(acme, "ai"))
-    rows = [(row.outcome, row.decision) for row in log_of(engine, acme)]
+def test_every_decision_is_on_the_action_log(engine: Engine, execute: Execute) -> None:
+    execute(engine, "work.open", {}, actor_x("human"))
+    execute(engine, "work.refund", {}, actor_x("ai"))
+    execute(engine, "work.people", {}, actor_x("ai"))
+    rows = [(row.outcome, row.decision) for row in log_of(engine)]
     assert rows == [
         ("succeeded", "open to every actor of the tenant"),
         ("denied", "needs the permission payments.refund"),
@@ -166,12 +164,10 @@ def test_every_decision_is_on_the_action_log(engine: Engine, execute: Execute, a
     ]
 
 
-def test_roles_are_administered_by_those_who_may_and_by_no_agent(
-    engine: Engine, execute: Execute, acme: Tenant
-) -> None:
+def test_roles_are_administered_by_those_who_may_and_by_no_agent(engine: Engine, execute: Execute) -> None:
     role = {"name": "god", "allow": [{"permission": "*"}]}
-    nobody, admin = as_actor(acme, "human"), as_actor(acme, "human", permissions=("roles.*",))
-    agent = as_actor(acme, "ai", permissions=("roles.*", "*"))
+    nobody, admin = actor_x("human"), actor_x("human", permissions=("roles.*",))
+    agent = actor_x("ai", permissions=("roles.*", "*"))
     assert execute(engine, "roles.define", role, nobody).failure().code is ErrorCode.FORBIDDEN
     assert execute(engine, "roles.define", role, agent).failure().code is ErrorCode.FORBIDDEN
     assert isinstance(execute(engine, "roles.define", role, admin), Success)
@@ -192,7 +188,7 @@ def test_a_deleted_role_does_not_come_back_with_its_name(engine: Engine, execute
     roles(engine, acme, "assign", actor_type="human", actor_id="x", role="cashier")
     roles(engine, acme, "delete", name="cashier")
     define(engine, acme, "cashier", allow=[("payments.refund", None)])
-    assert isinstance(execute(engine, "work.refund", {}, as_actor(acme, "human")), Failure)
+    assert isinstance(execute(engine, "work.refund", {}, actor_x("human")), Failure)
 
 
 def test_every_actor_has_the_public_role(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
@@ -200,7 +196,7 @@ def test_every_actor_has_the_public_role(engine_of: EngineOf, execute: Execute, 
         make_action("inside", ok, access_control=["public"]),
         make_action("outside", ok, access_control=["public"], is_protected=False),
     )
-    assert execute(engine, "work.inside", {}, as_actor(acme, "ai")) == Success("done")
+    assert execute(engine, "work.inside", {}, actor_x("ai")) == Success("done")
     assert execute(engine, "work.outside", {}, RequestContext(tenant=acme)) == Success("done")
     assert execute(engine, "work.inside", {}, RequestContext(tenant=acme)).failure().code is ErrorCode.UNAUTHENTICATED
 
@@ -212,21 +208,21 @@ def test_an_authorizer_that_needs_a_loop_refuses_in_sync_mode(engine_of: EngineO
             return Decision(True, "after a while")
 
     engine = engine_of(*ACTIONS, authorizer=Waiting())
-    context = as_actor(acme, "human")
+    context = RequestContext(acme, actor_x("human"))
     assert engine.execute_action("work", "open", {}, context).failure().code is ErrorCode.INTERNAL
     assert asyncio.run(engine.execute_action_async("work", "open", {}, context)) == Success("done")
 
 
-def test_roles_in_code_take_their_names_from_the_actor(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_roles_in_code_take_their_names_from_the_actor(engine_of: EngineOf, execute: Execute) -> None:
     authorizer = StaticAuthorizer(
         {"cashier": Role(allow=["payments.*", Rule("jobs.close", "job/7")]), "trainee": Role(deny=["payments.refund"])}
     )
     engine = engine_of(*ACTIONS, authorizer=authorizer)
-    assert execute(engine, "work.refund", {}, as_actor(acme, "ai", "cashier")) == Success("done")
-    assert isinstance(execute(engine, "work.refund", {}, as_actor(acme, "human", "cashier", "trainee")), Failure)
-    assert execute(engine, "work.close", {"job": 7}, as_actor(acme, "human", "cashier")) == Success("done")
-    assert isinstance(execute(engine, "work.close", {"job": 8}, as_actor(acme, "human", "cashier")), Failure)
-    assert isinstance(execute(engine, "work.close", {"job": 7}, as_actor(acme, "human", "unknown")), Failure)
+    assert execute(engine, "work.refund", {}, actor_x("ai", "cashier")) == Success("done")
+    assert isinstance(execute(engine, "work.refund", {}, actor_x("human", "cashier", "trainee")), Failure)
+    assert execute(engine, "work.close", {"job": 7}, actor_x("human", "cashier")) == Success("done")
+    assert isinstance(execute(engine, "work.close", {"job": 8}, actor_x("human", "cashier")), Failure)
+    assert isinstance(execute(engine, "work.close", {"job": 7}, actor_x("human", "unknown")), Failure)
     assert "roles" not in [summary.name for summary in engine.get_services().unwrap()]
 
 
@@ -246,30 +242,28 @@ class Custom:
 
 @pytest.mark.parametrize(("answer", "code"), [(False, "forbidden"), (OSError("down"), "internal")])
 def test_a_hosts_own_authorizer_that_does_not_say_yes_is_a_no(
-    engine_of: EngineOf, execute: Execute, acme: Tenant, answer: Any, code: str
+    engine_of: EngineOf, execute: Execute, answer: Any, code: str
 ) -> None:
     authorizer = Custom(answer)
     engine = engine_of(*ACTIONS, authorizer=authorizer)
-    error = execute(engine, "work.refund", {}, as_actor(acme, "human", "r")).failure()
+    error = execute(engine, "work.refund", {}, actor_x("human", "r")).failure()
     assert error.code.value == code
     assert "down" not in error.message
     (asked,) = authorizer.asked
     assert (asked.action, asked.permission, asked.actor.roles) == ("work.refund", "payments.refund", ("r",))
 
 
-def test_a_resource_that_cannot_be_named_stops_the_execution(
-    engine_of: EngineOf, execute: Execute, acme: Tenant
-) -> None:
+def test_a_resource_that_cannot_be_named_stops_the_execution(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(*ACTIONS)
-    context = as_actor(acme, "human", permissions=("jobs.close",))
-    assert execute(engine, "work.close", {"no": "job"}, context).failure().code is ErrorCode.HANDLER_ERROR
+    actor = actor_x("human", permissions=("jobs.close",))
+    assert execute(engine, "work.close", {"no": "job"}, actor).failure().code is ErrorCode.HANDLER_ERROR
 
 
 def test_roles_that_change_under_load_never_grant_what_was_taken(engine_of: EngineOf, acme: Tenant) -> None:
     engine = engine_of(*ACTIONS)
     define(engine, acme, "cashier", allow=[("payments.refund", None)])
     actor = {"actor_type": "human", "actor_id": "x", "role": "cashier"}
-    ann = as_actor(acme, "human")
+    ann = RequestContext(acme, actor_x("human"))
 
     async def change_and_use() -> None:
         for _ in range(50):

@@ -164,36 +164,32 @@ def engine_for(model: Any, engine_of: EngineOf, **options: Any) -> tuple[Engine,
     return engine_of(make_action("go", run, validation=model, **options)), seen
 
 
-def keyed(tenant: Tenant) -> RequestContext:
-    return RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key="k")
-
-
 @pytest.mark.parametrize("what", FAITHFUL)
-def test_a_key_tells_instances_apart(what: str, engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_a_key_tells_instances_apart(what: str, engine_of: EngineOf, execute: Execute) -> None:
     model, one, other = FAITHFUL[what]
     engine, seen = engine_for(model, engine_of)
-    assert [execute(engine, "work.go", one, keyed(acme)) for _ in range(2)] == [Success(1), Success(1)]
-    assert execute(engine, "work.go", other, keyed(acme)).failure().code is ErrorCode.IDEMPOTENCY_MISMATCH
+    assert [execute(engine, "work.go", one, key="k") for _ in range(2)] == [Success(1), Success(1)]
+    assert execute(engine, "work.go", other, key="k").failure().code is ErrorCode.IDEMPOTENCY_MISMATCH
     assert seen == [one]
 
 
-def test_an_instance_and_its_json_are_one_payload(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_an_instance_and_its_json_are_one_payload(engine_of: EngineOf, execute: Execute) -> None:
     engine, _ = engine_for(Pay, engine_of)
-    assert execute(engine, "work.go", Pay(), keyed(acme)) == Success(1)
-    assert execute(engine, "work.go", {"job": "J", "amount": 10}, keyed(acme)) == Success(1)
+    assert execute(engine, "work.go", Pay(), key="k") == Success(1)
+    assert execute(engine, "work.go", {"job": "J", "amount": 10}, key="k") == Success(1)
 
 
 @pytest.mark.parametrize("what", PARTIAL)
 def test_a_key_refuses_an_instance_that_json_does_not_keep_whole(
-    what: str, engine_of: EngineOf, execute: Execute, acme: Tenant
+    what: str, engine_of: EngineOf, execute: Execute
 ) -> None:
     model, payload = PARTIAL[what]
     engine, seen = engine_for(model, engine_of)
-    error = execute(engine, "work.go", payload, keyed(acme)).failure()
+    error = execute(engine, "work.go", payload, key="k").failure()
     assert error.code is ErrorCode.INVALID_INPUT
     assert "an idempotency key keeps the JSON of a payload" in error.message
     assert seen == []
-    assert [row.outcome for row in log_of(engine, acme)] == ["invalid"]
+    assert [row.outcome for row in log_of(engine)] == ["invalid"]
 
 
 @pytest.mark.parametrize("what", PARTIAL)

@@ -271,7 +271,7 @@ def test_an_approved_result_is_masked_on_both_rows(
 
 @pytest.mark.parametrize("result", [Typed, dict[str, Annotated[str, Sensitive()]], Annotated[str, Sensitive()]])
 def test_a_replay_shows_no_more_of_a_result_than_the_first_row(
-    result: Any, engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+    result: Any, engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     made = MARKER if get_origin(result) is Annotated else {"token": MARKER}
 
@@ -287,16 +287,15 @@ def test_a_replay_shows_no_more_of_a_result_than_the_first_row(
     engine = engine_of(
         make_action("give", give), make_action("ask", give, approval=policy), make_action("pass_on", pass_on)
     )
-    with_key = dataclasses.replace(as_ann, idempotency_key="k")
     boss = RequestContext(
         tenant=acme, actor=Actor.human("boss", permissions=["p.approve"]), source="http", idempotency_key="k"
     )
-    asked = execute(engine, "work.ask", {}, with_key).failure().details["approval_id"]
+    asked = execute(engine, "work.ask", {}, key="k").failure().details["approval_id"]
     for _ in range(2):
         assert execute(engine, "approvals.approve", {"approval_id": asked}, boss).unwrap().result == made
-        assert execute(engine, "work.ask", {}, with_key).unwrap() == made
-        assert execute(engine, "work.give", {}, with_key).unwrap() == made
-        assert execute(engine, "work.pass_on", {}, with_key).unwrap()["inner"] == made
+        assert execute(engine, "work.ask", {}, key="k").unwrap() == made
+        assert execute(engine, "work.give", {}, key="k").unwrap() == made
+        assert execute(engine, "work.pass_on", {}, key="k").unwrap()["inner"] == made
     assert_masked(storage)
     rows = [row for row in log_of(engine, acme) if row.action == "work.pass_on"]
     assert [row.outcome for row in rows] == ["succeeded", "replayed"]
@@ -306,7 +305,7 @@ def test_a_replay_shows_no_more_of_a_result_than_the_first_row(
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_replay_shows_no_more_of_a_payload_than_the_first_row(
-    waits: bool, engine_of: EngineOf, execute: Execute, as_ann: RequestContext, storage: InMemoryStorage
+    waits: bool, engine_of: EngineOf, execute: Execute, storage: InMemoryStorage
 ) -> None:
     def pass_on(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
         return ctx.execute("work", "take", data["it"]).map(lambda value: 1)
@@ -320,10 +319,9 @@ def test_a_replay_shows_no_more_of_a_payload_than_the_first_row(
             approval=ApprovalPolicy(when=lambda data, ctx: waits, permission="p.approve"),
         ),
     )
-    with_key = dataclasses.replace(as_ann, idempotency_key="k")
     payload = {"it": {"value": MARKER}, "text": f"a {MARKER}"}
     for _ in range(2):
-        assert isinstance(execute(engine, "work.pass_on", payload, with_key), Failure) == waits
+        assert isinstance(execute(engine, "work.pass_on", payload, key="k"), Failure) == waits
     rows = [row for row in log_of(engine) if row.action == "work.pass_on"]
     assert [row.input for row in rows] == [{"it": {"value": MASK}, "text": f"a {MASK}"}] * 2
     assert_masked(storage)

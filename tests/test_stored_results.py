@@ -306,21 +306,15 @@ def engine_with(result: Any, value: Any, engine_of: EngineOf, **options: Any) ->
     return engine_of(make_action("go", answer, **options)), calls
 
 
-def keyed(tenant: Tenant, key: str = "k") -> RequestContext:
-    return RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key=key)
-
-
 def same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and repr(one) == repr(other) and bool(one == other)
 
 
 @pytest.mark.parametrize("what", COMES_BACK)
-def test_first_caller_and_retry_get_the_annotated_type(
-    what: str, engine_of: EngineOf, execute: Execute, acme: Tenant
-) -> None:
+def test_first_caller_and_retry_get_the_annotated_type(what: str, engine_of: EngineOf, execute: Execute) -> None:
     result, value = COMES_BACK[what]
     engine, calls = engine_with(result, value, engine_of)
-    first, second = (execute(engine, "work.go", {}, keyed(acme)).unwrap() for _ in range(2))
+    first, second = (execute(engine, "work.go", {}, key="k").unwrap() for _ in range(2))
     assert same(first, second)
     assert first == value
     assert type(first) is type(value) or (type(value), type(first)) == (int, float)
@@ -328,12 +322,10 @@ def test_first_caller_and_retry_get_the_annotated_type(
 
 
 @pytest.mark.parametrize("what", IN_STORED_FORM)
-def test_both_get_plain_json_where_no_type_is_annotated(
-    what: str, engine_of: EngineOf, execute: Execute, acme: Tenant
-) -> None:
+def test_both_get_plain_json_where_no_type_is_annotated(what: str, engine_of: EngineOf, execute: Execute) -> None:
     result, value, stored = IN_STORED_FORM[what]
     engine, calls = engine_with(result, value, engine_of)
-    first, second = (execute(engine, "work.go", {}, keyed(acme)).unwrap() for _ in range(2))
+    first, second = (execute(engine, "work.go", {}, key="k").unwrap() for _ in range(2))
     assert same(first, second)
     assert same(first, stored)
     assert calls == [1]
@@ -345,7 +337,7 @@ def test_a_result_that_would_not_come_back_is_refused(
 ) -> None:
     result, value = REFUSED[what]
     engine, calls = engine_with(result, value, engine_of)
-    errors = [execute(engine, "work.go", {}, keyed(acme)).failure() for _ in range(2)]
+    errors = [execute(engine, "work.go", {}, key="k").failure() for _ in range(2)]
     assert {error.code for error in errors} == {ErrorCode.INTERNAL}
     assert "work.go" in errors[0].message
     assert "idempotency='none'" in errors[0].message
@@ -354,9 +346,9 @@ def test_a_result_that_would_not_come_back_is_refused(
     assert [row.outcome for row in log_of(engine, acme)] == ["failed", "failed"]
 
 
-def test_the_refusal_names_the_place_and_no_value(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_the_refusal_names_the_place_and_no_value(engine_of: EngineOf, execute: Execute) -> None:
     engine, _ = engine_with(Page[Excluded], Page[Excluded](items=[Excluded(a=1, internal=4711)]), engine_of)
-    message = execute(engine, "work.go", {}, keyed(acme)).failure().message
+    message = execute(engine, "work.go", {}, key="k").failure().message
     assert "items[0].internal" in message
     assert "4711" not in message
 
@@ -367,11 +359,11 @@ def test_without_a_key_the_caller_gets_what_the_handler_returned(engine_of: Engi
     assert execute(engine, "work.go", {}).unwrap() is value
 
 
-def test_an_action_that_takes_no_key_answers_anything(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_an_action_that_takes_no_key_answers_anything(engine_of: EngineOf, execute: Execute) -> None:
     value = Excluded(a=1, internal=2)
     engine, calls = engine_with(Excluded, value, engine_of, idempotency="none")
-    assert execute(engine, "work.go", {}, keyed(acme)).unwrap() is value
-    assert execute(engine, "work.go", {}, keyed(acme)).unwrap() is value
+    assert execute(engine, "work.go", {}, key="k").unwrap() is value
+    assert execute(engine, "work.go", {}, key="k").unwrap() is value
     assert len(calls) == 2
 
 
@@ -388,7 +380,7 @@ def test_an_action_that_takes_no_key_answers_anything(engine_of: EngineOf, execu
     ],
 )
 def test_what_an_after_hook_makes_comes_back_too(
-    engine_of: EngineOf, execute: Execute, acme: Tenant, made: Any, expected: Any, pipeline: bool
+    engine_of: EngineOf, execute: Execute, made: Any, expected: Any, pipeline: bool
 ) -> None:
     def give(data: Any) -> Result[Receipt, ActionError]:
         return Success(Receipt(number="1"))
@@ -398,7 +390,7 @@ def test_what_an_after_hook_makes_comes_back_too(
     engine = engine_of(
         make_action("go", give, hooks=hooks, result=shape), make_action("hook", lambda data: Success(made(data)))
     )
-    first, second = (execute(engine, "work.go", {}, keyed(acme)).unwrap() for _ in range(2))
+    first, second = (execute(engine, "work.go", {}, key="k").unwrap() for _ in range(2))
     assert same(first, second)
     assert same(first.data if pipeline else first, expected)
 
@@ -406,13 +398,13 @@ def test_what_an_after_hook_makes_comes_back_too(
 def test_what_an_approval_ran_is_what_the_requester_gets(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
     policy = ApprovalPolicy(when=lambda data, ctx: True, permission="p.approve")
     engine, _ = engine_with(Alias, Alias(number="1"), engine_of, approval=policy)
-    asked = execute(engine, "work.go", {}, keyed(acme)).failure()
+    asked = execute(engine, "work.go", {}, key="k").failure()
     boss = RequestContext(acme, Actor.human("boss", permissions=["p.approve"]), idempotency_key="b")
     payload = {"approval_id": asked.details["approval_id"]}
     first, second = (execute(engine, "approvals.approve", payload, boss).unwrap() for _ in range(2))
     assert same(first, second)
     assert first.result == {"receiptNumber": "1"}
-    assert execute(engine, "work.go", {}, keyed(acme)).unwrap() == Alias(number="1")
+    assert execute(engine, "work.go", {}, key="k").unwrap() == Alias(number="1")
 
 
 def test_an_approved_result_that_would_not_come_back_is_refused(
@@ -420,7 +412,7 @@ def test_an_approved_result_that_would_not_come_back_is_refused(
 ) -> None:
     policy = ApprovalPolicy(when=lambda data, ctx: True, permission="p.approve")
     engine, _ = engine_with(Base, Sub(), engine_of, approval=policy)
-    asked = execute(engine, "work.go", {}, keyed(acme)).failure()
+    asked = execute(engine, "work.go", {}, key="k").failure()
     boss = RequestContext(acme, Actor.human("boss", permissions=["p.approve"]))
     payload = {"approval_id": asked.details["approval_id"]}
     assert execute(engine, "approvals.approve", payload, boss).failure().code is ErrorCode.INTERNAL
@@ -476,7 +468,8 @@ def test_a_retry_gets_the_first_answer_or_there_is_none(value: Any, annotation: 
     tenant = storage.create_tenant(slug="acme", name="Acme")
     action = make_action("go", answer)
     engine = create_engine(services=[create_service(name="work", description="", actions=[action])], storage=storage)
-    first, second = (engine.execute_action("work", "go", {}, keyed(tenant)) for _ in range(2))
+    context = RequestContext(tenant, Actor.human("ann"), idempotency_key="k")
+    first, second = (engine.execute_action("work", "go", {}, context) for _ in range(2))
     if isinstance(first, Failure):
         assert first.failure().code is ErrorCode.INTERNAL
         assert isinstance(second, Failure)
