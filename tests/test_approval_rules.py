@@ -160,10 +160,10 @@ def test_an_approval_keeps_which_policies_others_have_satisfied(
         make_action("pay", pay, approval=policy()),
         make_action("book", lambda data: Success("booked"), approval=policy(permission="book.it")),
     )
-    asked = execute(engine, "work.pay", {}, RequestContext(acme, Actor.human("ann"))).failure()
+    asked = execute(engine, "work.pay", {}).failure()
     approver = boss("boss", "pay.approve")
     first = {"approval_id": asked.details["approval_id"]}
-    decided = execute(engine, "approvals.approve", first, RequestContext(acme, approver)).unwrap()
+    decided = execute(engine, "approvals.approve", first, approver).unwrap()
     kept = stored(storage, acme, decided.further_approval_id)
     assert (kept.action, kept.policy, kept.permission) == ("pay", "work.book", "book.it")
     assert kept.granted == {"work.pay": StoredActor.of(approver)}
@@ -173,7 +173,7 @@ def test_an_approval_for_an_anonymous_actor_names_no_requester(
     engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, acme: Tenant
 ) -> None:
     pay = make_action("pay", lambda data: Success(None), approval=policy(), is_protected=False)
-    error = execute(engine_of(pay), "work.pay", {}, RequestContext(acme, None)).failure()
+    error = execute(engine_of(pay), "work.pay", {}, None).failure()
     kept = stored(storage, acme, error.details["approval_id"])
     assert kept.requester is None
     assert kept.request(RequestContext(acme, boss())).actor is None

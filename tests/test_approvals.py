@@ -34,22 +34,17 @@ def boss(*permissions: str) -> Actor:
 
 @pytest.mark.parametrize("pipeline", [False, True])
 def test_a_retry_after_the_approval_gets_the_first_result(
-    engine_of: EngineOf, execute: Execute, acme: Tenant, pipeline: bool
+    engine_of: EngineOf, execute: Execute, pipeline: bool
 ) -> None:
     result = ActionResultConfig(pipeline=pipeline)
     engine = engine_of(make_action("pay", pay, approval=policy(), result=result))
-    context = RequestContext(tenant=acme, actor=Actor.ai("bot"), idempotency_key="k")
-    asked = execute(engine, "work.pay", {"amount": 5000}, context).failure()
+    asked = execute(engine, "work.pay", {"amount": 5000}, Actor.ai("bot"), key="k").failure()
     assert asked.code is ErrorCode.APPROVAL_REQUIRED
     approved = execute(engine, "approvals.approve", {"approval_id": asked.details["approval_id"]}, boss()).unwrap()
-    answer = execute(engine, "work.pay", {"amount": 5000}, context).unwrap()
+    answer = execute(engine, "work.pay", {"amount": 5000}, Actor.ai("bot"), key="k").unwrap()
     assert (answer.data if isinstance(answer, PipelineResult) else answer) == {"amount": 5000}
     assert answer == approved.result
-    assert [row.outcome for row in log_of(engine, acme, action="work.pay")] == [
-        "approval_required",
-        "succeeded",
-        "replayed",
-    ]
+    assert [row.outcome for row in log_of(engine, action="work.pay")] == ["approval_required", "succeeded", "replayed"]
 
 
 def test_both_names_stand_on_the_log(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
@@ -64,7 +59,7 @@ def test_both_names_stand_on_the_log(engine_of: EngineOf, execute: Execute, acme
     assert row.parent_id == approve.id
 
 
-def test_a_second_policy_inside_asks_a_second_time(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_a_second_policy_inside_asks_a_second_time(engine_of: EngineOf, execute: Execute) -> None:
     runs: list[str] = []
 
     def outer(data: Any, ctx: ActionContext) -> Result[Any, Any]:
@@ -74,16 +69,15 @@ def test_a_second_policy_inside_asks_a_second_time(engine_of: EngineOf, execute:
     engine = engine_of(
         make_action("outer", outer, approval=policy("first")), make_action("inner", pay, approval=policy("second"))
     )
-    context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
-    first = execute(engine, "work.outer", {"amount": 5000}, context).failure().details["approval_id"]
+    first = execute(engine, "work.outer", {"amount": 5000}, key="k").failure().details["approval_id"]
     step = execute(engine, "approvals.approve", {"approval_id": first}, boss("first")).unwrap()
     assert (step.result, step.approval.status) == (None, "approved")
-    waiting = execute(engine, "work.outer", {"amount": 5000}, context).failure()
+    waiting = execute(engine, "work.outer", {"amount": 5000}, key="k").failure()
     assert waiting.details["approval_id"] == step.further_approval_id
     second = {"approval_id": step.further_approval_id}
     assert isinstance(execute(engine, "approvals.approve", second, boss("first")), Failure)
     assert execute(engine, "approvals.approve", second, boss("second")).unwrap().result == {"amount": 5000}
-    assert execute(engine, "work.outer", {"amount": 5000}, context) == Success({"amount": 5000})
+    assert execute(engine, "work.outer", {"amount": 5000}, key="k") == Success({"amount": 5000})
     assert runs == ["outer", "outer"]
 
 
@@ -127,9 +121,7 @@ def test_approvals_are_seen_by_who_asked_and_who_may_decide(
         assert isinstance(found, Success) if sees else found.failure().code is ErrorCode.NOT_FOUND
 
 
-def test_a_rolled_back_approval_stores_no_result_for_its_key(
-    engine_of: EngineOf, execute: Execute, acme: Tenant
-) -> None:
+def test_a_rolled_back_approval_stores_no_result_for_its_key(engine_of: EngineOf, execute: Execute) -> None:
     def change_mind(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         ctx.execute("approvals", "approve", data).unwrap()
         return Failure("changed my mind")
@@ -141,9 +133,8 @@ def test_a_rolled_back_approval_stores_no_result_for_its_key(
     engine = engine_of(
         make_action("pay", pay, approval=policy()), make_action("change_mind", change_mind), make_action("outer", outer)
     )
-    context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
-    approval = {"approval_id": execute(engine, "work.pay", {"amount": 5000}, context).failure().details["approval_id"]}
+    approval = {"approval_id": execute(engine, "work.pay", {"amount": 5000}, key="k").failure().details["approval_id"]}
     assert execute(engine, "work.outer", approval, boss()) == Success(None)
-    again = execute(engine, "work.pay", {"amount": 5000}, context).failure()
+    again = execute(engine, "work.pay", {"amount": 5000}, key="k").failure()
     assert again.details["approval_id"] == approval["approval_id"]
     assert execute(engine, "approvals.approve", approval, boss()).unwrap().result == {"amount": 5000}

@@ -191,14 +191,14 @@ def test_a_deleted_role_does_not_come_back_with_its_name(engine: Engine, execute
     assert isinstance(execute(engine, "work.refund", {}, actor_x("human")), Failure)
 
 
-def test_every_actor_has_the_public_role(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_every_actor_has_the_public_role(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(
         make_action("inside", ok, access_control=["public"]),
         make_action("outside", ok, access_control=["public"], is_protected=False),
     )
     assert execute(engine, "work.inside", {}, actor_x("ai")) == Success("done")
-    assert execute(engine, "work.outside", {}, RequestContext(tenant=acme)) == Success("done")
-    assert execute(engine, "work.inside", {}, RequestContext(tenant=acme)).failure().code is ErrorCode.UNAUTHENTICATED
+    assert execute(engine, "work.outside", {}, None) == Success("done")
+    assert execute(engine, "work.inside", {}, None).failure().code is ErrorCode.UNAUTHENTICATED
 
 
 def test_an_authorizer_that_needs_a_loop_refuses_in_sync_mode(engine_of: EngineOf, acme: Tenant) -> None:
@@ -306,13 +306,12 @@ def test_the_decision_is_what_the_rules_say(
     assert decide(request, (), table).allowed is (allowed and not denied)
 
 
-def test_a_role_that_was_deleted_comes_back_to_nobody(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_a_role_that_was_deleted_comes_back_to_nobody(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of()
-    admin = RequestContext(acme, Actor.human("admin", permissions=["*", "roles.manage"]))
     ann = {"actor_type": "human", "actor_id": "ann"}
 
     def do(action: str, **payload: Any) -> Any:
-        return execute(engine, f"roles.{action}", payload, admin)
+        return execute(engine, f"roles.{action}", payload, Actor.human("admin", permissions=["*", "roles.manage"]))
 
     for role in ("lead", "clerk"):
         do("define", name=role).unwrap()

@@ -59,18 +59,18 @@ def asking(
 
 @pytest.mark.parametrize("protected", [True, False])
 def test_allowed_actors_need_an_actor_on_unprotected_actions_too(
-    engine_of: EngineOf, execute: Execute, acme: Tenant, protected: bool
+    engine_of: EngineOf, execute: Execute, protected: bool
 ) -> None:
     action = make_action("go", ok, is_protected=protected, allowed_actors=["human", "system"])
     engine = engine_of(action)
 
-    nobody = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=None)).failure()
+    nobody = execute(engine, "work.go", {}, None).failure()
     bot = execute(engine, "work.go", {}, Actor.ai("bot")).failure()
 
     assert (nobody.code, nobody.message) == (ErrorCode.UNAUTHENTICATED, "work.go needs an actor: the request has none")
     assert (bot.code, bot.message) == (ErrorCode.FORBIDDEN, "work.go is not for ai actors, only for human, system")
     assert execute(engine, "work.go", {}, Actor.human("ann")) == Success("done")
-    assert [row.decision for row in log_of(engine, acme)][:2] == ["no actor", "ai actors are not allowed"]
+    assert [row.decision for row in log_of(engine)][:2] == ["no actor", "ai actors are not allowed"]
 
 
 def test_without_protection_and_allowed_actors_anybody_is_let_in(engine_of: EngineOf, execute: Execute) -> None:
@@ -79,19 +79,19 @@ def test_without_protection_and_allowed_actors_anybody_is_let_in(engine_of: Engi
         assert execute(engine, "work.go", {}, actor) == Success("done")
 
 
-def test_a_handler_cannot_authorize_an_anonymous_actor(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_a_handler_cannot_authorize_an_anonymous_actor(engine_of: EngineOf, execute: Execute) -> None:
     def go(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         ctx.authorize("work.more")
         return Success("done")
 
     engine = engine_of(make_action("go", go, is_protected=False))
-    error = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=None)).failure()
+    error = execute(engine, "work.go", {}, None).failure()
     assert (error.code, error.message) == (ErrorCode.FORBIDDEN, "work.go: no actor")
 
 
-def test_a_protected_action_needs_an_actor_first_of_all(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_a_protected_action_needs_an_actor_first_of_all(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(make_action("go", ok))
-    error = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=None)).failure()
+    error = execute(engine, "work.go", {}, None).failure()
     assert error.code is ErrorCode.UNAUTHENTICATED
 
 

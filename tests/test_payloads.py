@@ -120,14 +120,13 @@ def test_each_invalid_field_is_named_with_its_reason(
 @pytest.mark.parametrize("key", ["", "k" * 10_000, 7])
 @pytest.mark.parametrize("idempotency", ["optional", "required"])
 def test_an_impossible_idempotency_key_is_refused(
-    engine_of: EngineOf, execute: Execute, acme: Tenant, key: Any, idempotency: Any
+    engine_of: EngineOf, execute: Execute, key: Any, idempotency: Any
 ) -> None:
     engine = engine_of(make_action("go", echo, idempotency=idempotency))
-    context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key=key)
-    error = execute(engine, "work.go", {}, context).failure()
+    error = execute(engine, "work.go", {}, key=key).failure()
     assert error.code is ErrorCode.INVALID_INPUT
     assert "1 to 255 characters" in error.message
-    assert [(row.outcome, row.idempotency_key) for row in log_of(engine, acme)] == [("invalid", None)]
+    assert [(row.outcome, row.idempotency_key) for row in log_of(engine)] == [("invalid", None)]
 
 
 def test_a_required_key_that_is_missing_is_refused(engine_of: EngineOf, execute: Execute) -> None:

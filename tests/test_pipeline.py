@@ -115,13 +115,10 @@ def test_an_actor_is_refused_before_the_input_is_looked_at(engine_of: EngineOf, 
     assert execute(engine, "work.go", "nonsense", actor).failure().code is ErrorCode.FORBIDDEN
 
 
-def test_without_an_actor_a_protected_action_is_unauthenticated(
-    engine_of: EngineOf, execute: Execute, acme: Tenant
-) -> None:
+def test_without_an_actor_a_protected_action_is_unauthenticated(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(make_action("go", insert), make_action("open", lambda data: Success("in"), is_protected=False))
-    nobody = RequestContext(tenant=acme)
-    assert execute(engine, "work.go", {}, nobody).failure().code is ErrorCode.UNAUTHENTICATED
-    assert execute(engine, "work.open", {}, nobody) == Success("in")
+    assert execute(engine, "work.go", {}, None).failure().code is ErrorCode.UNAUTHENTICATED
+    assert execute(engine, "work.open", {}, None) == Success("in")
 
 
 def test_without_a_tenant_nothing_runs(engine_of: EngineOf, execute: Execute) -> None:
@@ -335,9 +332,8 @@ def test_a_read_only_action_claims_no_key_and_emits_nothing(
     engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     engine = engine_of(make_action("go", lambda data, ctx: Success(len(ctx.records("things").list())), read_only=True))
-    context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
-    assert execute(engine, "work.go", {"a": 1}, context) == Success(0)
-    assert execute(engine, "work.go", {"a": 2}, context) == Success(0)
+    assert execute(engine, "work.go", {"a": 1}, key="k") == Success(0)
+    assert execute(engine, "work.go", {"a": 2}, key="k") == Success(0)
     assert [row.outcome for row in log_of(engine, acme)] == ["succeeded", "succeeded"]
     assert storage.read_events(acme) == []
 
@@ -629,19 +625,16 @@ def test_a_nested_action_that_is_not_there_is_a_failure(engine_of: EngineOf, exe
     assert execute(engine, "work.go", {}).failure().code is ErrorCode.NOT_FOUND
 
 
-def test_a_nested_action_that_requires_a_key_uses_the_outer_one(
-    engine_of: EngineOf, execute: Execute, acme: Tenant
-) -> None:
+def test_a_nested_action_that_requires_a_key_uses_the_outer_one(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(
         make_action("outer", lambda data, ctx: ctx.execute("work", "pay", data)),
         make_action("pay", insert, idempotency="required"),
     )
     without = Actor.human("ann")
     assert execute(engine, "work.outer", {}, without).failure().code is ErrorCode.INVALID_INPUT
-    with_key = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
-    first = execute(engine, "work.outer", {}, with_key)
+    first = execute(engine, "work.outer", {}, key="k")
     assert isinstance(first, Success)
-    assert execute(engine, "work.outer", {}, with_key) == first
+    assert execute(engine, "work.outer", {}, key="k") == first
 
 
 # Lost transactions

@@ -499,7 +499,7 @@ def test_a_resource_with_a_secret_is_masked_before_it_is_cut(
 @pytest.mark.parametrize("decision", ["approve", "reject"])
 @pytest.mark.parametrize("approver", ["may", "may_not"])
 def test_an_approval_decision_masks_a_secret_resource(
-    decision: str, approver: str, engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
+    decision: str, approver: str, engine_of: EngineOf, execute: Execute, storage: InMemoryStorage
 ) -> None:
     resource = f"key/{MARKER}"
     engine = engine_of(
@@ -518,17 +518,18 @@ def test_an_approval_decision_masks_a_secret_resource(
         ),
     )
     asked = execute(engine, "work.use", {"value": MARKER}).failure().details["approval_id"]
-    boss = RequestContext(tenant=acme, actor=Actor.human("boss", roles=[approver]), idempotency_key="k")
     for _ in range(2):
-        answer = execute(engine, f"approvals.{decision}", {"approval_id": asked}, boss)
+        answer = execute(
+            engine, f"approvals.{decision}", {"approval_id": asked}, Actor.human("boss", roles=[approver]), key="k"
+        )
         assert isinstance(answer, Success) == (approver == "may")
         assert MARKER not in told(answer)
-    assert {row.outcome for row in log_of(engine, acme)} > ({"replayed"} if approver == "may" else {"denied"})
+    assert {row.outcome for row in log_of(engine)} > ({"replayed"} if approver == "may" else {"denied"})
     assert_masked(storage)
 
 
 def test_a_replay_checks_a_secret_resource_and_masks_it(
-    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage
 ) -> None:
     resource = f"key/{MARKER}"
 
@@ -548,9 +549,8 @@ def test_a_replay_checks_a_secret_resource_and_masks_it(
         ),
     )
     for role in ("may", "may", "may_not"):
-        tom = RequestContext(tenant=acme, actor=Actor.human("tom", roles=[role]), idempotency_key="k")
-        assert MARKER not in told(execute(engine, "work.ask", {}, tom))
-    assert [row.outcome for row in log_of(engine, acme) if row.parent_id is None] == ["succeeded", "replayed", "denied"]
+        assert MARKER not in told(execute(engine, "work.ask", {}, Actor.human("tom", roles=[role]), key="k"))
+    assert [row.outcome for row in log_of(engine) if row.parent_id is None] == ["succeeded", "replayed", "denied"]
     assert_masked(storage)
 
 

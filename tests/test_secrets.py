@@ -180,26 +180,22 @@ def test_no_secret_is_written_or_told(
     assert len(log_of(engine, acme)) > 0
 
 
-def test_handler_gets_the_secret_and_retry_the_whole_result(
-    engine_of: EngineOf, execute: Execute, acme: Tenant
-) -> None:
+def test_handler_gets_the_secret_and_retry_the_whole_result(engine_of: EngineOf, execute: Execute) -> None:
     def issue(data: Card) -> Result[Issued, ActionError]:
         return Success(Issued(key=SecretStr(data.number), also=data.number))
 
     engine = engine_of(make_action("issue", issue, validation=Card))
-    context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
-    first = execute(engine, "work.issue", {"number": MARKER}, context).unwrap()
-    second = execute(engine, "work.issue", {"number": MARKER}, context).unwrap()
+    first = execute(engine, "work.issue", {"number": MARKER}, key="k").unwrap()
+    second = execute(engine, "work.issue", {"number": MARKER}, key="k").unwrap()
     assert first == second
     assert second.key.get_secret_value() == MARKER
-    assert [row.output for row in log_of(engine, acme)] == [{"key": "*" * 10, "also": "*" * 10}] * 2
+    assert [row.output for row in log_of(engine)] == [{"key": "*" * 10, "also": "*" * 10}] * 2
 
 
-def test_other_secrets_make_another_payload(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_other_secrets_make_another_payload(engine_of: EngineOf, execute: Execute) -> None:
     engine = engine_of(make_action("go", lambda d: Success(1), validation=Card))
-    context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
-    assert execute(engine, "work.go", Card(number="a", pin=SecretStr("one")), context) == Success(1)
-    other = execute(engine, "work.go", Card(number="a", pin=SecretStr("two")), context).failure()
+    assert execute(engine, "work.go", Card(number="a", pin=SecretStr("one")), key="k") == Success(1)
+    other = execute(engine, "work.go", Card(number="a", pin=SecretStr("two")), key="k").failure()
     assert other.code is ErrorCode.IDEMPOTENCY_MISMATCH
 
 
@@ -317,7 +313,6 @@ def test_a_replay_masks_what_the_first_result_masked(
     engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
     engine = engine_of(make_action("go", lambda d: Success(Issued(key=SecretStr(MARKER), also="a"))))
-    context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
     for _ in range(2):
-        assert MARKER not in str(execute(engine, "work.go", {}, context).unwrap())
+        assert MARKER not in str(execute(engine, "work.go", {}, key="k").unwrap())
     assert all(MARKER not in written for written in everything_written(storage, acme))

@@ -395,13 +395,15 @@ def test_what_an_after_hook_makes_comes_back_too(
     assert same(first.data if pipeline else first, expected)
 
 
-def test_what_an_approval_ran_is_what_the_requester_gets(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+def test_what_an_approval_ran_is_what_the_requester_gets(engine_of: EngineOf, execute: Execute) -> None:
     policy = ApprovalPolicy(when=lambda data, ctx: True, permission="p.approve")
     engine, _ = engine_with(Alias, Alias(number="1"), engine_of, approval=policy)
     asked = execute(engine, "work.go", {}, key="k").failure()
-    boss = RequestContext(acme, Actor.human("boss", permissions=["p.approve"]), idempotency_key="b")
     payload = {"approval_id": asked.details["approval_id"]}
-    first, second = (execute(engine, "approvals.approve", payload, boss).unwrap() for _ in range(2))
+    first, second = (
+        execute(engine, "approvals.approve", payload, Actor.human("boss", permissions=["p.approve"]), key="b").unwrap()
+        for _ in range(2)
+    )
     assert same(first, second)
     assert first.result == {"receiptNumber": "1"}
     assert execute(engine, "work.go", {}, key="k").unwrap() == Alias(number="1")
