@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
-from actionengine.conditions.templates import Path, Source, look_up, parse_path, references
+from actionengine.conditions.templates import Path, Renderer, look_up, parse_path, references
 from actionengine.errors import ActionError, ErrorCode
 
 T = TypeVar("T")
@@ -163,7 +163,8 @@ class _Comparer:
     """Compares the values of a condition, up to a limited number."""
 
     def __init__(self, scope: Mapping[str, Any]) -> None:
-        self.source = Source(scope)
+        self.scope = scope
+        self.render = Renderer(scope).render
         self._left = MAX_COMPARED
 
     def count(self, number: int) -> None:
@@ -199,8 +200,8 @@ def _evaluate(condition: Condition, comparer: _Comparer) -> bool:
 def _compares(comparison: Comparison, comparer: _Comparer) -> bool:
     path, op = parse_path(comparison.field), comparison.op
     if op in _NEEDS_NO_VALUE:
-        return _exists(path, comparer.source.scope) == (op == "exists")
-    found, value = look_up(path, comparer.source.scope), comparer.source.fill(comparison.value)
+        return _exists(path, comparer.scope) == (op == "exists")
+    found, value = look_up(path, comparer.scope), comparer.render(comparison.value)
     match op:
         case "eq":
             return comparer.same(found, value)

@@ -62,39 +62,41 @@ def references(value: Any) -> Iterator[Path]:
 def render(value: Any, scope: Mapping[str, Any]) -> Any:
     """Return a value with its references replaced. Raises `ActionError(unprocessable)` for a reference to a missing
     member, and if the references yield more than `MAX_RENDERED_BYTES`."""
-    return Source(scope).fill(value)
+    return Renderer(scope).render(value)
 
 
-def _render(value: Any, source: Source) -> Any:
-    if isinstance(value, str):
-        return _render_text(value, source)
-    if isinstance(value, Mapping):
-        return {name: _render(each, source) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_render(each, source) for each in value]
-    return value
-
-
-class Source:
-    """The values that references read, and the bytes that they may still yield."""
+class Renderer:
+    """Renders values, whose references may yield `MAX_RENDERED_BYTES` together."""
 
     def __init__(self, scope: Mapping[str, Any]) -> None:
-        self.scope = scope
+        self._scope = scope
         self._left = MAX_RENDERED_BYTES
 
-    def fill(self, value: Any) -> Any:
-        """Return a value with its references replaced, as `render` does."""
-        return _render(value, self)
+    def render(self, value: Any) -> Any:
+        """Return a value with its references replaced, as the function `render` does."""
+        if isinstance(value, str):
+            return self._text(value)
+        if isinstance(value, Mapping):
+            return {name: self.render(each) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.render(each) for each in value]
+        return value
 
-    def give(self, path: Path) -> Any:
-        """Return the value at a path. Raises `ActionError(unprocessable)` if it is missing, or too large."""
-        found = look_up(path, self.scope)
+    def _text(self, text: str) -> Any:
+        if "$" not in text:
+            return text
+        whole = _REFERENCE.fullmatch(text)
+        if whole is not None and whole[1] is None:
+            return self._look_up(whole[2])
+        return _REFERENCE.sub(lambda match: "${" if match[1] else _to_text(self._look_up(match[2])), text)
+
+    def _look_up(self, reference: str) -> Any:
+        path = parse_path(reference)
+        found = look_up(path, self._scope)
         self._left -= len(found) if isinstance(found, str) else len(to_json(found))
         if self._left < 0:
-            message = (
-                f"the references yield more than {MAX_RENDERED_BYTES >> 10} KB, at {'.'.join(path)}: refer to smaller "
-                f"values"
-            )
+            limit = f"{MAX_RENDERED_BYTES >> 10} KB"
+            message = f"the references yield more than {limit}, at {'.'.join(path)}: refer to smaller values"
             raise ActionError(ErrorCode.UNPROCESSABLE, message, {"path": ".".join(path)})
         return found
 
@@ -128,14 +130,5 @@ def _number(name: str) -> int | None:
     return int(name) if name.isdecimal() and len(name) <= _MAX_DIGITS else None
 
 
-def _render_text(text: str, source: Source) -> Any:
-    if "$" not in text:
-        return text
-    whole = _REFERENCE.fullmatch(text)
-    if whole is not None and whole[1] is None:
-        return source.give(parse_path(whole[2]))
-    return _REFERENCE.sub(lambda match: "${" if match[1] else _text(source.give(parse_path(match[2]))), text)
-
-
-def _text(value: Any) -> str:
+def _to_text(value: Any) -> str:
     return value if isinstance(value, str) else to_json(value).decode()
