@@ -215,7 +215,7 @@ def test_a_type_that_two_actions_declare_differently_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match=r"'stock\.moved' has two different declarations"):
         create_engine(services=[service])
-    with pytest.raises(ConfigurationError, match="made by create_event_type"):
+    with pytest.raises(ConfigurationError, match="make it with create_event_type"):
         by_type(["stock.moved"])  # type: ignore[list-item]
 
 

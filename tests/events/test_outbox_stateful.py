@@ -436,7 +436,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         yield backend
 
 
-SHORT = {Memory: (60, 40), SQLite: (20, 30), Postgres: (12, 30)}
+SHORT = {Memory: (40, 40), SQLite: (12, 30), Postgres: (8, 30)}
 LONG = {Memory: (3000, 80), SQLite: (500, 80), Postgres: (300, 80)}
 
 

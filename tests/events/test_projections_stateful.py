@@ -107,7 +107,7 @@ class Views(RuleBasedStateMachine):
 
 
 TestViews = Views.TestCase
-TestViews.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestViews.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.soak

@@ -132,13 +132,13 @@ def test_marks_of_a_database_that_was_restored_are_not_believed(postgres: Postgr
 
 def test_a_look_passes_nothing_that_a_dead_letter_holds_back(backend: Backend) -> None:
     dead = kill(backend, "busy")
-    behind = emit(backend, ["busy"] * 300)
+    behind = emit(backend, ["busy"] * 150)
     before = look(backend)
-    behind += emit(backend, ["busy"] * 700)
+    behind += emit(backend, ["busy"] * 300)
     assert look(backend) <= before + PARTITIONS
 
     # Also where each look has something to deliver.
-    behind += emit(backend, ["busy"] * 700)
+    behind += emit(backend, ["busy"] * 300)
     others = emit(backend, ["other"])
     assert deliver(backend) == others
     assert look(backend) <= before + PARTITIONS
@@ -178,7 +178,7 @@ def test_dead_letters_cost_a_look_on_sqlite_nothing() -> None:
 
             return backend.read(call)
 
-    assert steps(800) <= 1.1 * steps(100)
+    assert steps(500) <= 1.1 * steps(100)
 
 
 def retry(backend: Backend, subject: str, seconds: float) -> str:
@@ -205,17 +205,17 @@ def come_due(backend: Backend, which: str = "true") -> None:
 
 def test_a_look_passes_nothing_that_waits_behind_a_retry(backend: Backend) -> None:
     waiting = retry(backend, "busy", 3600.0)
-    behind = emit(backend, ["busy"] * 300)
+    behind = emit(backend, ["busy"] * 150)
     before = look(backend)
-    behind += emit(backend, ["busy"] * 700)
+    behind += emit(backend, ["busy"] * 300)
     assert look(backend) <= before + PARTITIONS
-    behind += emit(backend, ["busy"] * 700)
+    behind += emit(backend, ["busy"] * 300)
     others = emit(backend, ["other"])
     assert deliver(backend) == others
     assert look(backend) <= before + PARTITIONS
     with taking(backend) as outbox:
         status = run_sync(outbox.status())
-        assert (status.pending, status.waiting, status.held) == (1701, 1, 1700)
+        assert (status.pending, status.waiting, status.held) == (751, 1, 750)
 
     come_due(backend)
     assert deliver(backend) == [waiting, *behind]
