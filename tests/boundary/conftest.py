@@ -49,6 +49,14 @@ def marker() -> Iterator[str]:
 
 
 @pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The empty folder of a module."""
+    root = tmp_path / "module"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
 def walled(tmp_path: Path) -> Walled:
     return Walled(tmp_path)
 

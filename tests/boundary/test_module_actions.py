@@ -22,9 +22,7 @@ A = "alpha\nbeta\n"
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "module"
-    root.mkdir()
+def root(root: Path) -> Path:
     (root / "a.txt").write_text(A)
     return root
 

@@ -54,13 +54,6 @@ def make(request: pytest.FixtureRequest) -> MakeRunner:
     return made
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "module"
-    root.mkdir()
-    return root
-
-
 def test_a_handler_gets_its_input_and_its_module(make: MakeRunner, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative root is relative to this process."""
     monkeypatch.chdir(root.parent)

@@ -55,13 +55,6 @@ print(os.listdir(root / "theirs"))
 """
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = tmp_path / "site"
-    folder.mkdir()
-    return folder
-
-
 def at_once(*tasks: Callable[[], Any]) -> list[Any]:
     """Return the results or errors of calls that start together."""
     barrier = threading.Barrier(len(tasks))

@@ -33,9 +33,7 @@ calls = pytest.mark.parametrize("call", CALLS)
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "module"
-    root.mkdir()
+def root(root: Path) -> Path:
     (root / "a.txt").write_text("a\n")
     return root
 

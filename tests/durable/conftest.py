@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -17,3 +19,16 @@ def durable(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         found = postgres(request.getfixturevalue("postgres_server"))
     yield found
     found.end()
+
+
+@pytest.fixture
+def file_database(tmp_path: Path) -> Iterator[Durable]:
+    """A database for tests that do not depend on its kind."""
+    database = sqlite(tmp_path)
+    yield database
+    database.end()
+
+
+@pytest.fixture
+def queue() -> str:
+    return uuid4().hex

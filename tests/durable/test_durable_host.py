@@ -22,7 +22,7 @@ from actionengine.durable.host import DurableFunction, DurableHost, opened, upgr
 from actionengine.durable.urls import durable_url
 from actionengine.errors import ConfigurationError
 from tests.clocks import host_clock
-from tests.durable.databases import Durable, change, empty_database, eventually, lines_of, sqlite
+from tests.durable.databases import Durable, change, empty_database, eventually, lines_of
 
 
 @pytest.fixture
@@ -32,25 +32,12 @@ def client(durable: Durable) -> Iterator[DurableClient]:
     client.close()
 
 
-@pytest.fixture
-def queue() -> str:
-    return uuid4().hex
-
-
 @pytest.fixture(scope="module")
 def shared_queue(durable: Durable) -> str:
     """A queue that has a host."""
     queue = uuid4().hex
     durable.start("executor", queue=queue)
     return queue
-
-
-@pytest.fixture
-def file_database(tmp_path: Path) -> Iterator[Durable]:
-    """A database for tests that do not depend on its kind."""
-    database = sqlite(tmp_path)
-    yield database
-    database.end()
 
 
 def test_what_is_enqueued_twice_is_executed_once(

@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -45,14 +44,6 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     yield made
     for each in made:
         each.end()
-
-
-@pytest.fixture
-def file_database(tmp_path: Path) -> Iterator[Durable]:
-    """A database for tests that do not depend on its kind."""
-    database = sqlite(tmp_path)
-    yield database
-    database.end()
 
 
 def fill(durable: Durable, number: int, name: str = "work", status: str = "SUCCESS", ago: int = 3 * DAY) -> None:

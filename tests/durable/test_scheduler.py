@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
@@ -20,7 +19,7 @@ from actionengine.durable.host import DurableFunction, DurableHost
 from actionengine.durable.scheduler import Scheduler
 from actionengine.durable.watched import start_watched
 from tests.clocks import host_clock
-from tests.durable.databases import Durable, change, eventually, lines_of, sqlite
+from tests.durable.databases import Durable, change, eventually, lines_of
 
 NINE = datetime(2026, 3, 2, 9, tzinfo=UTC)
 
@@ -87,13 +86,6 @@ class Shift:
 @pytest.fixture
 def shift() -> Shift:
     return Shift()
-
-
-@pytest.fixture
-def durable(tmp_path: Path) -> Iterator[Durable]:
-    found = sqlite(tmp_path)
-    yield found
-    found.end()
 
 
 def at(minute: int, hour: int = 9, offset: str = "+00:00") -> str:
@@ -214,8 +206,8 @@ def test_a_clock_that_is_set_back_stops_nothing(shift: Shift) -> None:
 
 
 @pytest.mark.parametrize("skew", [-7200.0, -90.0, 90.0, 7200.0])
-def test_the_next_time_is_by_the_clock_of_the_database(durable: Durable, skew: float) -> None:
-    client = DurableClient(durable.url)
+def test_the_next_time_is_by_the_clock_of_the_database(file_database: Durable, skew: float) -> None:
+    client = DurableClient(file_database.url)
     client.schedule("a", "fire", "* * * * * *", timezone=None, context={}, queue="q")
     before = datetime.now(UTC)
     with host_clock(skew):
@@ -270,8 +262,8 @@ def test_slow_schedules_are_not_read_at_each_change(shift: Shift) -> None:
     assert len(shift.after(60)) == 5
 
 
-def test_each_change_of_a_schedule_is_seen(durable: Durable) -> None:
-    client, other = DurableClient(durable.url), DurableClient(durable.url)
+def test_each_change_of_a_schedule_is_seen(file_database: Durable) -> None:
+    client, other = DurableClient(file_database.url), DurableClient(file_database.url)
     marks = [other.schedules_mark()]
     for minute in range(2):
         client.schedule("a", "fire", f"{minute} * * * *", timezone=None, context={}, queue="q")
@@ -311,7 +303,7 @@ def test_a_thread_that_fails_begins_again_until_it_is_stopped(
 
 
 def test_a_host_serves_each_of_its_schedules_and_all_else(
-    durable: Durable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file_database: Durable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "lines"
 
@@ -319,15 +311,17 @@ def test_a_host_serves_each_of_its_schedules_and_all_else(
         with path.open("a") as file:
             file.write(f"{context}\n")
 
-    client = DurableClient(durable.url)
+    client = DurableClient(file_database.url)
     options = {"context": "good", "queue": "q"}
     client.schedule("a", "fire", "* * * * * *", timezone="Mars/Base", **options)
     client.schedule("b", "fire", "never", timezone=None, **options)
     client.schedule("c", "fire", "* * * * * *", timezone=None, context="undecodable", queue="q")
-    change(durable, "UPDATE workflow_schedules SET context = 'gASVBQAAAAAAAACMAWGULg==' WHERE schedule_name = 'c'")
+    change(
+        file_database, "UPDATE workflow_schedules SET context = 'gASVBQAAAAAAAACMAWGULg==' WHERE schedule_name = 'c'"
+    )
     client.enqueue("unknown here", queue="q", id="unknown")
     client.enqueue("fire", at(1), "undecodable", queue="q", id="undecodable")
-    change(durable, "UPDATE workflow_input SET inputs = 'no JSON' WHERE workflow_uuid = 'undecodable'")
+    change(file_database, "UPDATE workflow_input SET inputs = 'no JSON' WHERE workflow_uuid = 'undecodable'")
     log_queues, failed = dbos._queue.log_queues, Event()
 
     def fail_once(*arguments: Any) -> None:
@@ -337,7 +331,7 @@ def test_a_host_serves_each_of_its_schedules_and_all_else(
         log_queues(*arguments)
 
     monkeypatch.setattr(dbos._queue, "log_queues", fail_once)
-    with DurableHost(durable.url, [DurableFunction("fire", fire, "q")], lease=1.0, poll_interval=0.05):
+    with DurableHost(file_database.url, [DurableFunction("fire", fire, "q")], lease=1.0, poll_interval=0.05):
         client.schedule("d", "fire", "* * * * * *", timezone="Europe/Berlin", **options)
         assert eventually(lambda: lines_of(path)[:2] == ["good"] * 2)
         assert failed.is_set()

@@ -60,11 +60,6 @@ def client(durable_database: Durable) -> Iterator[DurableClient]:
     client.close()
 
 
-@pytest.fixture
-def queue() -> str:
-    return uuid4().hex
-
-
 def host_of(url: str, queue: str, **options: Any) -> DurableHost:
     options = {"lease": 2.0, "poll_interval": 0.05, "set_up": False, **BOUNDS._asdict(), **options}
     return DurableHost(url, [DurableFunction("append", append, queue)], **options)
