@@ -70,9 +70,7 @@ events = st.builds(
 
 def read_structured(event: Event) -> CloudEvent:
     headers, body = to_structured(event)
-    return CloudEvent(
-        *parts(http.from_structured(http.HTTPMessage(headers, body), JSONFormat(), CloudEvent)),
-    )
+    return CloudEvent(*parts(http.from_structured(http.HTTPMessage(headers, body), JSONFormat(), CloudEvent)))
 
 
 def read_ce(event: Event) -> CloudEvent:

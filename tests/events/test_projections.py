@@ -37,16 +37,7 @@ from actionengine.testing import Backend, run_in_mode
 from tests.backends import AnyStorage
 from tests.events.showing import documents_left, shown, view_of
 from tests.events.slow_commits import interleaved_moves, slow_commits
-from tests.events.stock import (
-    Stock,
-    add_up,
-    add_up_async,
-    failure_of,
-    folded,
-    history,
-    moved,
-    stock_engine,
-)
+from tests.events.stock import Stock, add_up, add_up_async, failure_of, folded, history, moved, stock_engine
 
 
 def levels(engine: Any, **options: Any) -> Projection:

@@ -402,9 +402,7 @@ def end_the_process(event: Event) -> None:
 
 
 @pytest.mark.parametrize("take_poison", [await_what_was_cancelled, end_the_process])
-def test_a_relay_survives_a_base_exception_of_its_publisher(
-    take_poison: Callable[[Event], Any],
-) -> None:
+def test_a_relay_survives_a_base_exception_of_its_publisher(take_poison: Callable[[Event], Any]) -> None:
     arrived: list[str | None] = []
 
     async def publish_async(event: Event) -> None:

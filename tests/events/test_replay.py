@@ -222,9 +222,7 @@ def test_following_ends_with_its_task(storage: InMemoryStorage, acme: Tenant) ->
     asyncio.run(asyncio.wait_for(main(), 90))
 
 
-def test_replay_and_follow_skip_no_event_that_commits_late(
-    fresh_postgres_database: Database,
-) -> None:
+def test_replay_and_follow_skip_no_event_that_commits_late(fresh_postgres_database: Database) -> None:
     slow_commits(fresh_postgres_database)
     with PostgresStorage(fresh_postgres_database.app_url) as storage:
         tenant = storage.create_tenant(slug="acme", name="Acme")

@@ -9,13 +9,7 @@ from typing import Any, NamedTuple
 
 import boto3  # type: ignore[import-untyped]
 from botocore.config import Config  # type: ignore[import-untyped]
-from botocore.exceptions import (  # type: ignore[import-untyped]
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-    NoRegionError,
-    ParamValidationError,
-)
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoRegionError, ParamValidationError  # type: ignore[import-untyped]
 
 from actionengine.concurrency.backoff import delay, full_jitter
 from actionengine.errors import ConfigurationError
@@ -258,10 +252,7 @@ class EventBridgePublisher:
 
 def _client(region: str | None, endpoint_url: str | None) -> Any:
     config = Config(
-        connect_timeout=3,
-        read_timeout=5,
-        retries={"mode": "standard", "total_max_attempts": 2},
-        tcp_keepalive=True,
+        connect_timeout=3, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 2}, tcp_keepalive=True
     )
     try:
         session = boto3.session.Session(region_name=region)
