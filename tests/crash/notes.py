@@ -34,11 +34,7 @@ def notes_engine(
     """Return an engine with a service `notes`, which has an action for each handler."""
     actions = [
         create_action(
-            name=name,
-            description="What the test needs",
-            handler=handler,
-            timeout=timeout,
-            read_only=name in read_only,
+            name=name, description="What the test needs", handler=handler, timeout=timeout, read_only=name in read_only
         )
         for name, handler in handlers.items()
     ]

@@ -228,11 +228,7 @@ def test_a_lock_that_does_not_come_in_time_is_a_conflict(
 )
 @pytest.mark.parametrize("goes_on", [True, False], ids=["and goes on", "and ends"])
 def test_swallowed_database_error_fails_the_whole_action(
-    shop: Database,
-    stock: Callable[[], dict[int, int]],
-    backend_on: BackendOn,
-    statement: str,
-    goes_on: bool,
+    shop: Database, stock: Callable[[], dict[int, int]], backend_on: BackendOn, statement: str, goes_on: bool
 ) -> None:
     def swallow(data: None, ctx: ActionContext) -> Result[None, Any]:
         ctx.records("notes").insert({})

@@ -17,14 +17,7 @@ import pytest
 from returns.result import Result, Success
 from sqlalchemy import text
 
-from actionengine import (
-    ActionContext,
-    ActionError,
-    Engine,
-    ErrorCode,
-    PostgresStorage,
-    Tenant,
-)
+from actionengine import ActionContext, ActionError, Engine, ErrorCode, PostgresStorage, Tenant
 from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from actionengine.testing.base import error_of, value_of

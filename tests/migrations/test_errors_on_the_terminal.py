@@ -81,11 +81,7 @@ def test_no_storage_names_the_password_of_its_database(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command",
-    [
-        ("workflows", "upgrade"),
-        ("runner", "work", "--modules", ".", "--profile", "READ_ONLY"),
-    ],
+    "command", [("workflows", "upgrade"), ("runner", "work", "--modules", ".", "--profile", "READ_ONLY")]
 )
 @pytest.mark.parametrize("url", [DATABASES[0], DATABASES[3], DATABASES[4], DATABASES[11], DATABASES[12]])
 def test_no_command_shows_the_password_of_the_durable_engine(run: Run, command: tuple[str, ...], url: str) -> None:
@@ -205,8 +201,7 @@ def test_a_locked_file_is_told_in_a_line(
     run: Run, tmp_path: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "actionengine.storage.sqlite.storage.SQLiteStorage.__init__",
-        _impatient(SQLiteStorage.__init__),
+        "actionengine.storage.sqlite.storage.SQLiteStorage.__init__", _impatient(SQLiteStorage.__init__)
     )
     sqlite3.connect(tmp_path / "x.db").close()
     holder = sqlite3.connect(tmp_path / "x.db", isolation_level=None)

@@ -72,12 +72,7 @@ class LibpqConnection:
     )
 
     def __init__(
-        self,
-        connection: Any,
-        mode: Mode,
-        prepares: bool,
-        answer_timeout: float,
-        on_failure: Callable[[float], None],
+        self, connection: Any, mode: Mode, prepares: bool, answer_timeout: float, on_failure: Callable[[float], None]
     ) -> None:
         self._connection = connection
         self._answer_timeout = answer_timeout

@@ -26,10 +26,9 @@ from actionengine.storage.postgres.rows import array, event_values, log_row, log
 from actionengine.storage.postgres.waiting import is_lost
 from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, EventRow, LogRow, Route
 from actionengine.storage.sql.action_log import Examined, Walk
-from actionengine.storage.sql.rows import SQLRows, json_bytes, json_text
+from actionengine.storage.sql.rows import json_bytes, json_text
 from actionengine.storage.sql.savepoints import Savepoint
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
-from actionengine.storage.tables import Table
 from actionengine.storage.tenants import tenant_deleted
 
 _ROLLBACK_TIMEOUT = 1.0
@@ -42,6 +41,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
     """One transaction of one tenant."""
 
     database: PostgresDatabase
+    _records_type = PostgresRecords
     _driver: LibpqConnection
 
     def __init__(self, database: PostgresDatabase, tenant: Tenant, action_id: str, mode: Mode, read_only: bool) -> None:
@@ -50,14 +50,6 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         self._began = 0
         self._ahead = 0.0
         self._latches: list[str] = []
-
-    def records(self, collection: str) -> PostgresRecords:
-        """Return the collection as this transaction sees it."""
-        return PostgresRecords(self, collection)
-
-    def rows(self, table: Table) -> SQLRows:
-        """Return the rows of one of the library's own tables, as this transaction sees them."""
-        return SQLRows(self, table, sql.ROWS)
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         """Run a statement at the level of the driver."""

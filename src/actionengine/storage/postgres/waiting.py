@@ -43,16 +43,7 @@ class BoundedWait:
     life. A connection of a host's own engine is bounded while it opens, and while a unit of work takes and uses it.
     """
 
-    __slots__ = (
-        "_connection",
-        "_inquired",
-        "_on_failure",
-        "_pgconn",
-        "_timeout",
-        "_until",
-        "is_bounded",
-        "is_opening",
-    )
+    __slots__ = ("_connection", "_inquired", "_on_failure", "_pgconn", "_timeout", "_until", "is_bounded", "is_opening")
 
     def __init__(
         self, connection: Any, is_async: bool, answer_timeout: float, on_failure: Callable[[float], None]

@@ -56,10 +56,7 @@ def identity(current: Any) -> Any:
 
 
 def run_off_loop(
-    loop: asyncio.AbstractEventLoop,
-    check: Callable[[], None],
-    function: Callable[..., Any],
-    arguments: tuple[Any, ...],
+    loop: asyncio.AbstractEventLoop, check: Callable[[], None], function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> Any:
     """Run a function in this thread, while `loop` awaits its awaitables. Return its result.
 

@@ -211,24 +211,7 @@ def _forget_subjects(session: UnitOfWorkSession, savepoint: SessionTransaction) 
         session._unit_of_work.subjects.undo_to(mark)
 
 
-for _name in (
-    "bulk_insert_mappings",
-    "bulk_save_objects",
-    "bulk_update_mappings",
-    "execute",
-    "scalar",
-    "scalars",
-):
+for _name in ("bulk_insert_mappings", "bulk_save_objects", "bulk_update_mappings", "execute", "scalar", "scalars"):
     setattr(UnitOfWorkSession, _name, _exclusive(_recording(getattr(Session, _name))))
-for _name in (
-    "connection",
-    "delete",
-    "delete_all",
-    "flush",
-    "get",
-    "get_one",
-    "merge",
-    "merge_all",
-    "refresh",
-):
+for _name in ("connection", "delete", "delete_all", "flush", "get", "get_one", "merge", "merge_all", "refresh"):
     setattr(UnitOfWorkSession, _name, _exclusive(getattr(Session, _name)))

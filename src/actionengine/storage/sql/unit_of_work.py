@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
 from actionengine.concurrency.run_sync import Mode, run_sync
@@ -31,6 +31,8 @@ _ANSWER_TIMEOUT = 0.5
 class SQLUnitOfWork(SavepointTransaction):
     """One transaction of one tenant, as the pipeline uses it."""
 
+    _records_type: ClassVar[type[SQLRecords]]
+
     def __init__(self, database: Database, tenant: Tenant, action_id: str, mode: Mode, read_only: bool) -> None:
         super().__init__(database, tenant, action_id, mode, read_only)
         self._recordings: list[Recording] = []
@@ -46,13 +48,13 @@ class SQLUnitOfWork(SavepointTransaction):
         """Claim a key, waiting up to `wait` seconds for another unit of work that holds it."""
         return await self.run(self._claim, claim, wait)
 
-    @abstractmethod
     def records(self, collection: str) -> SQLRecords:
         """Return the collection as this transaction sees it."""
+        return self._records_type(self, collection)
 
-    @abstractmethod
     def rows(self, table: Table) -> SQLRows:
         """Return the rows of one of the library's own tables, as this transaction sees them."""
+        return SQLRows(self, table, self._records_type.dialect)
 
     async def read_log(self, query: LogQuery) -> Page[LogRow]:
         """Return rows of the action log, committed ones, newest first."""

@@ -224,8 +224,7 @@ def _differences(table: dict[str, Any], declared: Declared, is_strong: bool) -> 
     if declared.is_not_null and declared.tenant_column not in table["not_null"]:
         column = quoted(declared.tenant_column)
         yield other(
-            f"the column {column} takes NULL",
-            f"`ALTER TABLE {shown} ALTER COLUMN {column} SET NOT NULL` as the owner",
+            f"the column {column} takes NULL", f"`ALTER TABLE {shown} ALTER COLUMN {column} SET NOT NULL` as the owner"
         )
     if is_strong:
         return

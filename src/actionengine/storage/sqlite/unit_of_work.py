@@ -20,14 +20,13 @@ from actionengine.storage.outbox import EVENTS
 from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, LogRow
 from actionengine.storage.sql.action_log import Examined, Walk
 from actionengine.storage.sql.bridge import await_
-from actionengine.storage.sql.rows import KEY_GONE, SQLRows, json_bytes, json_text
+from actionengine.storage.sql.rows import KEY_GONE, json_bytes, json_text
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.sqlite import statements as sql
 from actionengine.storage.sqlite.database import ConnectionState, SQLiteDatabase
 from actionengine.storage.sqlite.documents import SQLiteRecords
 from actionengine.storage.sqlite.driver import stop, stop_async
 from actionengine.storage.sqlite.rows import bind_time, event_values, log_row, log_values, partition_key
-from actionengine.storage.tables import Table
 from actionengine.storage.tenants import tenant_deleted
 
 
@@ -35,6 +34,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
     """One transaction of one tenant."""
 
     database: SQLiteDatabase
+    _records_type = SQLiteRecords
     _cursor: Any = None
     _state: ConnectionState
     _has_begun = False
@@ -45,14 +45,6 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         super().__init__(database, tenant, action_id, mode, read_only)
         self._tenant_id = str(tenant.id)
         self._claims: list[tuple[UUID, str, str]] = []
-
-    def records(self, collection: str) -> SQLiteRecords:
-        """Return the collection as this transaction sees it."""
-        return SQLiteRecords(self, collection)
-
-    def rows(self, table: Table) -> SQLRows:
-        """Return the rows of one of the library's own tables, as this transaction sees them."""
-        return SQLRows(self, table, sql.ROWS)
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Run a statement at the level of the driver."""
@@ -157,13 +149,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
                         self.execute(sql.WRITE_OUTBOX, (self._tenant_id, lane, route.queue))
             for claim, result, approval_id, expires_at, asked in recording.results:
                 scope = (self._tenant_id, claim.action, claim.key)
-                values = (
-                    claim.fingerprint,
-                    json_text(result),
-                    approval_id,
-                    bind_time(expires_at),
-                    json_text(asked),
-                )
+                values = (claim.fingerprint, json_text(result), approval_id, bind_time(expires_at), json_text(asked))
                 if not self.execute(sql.WRITE_KEY, (*values, *scope)):
                     raise StorageError(KEY_GONE)
         if self._connection is None:

@@ -54,11 +54,7 @@ class UnprotectTable(MigrateOperation):
     """The removal of a table's protection."""
 
     def __init__(
-        self,
-        name: str,
-        schema: str | None = None,
-        tenant_column: str = "tenant_id",
-        app_role: str | None = None,
+        self, name: str, schema: str | None = None, tenant_column: str = "tenant_id", app_role: str | None = None
     ) -> None:
         self.name = name
         self.schema = schema
