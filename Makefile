@@ -27,7 +27,7 @@ check: $(VENV)/test.done
 	$(BIN)/mypy src tests examples benchmarks
 
 soak: $(VENV)/mutation.done
-	$(BIN)/python -m pytest -q -m soak --hypothesis-profile searching
+	$(BIN)/python -m pytest -q -m "soak or hypothesis" --hypothesis-profile searching
 	$(BIN)/python -m tests.mutation
 
 bench: $(VENV)/bench.done

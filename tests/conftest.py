@@ -42,9 +42,12 @@ if TYPE_CHECKING:
 
 # How long examples take says only how busy the machine is.
 settings.register_profile(
-    "searching", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    "searching",
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-# Each run tries the same examples; campaigns look for more, and for others.
+# The daily run tries the same examples each time; `make soak` searches for others, in all tests with properties.
 settings.register_profile("same", settings.get_profile("searching"), derandomize=True, max_examples=50)
 settings.load_profile("same")
 

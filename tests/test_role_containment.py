@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from returns.result import Result, Success
 
@@ -129,7 +129,6 @@ class Office:
             yield GUARDED, None
 
 
-@settings(max_examples=50)
 @given(starting, assigned, calls)
 def test_no_series_of_role_changes_creates_a_right(
     roles: dict[str, Any], assignments: dict[str, set[str]], steps: list[tuple[Any, ...]]

@@ -60,7 +60,7 @@ def test_a_diff_fits_where_its_lines_stand_or_is_refused(before: str, after: str
     assert len(made.split("\n")) - len(now.split("\n")) == len(after.split("\n")) - len(before.split("\n"))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(text=st.text() | st.lists(st.sampled_from(ODD_LINES)).map("\n".join), before=files)
 def test_whatever_is_given_for_a_diff_it_applies_or_is_refused(text: str, before: str | None) -> None:
     with suppress(ActionError):

@@ -322,7 +322,7 @@ def test_whatever_is_opened_or_written_is_inside(tree: Tree, paths: list[str]) -
 
 
 @pytest.mark.skipif(not has_openat2(), reason="needs openat2(2)")
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(trees(WILD | TAME), PATHS)
 def test_linux_says_the_same_of_every_path(tree: Tree, paths: list[str]) -> None:
     check_as_linux_does(tree, paths)

@@ -18,7 +18,7 @@ from actionengine.changes.type_graph import GraphError, RecordTypeState, TypeGra
 from actionengine.schemas.schema import Field, Schema
 from tests.changes.strategies import applied, changed_graphs, changes, names_of, touched_by
 
-thorough = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def attempt(graph: TypeGraph, touched: dict[str, TouchedType]) -> tuple[PatchOp, ...] | OpRefused | SchemaConflict:

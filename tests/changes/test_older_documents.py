@@ -224,7 +224,7 @@ MODEL = model_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(DOCUMENTS, DOCUMENTS)
 def test_a_change_is_refused_for_its_changed_fields_only(stored: dict[str, Any], given: dict[str, Any]) -> None:
     wrong = {field["path"].split(".")[0] for field in field_problems(MODEL, to_json(given))}

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from unicodedata import normalize
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actionengine.changes.ops import OpType, PatchOp, parse_op
@@ -92,7 +92,6 @@ VISIBLE = st.characters(exclude_categories=["C", "Z"], exclude_characters=UNSEEN
 
 # In the form NFC, one character may become three.
 @given(st.text(VISIBLE, min_size=1, max_size=33))
-@settings(max_examples=50)
 def test_a_name_is_any_visible_text_in_the_form_nfc(name: str) -> None:
     plain = normalize("NFC", name)
     assert parse_op("remove_field", {"record_type": name, "field": name}).field == plain
@@ -320,7 +319,6 @@ def test_a_damaged_diff_is_refused_without_what_is_in_it(diff: str) -> None:
 
 
 @given(st.lists(st.sampled_from([*DIFF.splitlines(), "\\ No newline at end of file", "rubbish", "@@", ""])))
-@settings(max_examples=60)
 def test_any_text_is_a_diff_or_invalid_input(lines: list[str]) -> None:
     sent = {"file_path": "main.py", "diff": "\n".join(lines)}
     try:

@@ -18,7 +18,7 @@ from actionengine.changes.type_graph import GraphError, RecordTypeState, TypeGra
 from actionengine.schemas.schema import Field, Schema
 from tests.changes.strategies import applied, changed_graphs, changes, graphs, ops_on
 
-thorough = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 Changed = tuple[TypeGraph, tuple[PatchOp, ...]]
 

@@ -13,7 +13,7 @@ import pytest
 from cloudevents.core.bindings import amqp, http, kafka
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic_core import to_json
 
@@ -152,7 +152,6 @@ def test_the_sdk_reads_every_attribute(read: Callable[[Event], CloudEvent]) -> N
 
 
 @readers
-@settings(max_examples=50)
 @given(event=events)
 def test_the_sdk_finds_any_event_valid_and_reads_the_same(read: Callable[[Event], CloudEvent], event: Event) -> None:
     found = read(event)
@@ -168,7 +167,6 @@ def test_the_sdk_finds_any_event_valid_and_reads_the_same(read: Callable[[Event]
 
 
 @modes
-@settings(max_examples=50)
 @given(event=events)
 @example(event=EVENT._replace(subject=None, actor_id=None, actor_type=None))
 @example(event=EVENT._replace(subject="", type="%"))
