@@ -28,8 +28,16 @@ def any_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyS
 
 
 @pytest.fixture(params=MODES)
-def backend(request: pytest.FixtureRequest, any_storage: AnyStorage) -> Iterator[Backend]:
-    """Return each storage in both modes."""
+def backend(request: pytest.FixtureRequest, each_storage: AnyStorage) -> Iterator[Backend]:
+    """Return two new tenants in each storage, in both modes. The tests of a file share the storage and its outbox."""
+    backend = MODES[request.param](each_storage)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(params=MODES)
+def fresh_backend(request: pytest.FixtureRequest, any_storage: AnyStorage) -> Iterator[Backend]:
+    """Return each storage, empty, in both modes."""
     backend = MODES[request.param](any_storage)
     yield backend
     backend.close()

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from examples.embedded_postgres import Database
@@ -308,10 +309,10 @@ async def test_events_come_upcast_and_a_failed_upcast_stops(backend: Backend) ->
 
 @run_in_mode
 async def test_a_deleted_tenant_is_not_caught_up(backend: Backend) -> None:
-    tenant = await backend.create_tenant(slug="acme", name="Acme")
+    tenant = await backend.create_tenant(slug=f"acme-{uuid4().hex}", name="Acme")
     stock = Stock(backend)
     await stock.move("nail", tenant=tenant)
-    await backend.delete_tenant(slug="acme")
+    await backend.delete_tenant(slug=tenant.slug)
 
     answer = await stock.ask(levels(stock.engine), "catch_up", tenant)
 

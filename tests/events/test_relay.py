@@ -18,21 +18,21 @@ from actionengine import (
     ConfigurationError,
     ErrorCode,
     Event,
+    InMemoryStorage,
     PublishError,
     PublisherUnavailable,
     Relay,
     create_event_type,
 )
 from actionengine.testing import Backend
-from tests.backends import AnyStorage
 from tests.events.harness import Harness
 from tests.events.relay_work import running
 from tests.waiting import wait_until
 
 
 @pytest.fixture
-def harness(backend: Backend) -> Harness:
-    return Harness(backend)
+def harness(fresh_backend: Backend) -> Harness:
+    return Harness(fresh_backend)
 
 
 def test_an_event_arrives_with_everything_that_is_known_of_it(harness: Harness) -> None:
@@ -513,12 +513,12 @@ def test_the_status_tells_how_much_there_is_and_since_when(harness: Harness) -> 
 # Declarations
 
 
-def test_something_that_is_no_publisher_is_refused(any_storage: AnyStorage) -> None:
+def test_something_that_is_no_publisher_is_refused(storage: InMemoryStorage) -> None:
     with pytest.raises(ConfigurationError, match="CallbackPublisher makes one of a function"):
-        Relay(any_storage, print)  # type: ignore[arg-type]
+        Relay(storage, print)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("option", ["batch_size", "publish_timeout", "max_attempts", "first_backoff", "poll_interval"])
-def test_numbers_that_make_no_sense_are_refused(any_storage: AnyStorage, option: str) -> None:
-    with pytest.raises(ConfigurationError, match="above 0"):
-        Relay(any_storage, CallbackPublisher(print), **{option: 0})  # type: ignore[arg-type]
+def test_numbers_that_make_no_sense_are_refused(storage: InMemoryStorage, option: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{option} must be above 0, not 0"):
+        Relay(storage, CallbackPublisher(print), **{option: 0})  # type: ignore[arg-type]

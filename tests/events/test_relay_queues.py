@@ -47,8 +47,8 @@ class Harness(BaseHarness):
 
 
 @pytest.fixture
-def harness(backend: Backend) -> Harness:
-    return Harness(backend)
+def harness(fresh_backend: Backend) -> Harness:
+    return Harness(fresh_backend)
 
 
 class Ours:
