@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from returns.result import Failure, Result, Success
@@ -93,8 +94,8 @@ class Shop:
 
 
 @pytest.fixture
-def shop(any_storage: AnyStorage) -> Shop:
-    return Shop(any_storage, any_storage.create_tenant(slug="acme", name="Acme"))
+def shop(each_storage: AnyStorage) -> Shop:
+    return Shop(each_storage, each_storage.create_tenant(slug=f"acme-{uuid4().hex}", name="Acme"))
 
 
 @pytest.fixture
