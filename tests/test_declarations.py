@@ -21,6 +21,7 @@ from actionengine import (
     DuplicateActionWarning,
     Engine,
     HookDefinition,
+    InMemoryStorage,
     create_action,
     create_actions,
     create_engine,
@@ -52,13 +53,23 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a hook that hooks itself": ({"hooks": ActionHooks(after=(HookDefinition("work", "go"),))}, "form a cycle"),
     "an unknown actor type": ({"allowed_actors": ["robot"]}, "unknown actor type"),
     "an unknown idempotency": ({"idempotency": "always"}, "idempotency is"),
+    "hooks in a list": (
+        {"hooks": [HookDefinition("work", "go")]},
+        r"work.go: hooks is of the type list: write ActionH",
+    ),
+    "a hook that is a text": (
+        {"hooks": ActionHooks(before=["work.go"])},  # type: ignore[list-item]
+        "work.go: a hook is a HookDefinition, .* not 'w",
+    ),
     "a timeout of zero": ({"timeout": 0}, "timeout"),
+    "a timeout that is a text": ({"timeout": "5"}, "timeout must be a number of seconds above 0, not '5'"),
     "a read-only action with events": ({"read_only": True, "emits": ["x"]}, "read-only"),
     "a read-only action that needs a key": ({"read_only": True, "idempotency": "required"}, "read-only"),
     "a permission on an open action": ({"is_protected": False, "permission": "x"}, "needs a protected action"),
     "roles on an open action": ({"is_protected": False, "access_control": ["csr"]}, "need a protected action"),
     "a resource that is no function": ({"resource": "job"}, "resource must be a function"),
     "a validation that is no type": ({"validation": 42}, "work.go: validation takes"),
+    "a validation that is a mapping": ({"validation": {"job": str}}, "work.go: validation takes"),
     "an approval without a permission": (
         {"approval": ApprovalPolicy(when=lambda data, ctx: True, permission="")},
         "needs a permission for the approver",
@@ -100,12 +111,32 @@ def test_hooks_in_a_circle_are_refused(engine_of: Callable[..., Engine]) -> None
         ([create_service(name="a", description="", actions=[])] * 2, "two services named 'a'"),
         (["a"], r"services\[0\] is 'a': make it with create_service"),
         ([(create_service(name="a", description="", actions=[]),)], r"services\[0\] is a tuple: pass its items"),
-        ([create_service(name="a", description="", actions=[7])], "make it with create_action"),  # type: ignore[list-item]
+        ([action("go")], r"services\[0\] is the action 'go': group actions in a service"),
+        ([{"name": "a", "description": "", "actions": []}], r"services\[0\] is a mapping: .*create_services"),
+        (create_service(name="a", description="", actions=[]), "the service 'a' itself: pass a list"),
+        ([create_service(name="a", description="", actions=[7])], r"actions\[0\] is 7: make it with create_action"),  # type: ignore[list-item]
+        ([create_service(name="a", description="", actions=[[action("go")]])], r"actions\[0\] is a list: pass"),  # type: ignore[list-item]
     ],
 )
 def test_a_mistake_in_a_service_is_refused_at_boot(services: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         create_engine(services=services)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"storage": "postgresql://ann:secret@host/shop"}, "storage is of the type str"),
+        ({"storage": InMemoryStorage}, r"storage is the class InMemoryStorage: pass an instance, InMemoryStorage\(…\)"),
+        ({"authorizer": {"clerk": ["payments.refund"]}}, "authorizer is of the type dict: .*StaticAuthorizer"),
+        ({"limits": {"reruns": 1}}, r"limits is of the type dict: pass Limits"),
+        ({"on_duplicate": "raise"}, "on_duplicate is 'overwrite' or 'error', not 'raise'"),
+    ],
+)
+def test_a_wrong_part_of_an_engine_is_refused_at_boot(part: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as refused:
+        create_engine(services=[], **part)
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["on_before_action_handler", "on_after_action_handler"])
@@ -123,9 +154,10 @@ def test_resources_that_are_no_mapping_are_refused() -> None:
 def test_the_last_of_two_actions_of_one_name_wins_with_a_warning(
     engine_of: Callable[..., Engine], execute: Execute
 ) -> None:
-    with pytest.warns(DuplicateActionWarning, match=r"work\.go"):
+    with pytest.warns(DuplicateActionWarning, match=r"work\.go") as warned:
         engine = engine_of(action(handler=lambda data: Success("first")), action(handler=lambda data: Success("last")))
     assert execute(engine, "work.go", {}) == Success("last")
+    assert warned[0].filename == engine_of.__code__.co_filename, "the caller of create_engine"
 
 
 def test_two_actions_of_one_name_can_be_refused(engine_of: Callable[..., Engine]) -> None:

@@ -45,16 +45,16 @@ class HookDefinition:
         return f"{self.service}.{self.action}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class ActionHooks:
     """The hooks of an action: each output is the next one's input."""
 
-    before: tuple[HookDefinition, ...] = ()
-    after: tuple[HookDefinition, ...] = ()
+    before: tuple[HookDefinition, ...]
+    after: tuple[HookDefinition, ...]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "before", tuple(self.before))
-        object.__setattr__(self, "after", tuple(self.after))
+    def __init__(self, before: Iterable[HookDefinition] = (), after: Iterable[HookDefinition] = ()) -> None:
+        object.__setattr__(self, "before", tuple(before))
+        object.__setattr__(self, "after", tuple(after))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from actionengine.actions import Action, Service
 from actionengine.authorization.port import Authorizer
@@ -59,6 +59,7 @@ def create_engine(
         ConfigurationError: for a mistake in a declaration, naming the action.
     """
     storage = InMemoryStorage() if storage is None else storage
+    _check_parts(storage, authorizer, limits, on_duplicate)
     built_in: tuple[Service, ...] = (approvals, action_log)
     if authorizer is None:
         authorizer = RBACAuthorizer(storage)
@@ -68,11 +69,13 @@ def create_engine(
     _check_arity("on_after_action_handler", on_after_action_handler, ("action", "payload", "context", "result"))
     if resources is not None and not isinstance(resources, Mapping):
         raise ConfigurationError(f"resources is a mapping of names to objects, not {type(resources).__name__}")
-    declared = (*_checked(tuple(services), {service.name for service in built_in}), *built_in)
-    plans = {service.name: _plans(service, on_duplicate) for service in declared}
+    declared = (*_checked(services, {service.name for service in built_in}), *built_in)
+    plans = {}
+    for service in declared:
+        plans[service.name] = _plans(service, on_duplicate)
     link_hooks(plans)
     event_types = by_type(
-        declared for actions in plans.values() for plan in actions.values() for declared in plan.action.event_types
+        emitted for actions in plans.values() for plan in actions.values() for emitted in plan.action.event_types
     )
     pipeline = Pipeline(
         plans=read_only_copy(plans),
@@ -104,7 +107,28 @@ def _observer() -> Callable[..., Any]:
     return observer()
 
 
-def _checked(services: tuple[object, ...], reserved: set[str]) -> tuple[Service, ...]:
+def _check_parts(storage: object, authorizer: object, limits: object, on_duplicate: object) -> None:
+    """Refuse what cannot be a part of an engine. The messages name types only: an address has a password."""
+    if isinstance(storage, type):
+        raise ConfigurationError(f"storage is the class {storage.__name__}: pass an instance, {storage.__name__}(…)")
+    if not hasattr(storage, "unit_of_work"):
+        raise ConfigurationError(
+            f"storage is of the type {type(storage).__name__}: pass a storage, such as SQLiteStorage('app.db')"
+        )
+    if authorizer is not None and not hasattr(authorizer, "authorize"):
+        raise ConfigurationError(
+            f"authorizer is of the type {type(authorizer).__name__}: pass an authorizer, such as "
+            f"StaticAuthorizer({{'clerk': Role(allow=['payments.refund'])}})"
+        )
+    if limits is not None and not isinstance(limits, Limits):
+        raise ConfigurationError(f"limits is of the type {type(limits).__name__}: pass Limits(…)")
+    if on_duplicate not in get_args(OnDuplicate):
+        raise ConfigurationError(f"on_duplicate is 'overwrite' or 'error', not {on_duplicate!r}")
+
+
+def _checked(services: Iterable[object], reserved: set[str]) -> tuple[Service, ...]:
+    if isinstance(services, Service):
+        raise ConfigurationError(f"services is the service {services.name!r} itself: pass a list of services")
     checked: dict[str, Service] = {}
     for number, service in enumerate(services):
         if isinstance(service, list | tuple):
@@ -112,6 +136,12 @@ def _checked(services: tuple[object, ...], reserved: set[str]) -> tuple[Service,
             raise ConfigurationError(
                 f"services[{number}] is a {kind}: pass its items, as in services=[*billing_services]"
             )
+        if isinstance(service, Action):
+            raise ConfigurationError(
+                f"services[{number}] is the action {service.name!r}: group actions in a service with create_service"
+            )
+        if isinstance(service, Mapping):
+            raise ConfigurationError(f"services[{number}] is a mapping: pass services=create_services([…])")
         if not isinstance(service, Service):
             raise ConfigurationError(f"services[{number}] is {service!r}: make it with create_service")
         if not isinstance(service.name, str) or not service.name or "." in service.name:
@@ -126,9 +156,15 @@ def _checked(services: tuple[object, ...], reserved: set[str]) -> tuple[Service,
 
 def _plans(service: Service, on_duplicate: OnDuplicate) -> dict[str, ActionPlan]:
     plans: dict[str, ActionPlan] = {}
-    for action in service.actions:
+    actions: Iterable[object] = service.actions
+    for number, action in enumerate(actions):
+        if isinstance(action, list | tuple):
+            kind = type(action).__name__
+            raise ConfigurationError(
+                f"{service.name}: actions[{number}] is a {kind}: pass its items, as in actions=[*billing_actions]"
+            )
         if not isinstance(action, Action):
-            raise ConfigurationError(f"{service.name}: {action!r} is no action: make it with create_action")
+            raise ConfigurationError(f"{service.name}: actions[{number}] is {action!r}: make it with create_action")
         plan = ActionPlan(service, action)
         if action.name in plans:
             if on_duplicate == "error":

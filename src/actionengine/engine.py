@@ -181,7 +181,7 @@ class Engine:
     async def execute_consumer(
         self, plan: ActionPlan, payload: Any, context: RequestContext, mode: Mode
     ) -> Result[Any, ActionError]:
-        """Execute a consumer of events through the same pipeline. It is no declared action."""
+        """Execute a consumer of events through the same pipeline. It is not a declared action."""
         return await self._pipeline.execute(plan, payload, context, mode)
 
     def resolve_tenant(self, slug: str) -> Result[Tenant, ActionError]:
@@ -206,15 +206,20 @@ class Engine:
             return Failure(ActionError(ErrorCode.NOT_FOUND, f"there is no tenant {shortened(slug)!r}"))
         return Success(tenant)
 
-    def _find(self, action: Action[Any, Any]) -> ActionPlan | ActionError:
+    def _find(self, action: object) -> ActionPlan | ActionError:
         found = self._declared.get(id(action))
         if found is not None:
             return found[1]
-        name = action.name if isinstance(action, Action) else type(action).__name__
+        if not isinstance(action, Action):
+            return ActionError(
+                ErrorCode.NOT_FOUND,
+                f"run() takes the object that create_action returned, not a value of the type "
+                f"{type(action).__name__}: to name an action, use execute_action(service, action, …)",
+            )
         return ActionError(
             ErrorCode.NOT_FOUND,
-            f"{shortened(name)!r} is no action of this engine: give run() the object that create_action returned and "
-            f"that is in one of the engine's services",
+            f"{shortened(action.name)!r} is not an action of this engine: give run() the object that create_action "
+            f"returned and that is in one of the engine's services",
         )
 
     def _route(self, service: str, action: str) -> ActionPlan | ActionError:
@@ -240,7 +245,7 @@ class BlockingEngine:
     ) -> Result[Any, ActionError]:
         """Execute an action and wait for its result, as `Engine.execute_action` does.
 
-        Raises `LoopEnded` where the engine was closed during the call.
+        Raises `LoopEnded` if the engine is closed during the call.
         """
         return self._loop.run(self._engine.execute_action_async, service, action, payload, context)
 

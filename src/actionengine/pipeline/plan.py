@@ -15,7 +15,7 @@ from pydantic import PydanticUserError, TypeAdapter
 from pydantic.plugin._schema_validator import PluggableSchemaValidator
 from pydantic_core import SchemaValidator
 
-from actionengine.actions import Action, ApprovalPolicy, HookDefinition, Service
+from actionengine.actions import Action, ActionHooks, ApprovalPolicy, HookDefinition, Service
 from actionengine.context import ACTOR_TYPES, PUBLIC
 from actionengine.errors import ConfigurationError, storable_text
 from actionengine.event_types import by_type
@@ -24,7 +24,7 @@ from actionengine.pipeline.signatures import read_signature
 from actionengine.pipeline.stored_form import ResultForm
 from actionengine.text.names import check_pattern, check_permission
 
-_TYPE_ERRORS = (PydanticUserError, TypeError, NameError, AttributeError)
+_TYPE_ERRORS = (PydanticUserError, TypeError, NameError, AttributeError, KeyError)
 
 
 class ActionPlan:
@@ -135,7 +135,8 @@ class ActionPlan:
             raise ConfigurationError(
                 f"{name}: idempotency is 'optional', 'required' or 'none', not {action.idempotency!r}"
             )
-        if action.timeout is not None and not action.timeout > 0:
+        self._check_hooks(action.hooks)
+        if action.timeout is not None and not (isinstance(action.timeout, int | float) and action.timeout > 0):
             raise ConfigurationError(f"{name}: timeout must be a number of seconds above 0, not {action.timeout!r}")
         if action.read_only and (action.emits or action.approval or action.idempotency == "required"):
             raise ConfigurationError(
@@ -161,6 +162,17 @@ class ActionPlan:
             check(permission)
         except ValueError as error:
             raise ConfigurationError(f"{self.name}: {error}") from None
+
+    def _check_hooks(self, hooks: object) -> None:
+        if not isinstance(hooks, ActionHooks):
+            raise ConfigurationError(
+                f"{self.name}: hooks is of the type {type(hooks).__name__}: write ActionHooks(before=[…], after=[…])"
+            )
+        for hook in (*hooks.before, *hooks.after):
+            if not isinstance(hook, HookDefinition):
+                raise ConfigurationError(
+                    f"{self.name}: a hook is a HookDefinition, such as HookDefinition('jobs', 'check'), not {hook!r}"
+                )
 
     def _check_approval(self, policy: ApprovalPolicy) -> None:
         if not callable(policy.when) or is_async(policy.when):

@@ -53,8 +53,8 @@ class Relay:
         queues: the queues to work at, if other relays work at the others.
 
     Raises:
-        ConfigurationError: for something that is no publisher, for numbers that are not above 0, and for a queue that
-            does not exist or that the publisher takes nothing from.
+        ConfigurationError: for something that is not a publisher, for numbers that are not above 0, and for a queue
+            that does not exist or that the publisher takes nothing from.
     """
 
     def __init__(
