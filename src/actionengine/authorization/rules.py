@@ -25,7 +25,7 @@ class Rule:
         check_pattern(self.permission)
         if self.resource is not None and (not self.resource or "*" in self.resource):
             raise ValueError(
-                f"the resource {self.resource!r} of a rule is no name: name one in full, such as 'job/17', "
+                f"the resource {self.resource!r} of a rule is not a name: name one in full, such as 'job/17', "
                 "or leave it out for every resource"
             )
 
@@ -80,7 +80,7 @@ class Rights:
         )
 
     def include(self, rule: Rule) -> bool:
-        """Return whether all of the rule is allowed, and none of it denied.
+        """Return whether the whole rule is allowed, and no part of it denied.
 
         There are infinitely many names of permissions and resources, so several narrower rules never add up to a wider
         one: one rule has to allow it all.

@@ -24,7 +24,7 @@ class LogListing(BaseModel):
     """A filter of executions. Each field that is given has to match.
 
     `subject` is a name such as `"jobs/17"`, `action` a full name, and `since` and `until` bound the start (`until`
-    excluded). `before` is the id to page on from.
+    excluded). `before` is the `next` of the page before.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,7 +1,7 @@
 """First phase of an execution: load the pending ops of a change, its record types and its files.
 
 Locks are taken in one order: the change, then, by key, the record types that its ops name and those that derive from
-them. To change a type, or to derive a new one from it, takes a lock on it; so its base types stay as they are once the
+them. Changing a type, or deriving a new one from it, takes a lock on it; so the base types stay as they are once the
 locks are held.
 """
 
@@ -27,7 +27,7 @@ _MAX_SHOWN_CONFLICTS = 20
 
 @dataclass(frozen=True)
 class Loaded:
-    """The material of an execution: the pending ops of a change, the times when they were added (by id), their record
+    """What an execution works on: the pending ops of a change, the times when they were added (by id), their record
     types with ancestors and descendants, and the files that they edit."""
 
     change: Row

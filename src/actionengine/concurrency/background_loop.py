@@ -27,12 +27,12 @@ CHECK_INTERVAL = 1.0
 
 
 class LoopEnded(RuntimeError):
-    """Raised to the caller whose call was in a loop that ended. The next call starts another loop."""
+    """Raised to a caller if the loop ends during its call. The next call starts another loop."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
             f"the event loop of {name} ended during a call, whose outcome is unknown: repeat the call, with its "
-            f"idempotency key where it changes something"
+            f"idempotency key if it changes something"
         )
 
 
@@ -64,13 +64,14 @@ class BackgroundLoop:
     def run(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Return what a coroutine function returns. It runs in the loop, with the caller's context variables.
 
-        Raises what the function raises; `LoopEnded`, where the loop ends during the call; and `RuntimeError`, where a
-        coroutine in this loop calls, which would wait for itself.
+        Raises what the function raises; `LoopEnded` if the loop ends during the call; and `RuntimeError` if code in
+        this loop calls, since it would wait for itself.
         """
         running = self._start()
         if threading.current_thread() is running.thread:
             raise RuntimeError(
-                f"a coroutine in the event loop of {self._name} cannot wait for that loop: await instead"
+                f"code in the event loop of {self._name} would wait for itself: await the coroutine (a handler "
+                f"uses ctx.execute or ctx.execute_async)"
             )
         call = _awaited(function, arguments)
         try:
@@ -88,7 +89,7 @@ class BackgroundLoop:
             raise
 
     def close(self) -> None:
-        """Cancel the calls that still run, and end the loop. Does nothing where no loop runs."""
+        """Cancel the calls that still run, and end the loop. Does nothing if no loop runs."""
         if self._pid == os.getpid():
             with self._lock:
                 self._running = None

@@ -1,7 +1,7 @@
 """Leases: each executor renews its own in the durable engine's database, and takes over the work of dead executors.
 
 A lease is over if it was not renewed in time, or if its process on this machine is gone. Times are those of the
-database, so that clocks of machines need not agree.
+database, so the clocks of machines need not agree.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Leases:
             connection.execute(statement.on_conflict_do_update(index_elements=["executor_id"], set_=values))
 
     def lapsed(self, seconds: float | None) -> Sequence[Lease]:
-        """Return the leases that are over: given up, of a process of this machine that is gone, or, unless `seconds` is
-        None, not renewed for that long."""
+        """Return the leases that are over: those given up, those of processes of this machine that are gone,
+        and, unless `seconds` is None, those not renewed for that long."""
         with self._engine.connect() as connection:
             oldest = 1 if seconds is None else self._now(connection) - int(seconds * 1000)
             rows = connection.execute(select(self._table).where(self._table.c.executor_id != self._executor_id))

@@ -116,7 +116,7 @@ def mask(value: Any, names: frozenset[str]) -> Any:
 
 
 def _masked(value: Any, names: frozenset[str]) -> Any:
-    # The call below is the dear part: scalars skip it.
+    # The call below is the expensive part: scalars skip it.
     kind = type(value)
     if kind is dict:
         return {

@@ -160,5 +160,5 @@ class Secrets:
 
 
 def _together(*names: frozenset[str]) -> frozenset[str]:
-    """Return all these names as one tuple, so that a value is walked through once."""
+    """Return all these names as one set, so that a value is walked through once."""
     return next((each for each in names if isinstance(each, Everything)), None) or NOTHING.union(*names)
