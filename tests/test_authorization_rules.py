@@ -578,7 +578,7 @@ def test_patterns_and_permissions_are_told_apart() -> None:
     for name in ("a", "a.b"):
         check_permission(name)
     for name in ("a.*", "*"):
-        with pytest.raises(ValueError, match="is no name of one permission"):
+        with pytest.raises(ValueError, match="is not the name of one permission"):
             check_permission(name)
     with pytest.raises(ValueError, match=r"^a permission is a name such as 'payments\.refund', not None$"):
         check_permission(None)
@@ -590,7 +590,9 @@ def test_patterns_and_permissions_are_told_apart() -> None:
 
 @pytest.mark.parametrize("resource", ["", "*", "job/*"])
 def test_a_resource_is_named_in_full(resource: str) -> None:
-    with pytest.raises(ValueError, match=r"of a rule is no name: name one in full, such as 'job/17', or leave it out"):
+    with pytest.raises(
+        ValueError, match=r"of a rule is not a name: name one in full, such as 'job/17', or leave it out"
+    ):
         Rule("a.b", resource)
     assert Rule("a.b", "job/1").resource == "job/1"
 

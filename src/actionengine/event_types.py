@@ -133,7 +133,7 @@ def by_type(event_types: Iterable[EventType]) -> Mapping[str, EventType]:
     found: dict[str, EventType] = {}
     for declared in event_types:
         if not isinstance(declared, EventType):
-            raise ConfigurationError(f"{declared!r} is no event type: make it with create_event_type")
+            raise ConfigurationError(f"{declared!r} is not an event type: make it with create_event_type")
         if found.setdefault(declared.type, declared) != declared:
             raise ConfigurationError(
                 f"the event type {declared.type!r} has two different declarations: import one in both places"

@@ -81,12 +81,12 @@ async def test_a_name_that_looks_like_another_one_is_refused(harness: Harness) -
     change = await harness.change(project)
 
     for name in UNSEEN:
-        refused(await harness.type(project, name), INVALID, "key", "is no name")
-        refused(await harness.type(project, "a", {"fields": [text(name)]}), INVALID, "is no name")
-        refused(await harness.type(project, "a", name=name), INVALID, "name", "is no name")
-        refused(await harness.type(project, "a", base=name), INVALID, "base_type", "is no name")
-        refused(await harness.project(name), INVALID, "name", "is no name")
-        refused(await harness.target(change, name, "form"), INVALID, "is no name")
+        refused(await harness.type(project, name), INVALID, "key", "is not a name")
+        refused(await harness.type(project, "a", {"fields": [text(name)]}), INVALID, "is not a name")
+        refused(await harness.type(project, "a", name=name), INVALID, "name", "is not a name")
+        refused(await harness.type(project, "a", base=name), INVALID, "base_type", "is not a name")
+        refused(await harness.project(name), INVALID, "name", "is not a name")
+        refused(await harness.target(change, name, "form"), INVALID, "is not a name")
 
 
 @run_in_mode

@@ -192,7 +192,7 @@ def test_a_field_is_not_renamed_to_itself() -> None:
 @pytest.mark.parametrize("field", ["record_type", "field", "before"])
 def test_a_name_has_visible_characters_only(field: str, name: str, instead: str) -> None:
     reason = (
-        f"{name!a} is no name: it has spaces at its ends or in a row, or characters that cannot be seen; "
+        f"{name!a} is not a name: it has spaces at its ends or in a row, or characters that cannot be seen; "
         f"write it as in {instead!r}"
     )
     assert refusal("add_field", payload(definition=TEXT) | {field: name}) == (
@@ -233,10 +233,10 @@ def test_true_and_false_are_no_texts_and_no_numbers(name: str, given: Any) -> No
         (["low", 1], "a list of at least one text, as in ['low', 'high'], not [\"low\",1]"),
         ([None], "a list of at least one text"),
         ([["low"]], "a list of at least one text"),
-        (["low", ""], "the empty text is no choice"),
-        ([" "], "is no name"),
-        (["low", "low "], "'low ' is no name"),
-        (["low", "lo\u200bw"], "is no name"),
+        (["low", ""], "the empty text is not a choice"),
+        ([" "], "is not a name"),
+        (["low", "low "], "'low ' is not a name"),
+        (["low", "lo\u200bw"], "is not a name"),
         (["low", "high", "low"], "the choice 'low' is there 2 times: name it once"),
         (["caf\u00e9", "cafe\u0301"], "the choice 'caf\u00e9' is there 2 times"),
         (["x" * 100, 1], "x…"),

@@ -80,7 +80,7 @@ def test_an_address_names_a_publisher(address: str, kind: type, shows: str) -> N
         ("nats://ann:secret@host?publish_timeout=soon", "a number of seconds, not 'soon'"),
         ("nats://ann:secret@host?publish_timeout=0", "above 0"),
         ("nats://ann:secret@host?mode=avro", "'structured' or 'binary'"),
-        ("nats://ann:secret@[host", "is no address"),
+        ("nats://ann:secret@[host", "is not an address"),
         ("kafka://ann:secret@host", "a Kafka address takes no user"),
         ("redis://:secret@host?to=moon", "stream, list or channel"),
         ("eventbridge://bus?stream=x", "does not take stream"),

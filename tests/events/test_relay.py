@@ -385,7 +385,7 @@ def test_a_failure_of_what_is_no_event_of_the_call_is_no_success(harness: Harnes
     harness.tell("jobs/1")
 
     assert harness.drain(relay) == 0
-    assert "which is no id of its events" in relay.dead_letters()[0].reason
+    assert "which is not the id of one of its events" in relay.dead_letters()[0].reason
 
 
 def test_an_event_that_breaks_the_connection_fails_alone(harness: Harness) -> None:

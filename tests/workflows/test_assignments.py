@@ -214,7 +214,7 @@ ODD: tuple[dict[str, Any], ...] = (
     {"run_id": "x" * 1000},
     {"status": ["open"]},
 )
-"""Changes by a host after which a document is no valid assignment."""
+"""Changes by a host after which a document is not a valid assignment."""
 
 
 @run_in_mode
@@ -233,9 +233,9 @@ async def test_an_invalid_assignment_is_reported_and_hides_no_other(harness: Har
             assert listed.id == runs[-1].assignment_id
     for run in runs[:-1]:
         got = await harness.ask("workflow_assignments.get", {"assignment_id": run.assignment_id})
-        refused(got, ErrorCode.UNPROCESSABLE, "is no valid assignment")
+        refused(got, ErrorCode.UNPROCESSABLE, "is not a valid assignment")
     for run in runs[: len(ODD) - 1]:
-        refused(await complete(harness, run.assignment_id), ErrorCode.UNPROCESSABLE, "is no valid assignment")
+        refused(await complete(harness, run.assignment_id), ErrorCode.UNPROCESSABLE, "is not a valid assignment")
         expect(await harness.cancel(run))
 
 

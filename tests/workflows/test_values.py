@@ -113,7 +113,7 @@ def test_what_is_not_there_is_unprocessable_and_said(path: str, said: str) -> No
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "is no path"),
+        ("", "is not a path"),
         ("input", "names all of input"),
         ("input.", "members are joined by dots"),
         (".input", "members are joined by dots"),

@@ -149,4 +149,4 @@ def answer_from_text(text: Any) -> RunnerResult:
             return Failure(ActionError(**form["error"]))
         return Success(ExecutionResult.model_validate(form["result"]))
     except (TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"this is no answer of a runner: {error}") from None
+        raise ValueError(f"this is not an answer of a runner: {error}") from None

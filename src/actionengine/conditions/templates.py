@@ -32,12 +32,12 @@ _MAX_DIGITS = 9
 
 
 def parse_path(text: str) -> Path:
-    """Return the members of a path. Raises `ValueError` for a text that is no path."""
+    """Return the members of a path. Raises `ValueError` for a text that is not a path."""
     path = tuple(text.strip().split("."))
     if not all(path):
-        raise ValueError(f"{text!r} is no path: members are joined by dots, as in input.amount")
+        raise ValueError(f"{text!r} is not a path: members are joined by dots, as in input.amount")
     if path[0] not in ROOTS:
-        raise ValueError(f"{text!r} is no path: it begins with {', '.join(ROOTS)}")
+        raise ValueError(f"{text!r} is not a path: it begins with {', '.join(ROOTS)}")
     if len(path) == 1:
         raise ValueError(f"{text!r} names all of {path[0]}: say which member of it")
     return path

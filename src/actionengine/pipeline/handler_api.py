@@ -121,7 +121,7 @@ class HandlerAPI:
         if not collection or collection.startswith(RESERVED_PREFIX):
             raise ActionError(
                 ErrorCode.INTERNAL,
-                f"{collection!r} is no collection for a handler: names are not empty and do not start with "
+                f"{collection!r} is not a collection for a handler: names are not empty and do not start with "
                 f"{RESERVED_PREFIX!r}",
             )
         collection = nfc(collection)

@@ -239,8 +239,8 @@ def _misfit(value: Any, path: str = "") -> str | None:
     if isinstance(value, float):
         return f"{place} is {value!r}; JSON has finite numbers only"
     return (
-        f"{place} is a {_kind(value)}; a payload is made of dicts with texts as keys, lists, texts, finite numbers, "
-        f"booleans and None, or is an instance of the action's model: give the JSON form of it"
+        f"{place} is of the type {_kind(value)}; a payload is made of dicts with texts as keys, lists, texts, "
+        f"finite numbers, booleans and None, or is an instance of the action's model: give the JSON form of it"
     )
 
 

@@ -93,15 +93,15 @@ def to_action_error(execution: Execution, what: str, error: Exception) -> Except
 
 def unwrap(execution: Execution, what: str, returned: Any) -> Any:
     """Return the value of a `Success`. Raises the `ActionError` of a `Failure`, and `internal` for a value that is
-    no `Result`."""
+    not a `Result`."""
     if isinstance(returned, Success):
         return returned._inner_value
     if isinstance(returned, Failure):
         raise as_action_error(returned._inner_value)
+    given = "None" if returned is None else f"a bare {type(returned).__name__}"
     raise ActionError(
         ErrorCode.INTERNAL,
-        f"{what} of {execution.plan.name} returned a bare {type(returned).__name__}; "
-        f"it has to return Success(value) or Failure(error)",
+        f"{what} of {execution.plan.name} returned {given}; it has to return Success(value) or Failure(error)",
     )
 
 
@@ -133,7 +133,7 @@ def timeout_error(execution: Execution) -> ActionError:
     return ActionError(
         ErrorCode.TIMEOUT,
         f"{execution.plan.name} exceeded {whose} {preposition}{bounded.plan.action.timeout or 0:g} s: make the handler "
-        f"faster, or raise timeout",
+        f"faster, or raise its timeout",
     )
 
 
@@ -191,5 +191,6 @@ def _needs_event_loop_error(execution: Execution, what: str) -> ActionError:
     return ActionError(
         ErrorCode.INTERNAL,
         f"{what} of {execution.plan.name} is async def and needs an event loop: "
-        f"use execute_action_async, or ctx.execute_async in an async def handler",
+        f"use execute_action_async, engine.blocking() where there is no loop, or ctx.execute_async in an async def "
+        f"handler",
     )

@@ -26,7 +26,7 @@ def _choices(given: Any) -> tuple[str, ...] | None:
     if len(given) > MAX_CHOICES or any(len(each) > MAX_CHOICE_LENGTH for each in given):
         raise ValueError(f"choices are at most {MAX_CHOICES} texts of at most {MAX_CHOICE_LENGTH} characters")
     if not all(given):
-        raise ValueError("the empty text is no choice: a field that is not required may be left out instead")
+        raise ValueError("the empty text is not a choice: a field that is not required may be left out instead")
     choices = tuple(map(spelled, given))
     for choice, times in Counter(choices).items():
         if times > 1:

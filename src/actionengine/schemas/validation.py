@@ -27,11 +27,11 @@ _MAX_SHOWN_LENGTH = 400
 
 
 def _is_date(value: str) -> str:
-    return _is_iso(value, _DATE, "it is no date, as 2030-01-31 is one")
+    return _is_iso(value, _DATE, "it is not a date such as 2030-01-31")
 
 
 def _is_datetime(value: str) -> str:
-    return _is_iso(value, _DATETIME, "it is no date and time, as 2030-01-31T09:30:00Z is one")
+    return _is_iso(value, _DATETIME, "it is not a date and time such as 2030-01-31T09:30:00Z")
 
 
 def _is_iso(value: str, form: re.Pattern[str], complaint: str) -> str:

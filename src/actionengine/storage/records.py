@@ -101,7 +101,7 @@ def event_id(text: str) -> str:
     try:
         return str(UUID(text))
     except (ValueError, TypeError, AttributeError):
-        raise ActionError(ErrorCode.INVALID_INPUT, f"{text!r} is no id of an event") from None
+        raise ActionError(ErrorCode.INVALID_INPUT, f"{text!r} is not the id of an event") from None
 
 
 def time_of_id(id: str) -> datetime:

@@ -21,7 +21,8 @@ def check_tenant(slug: str, name: str) -> None:
     if not _SLUG.fullmatch(slug):
         given = bounded_text(slug, MAX_SLUG_LENGTH)
         raise ActionError(
-            ErrorCode.INVALID_INPUT, f"{given!r} is no slug: use 1 to {MAX_SLUG_LENGTH} of a-z, 0-9 and inner hyphens"
+            ErrorCode.INVALID_INPUT,
+            f"{given!r} is not a slug: use 1 to {MAX_SLUG_LENGTH} of a-z, 0-9 and inner hyphens",
         )
     if not name.strip() or len(name) > MAX_NAME_LENGTH or storable_text(name) != name:
         raise ActionError(

@@ -46,7 +46,7 @@ def check_permission(name: object) -> None:
         raise ValueError(f"a permission is a name such as 'payments.refund', not {name!r}")
     if "*" in name:
         raise ValueError(
-            f"{name!r} is no name of one permission: ask for one such as 'payments.refund'; "
+            f"{name!r} is not the name of one permission: ask for one such as 'payments.refund'; "
             "patterns such as 'payments.*' are for the rules of roles and for an actor's own permissions"
         )
 
@@ -82,7 +82,7 @@ def spelled(name: str) -> str:
     """
     if " ".join(name.split()) != name or not name.isprintable() or not all(map(_is_visible, name)):
         raise ValueError(
-            f"{name!a} is no name: it has spaces at its ends or in a row, or characters that cannot be seen; "
+            f"{name!a} is not a name: it has spaces at its ends or in a row, or characters that cannot be seen; "
             f"write it as in {clean(name) or 'customer'!r}"
         )
     return nfc(name)

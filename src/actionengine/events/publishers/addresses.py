@@ -53,8 +53,8 @@ def publisher_from_address(address: str) -> Publisher:
         except ValueError:
             # The text in place of the port may be a password.
             raise ConfigurationError(
-                f"{redact_address(address)} is no address: the port must be a number, and @ : / ? # % in a password "
-                f"must be written as %40 %3A %2F %3F %23 %25"
+                f"{redact_address(address)} is not an address: the port must be a number, and @ : / ? # % in a "
+                f"password must be written as %40 %3A %2F %3F %23 %25"
             ) from None
     if _is_attribute(address):
         return _imported(address)
@@ -75,7 +75,7 @@ class _Address:
             self._parts: SplitResult = urlsplit(address)
             self._query = dict(parse_qsl(self._parts.query, keep_blank_values=True, strict_parsing=False))
         except ValueError as error:
-            raise ConfigurationError(f"{self.shown} is no address: {error}") from None
+            raise ConfigurationError(f"{self.shown} is not an address: {error}") from None
         self.scheme = self._parts.scheme
         self.user_info, _, self.hosts = self._parts.netloc.rpartition("@")
         self.path = self._parts.path
@@ -190,7 +190,7 @@ def _imported(address: str) -> Publisher:
         except Exception as error:
             raise ConfigurationError(f"{address} raised {type(error).__name__}: {error}") from error
     if not callable(getattr(found, "publish", None)):
-        raise ConfigurationError(f"{address} is no publisher: {type(found).__name__} has no publish(events)")
+        raise ConfigurationError(f"{address} is not a publisher: {type(found).__name__} has no publish(events)")
     return cast("Publisher", found)
 
 

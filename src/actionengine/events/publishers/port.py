@@ -139,7 +139,9 @@ def validate_answer(answer: Any, events: Sequence[Event]) -> Failures | PublishE
         )
     unknown = answer.keys() - {event.id for event in events}
     if unknown:
-        return PublishError(f"publish() returned a failure for {next(iter(unknown))!r}, which is no id of its events")
+        return PublishError(
+            f"publish() returned a failure for {next(iter(unknown))!r}, which is not the id of one of its events"
+        )
     return answer
 
 

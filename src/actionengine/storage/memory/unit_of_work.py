@@ -94,7 +94,7 @@ class MemoryUnitOfWork(MemoryTransaction):
     @property
     def session(self) -> Any:
         """Raise `StorageError`: there is no session."""
-        raise StorageError("InMemoryStorage has no SQL session: use ctx.records, or a storage on SQLAlchemy")
+        raise StorageError("InMemoryStorage has no SQL session: use ctx.records, or SQLiteStorage or PostgresStorage")
 
     @property
     def async_session(self) -> Any:

@@ -58,7 +58,7 @@ def log_id(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise ActionError(ErrorCode.INVALID_INPUT, f"{text!r} is no id of the action log") from None
+        raise ActionError(ErrorCode.INVALID_INPUT, f"{text!r} is not an id of the action log") from None
 
 
 def read_page(

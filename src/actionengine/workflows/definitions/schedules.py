@@ -56,21 +56,23 @@ _DIFFER = frozenset({"localtime", "posixrules", "Factory"})
 
 
 def cron(schedule: str) -> str:
-    """Return the schedule. Raise `ValueError` for a text that is no cron expression, and for times that never come."""
+    """Return the schedule. Raise `ValueError` for a text that is not a cron expression, or never comes."""
     fields = schedule.upper().split()
     if schedule not in _SHORT:
         if len(fields) not in (5, 6) or not schedule.isascii():
             raise ValueError(
-                f"{schedule!r} is no schedule: write five fields, as in '0 9 * * MON-FRI', or six with seconds first"
+                f"{schedule!r} is not a schedule: write five fields, as in '0 9 * * MON-FRI', or six with seconds first"
             )
         for field, text in zip(_FIELDS[-len(fields) :], fields, strict=True):
             for entry in text.split(","):
                 if (reason := _entry_error(field, entry)) is not None:
-                    raise ValueError(f"{schedule!r} is no schedule: {entry!r} is no {field.name}: {reason}")
+                    raise ValueError(
+                        f"{schedule!r} is not a schedule: {entry!r} does not fit the {field.name}: {reason}"
+                    )
     try:
         times = croniter(schedule, datetime.now(UTC), second_at_beginning=True)
     except (CroniterError, ValueError) as error:
-        raise ValueError(f"{schedule!r} is no schedule: {error}") from None
+        raise ValueError(f"{schedule!r} is not a schedule: {error}") from None
     try:
         times.get_next()
     except CroniterError:

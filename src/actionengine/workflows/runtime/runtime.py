@@ -83,7 +83,7 @@ class WorkflowRuntime:
                 "the engine has no workflows: give create_engine services=[*workflow_services(), …]"
             )
         if roles is not None and not callable(roles):
-            raise ConfigurationError(f"roles={roles!r} is no function: give one of a tenant and a workflow's key")
+            raise ConfigurationError(f"roles={roles!r} is not a function: give one of a tenant and a workflow's key")
         if concurrency < 1 or lease <= 0 or poll_interval <= 0:
             raise ConfigurationError(
                 f"concurrency={concurrency}, lease={lease}, poll_interval={poll_interval}: concurrency has to be at "

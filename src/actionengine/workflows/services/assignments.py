@@ -94,7 +94,7 @@ def _view(record: Record) -> AssignmentView:
     if view is None:
         raise ActionError(
             ErrorCode.UNPROCESSABLE,
-            f"the document {ASSIGNMENTS}/{record.id} is no valid assignment: {summarize(wrong)}: correct it",
+            f"the document {ASSIGNMENTS}/{record.id} is not a valid assignment: {summarize(wrong)}: correct it",
             {"id": record.id, "fields": wrong},
         )
     return view
