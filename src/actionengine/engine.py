@@ -142,7 +142,8 @@ class Engine:
 
         Args:
             action: the object that `create_action` returned and that a service of this engine has.
-            data: an instance of the action's model, or another payload that validates.
+            data: an instance of the action's model. Another payload that validates works too, but a type checker
+                refuses it: give it to `execute_action`.
             context: the request.
         """
         plan = self._find(action)
