@@ -5,20 +5,19 @@ On PostgreSQL it is the database's. In memory and on files it is the machine's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from examples.embedded_postgres import Database
 from returns.result import Result, Success
 from uuid_utils import uuid7
 
-from actionengine import ActionContext, ErrorCode, InMemoryStorage, Limits, PostgresStorage, SQLiteStorage
+from actionengine import ActionContext, ErrorCode, Limits
 from actionengine.events.consumers.inbox import Inbox
 from actionengine.events.event import Event
 from actionengine.storage.rows import Claim
-from actionengine.testing import AsyncBackend, Backend, SyncBackend
+from actionengine.testing import Backend
 from actionengine.testing.backend import make_tenant
 from actionengine.testing.base import error_of, value_of
 from actionengine.testing.rows import event_row
@@ -29,29 +28,10 @@ SKEWS = (-90.0, 0.1, 7200.0)
 SECOND = timedelta(seconds=1)
 
 
-@pytest.fixture(
-    scope="module", params=["memory-sync", "sqlite-sync", "sqlite-async", "postgres-sync", "postgres-async"]
-)
-def shared_backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    kind, _, mode = request.param.partition("-")
-    storage: Any
-    if kind == "memory":
-        storage = InMemoryStorage()
-    elif kind == "sqlite":
-        storage = SQLiteStorage(tmp_path_factory.mktemp("clock") / "clock.db")
-    else:
-        database: Database = request.getfixturevalue("postgres_database")
-        storage = PostgresStorage(database.app_url)
-    with storage:
-        backend = AsyncBackend(storage) if mode == "async" else SyncBackend(storage)
-        yield backend
-        backend.close()
-
-
 @pytest.fixture
-def backend(shared_backend: Backend) -> Backend:
-    shared_backend.tenant, shared_backend.other_tenant = make_tenant(), make_tenant()
-    return shared_backend
+def backend(each_backend: Backend) -> Backend:
+    each_backend.tenant, each_backend.other_tenant = make_tenant(), make_tenant()
+    return each_backend
 
 
 def run(backend: Backend, scenario: Callable[[], Any]) -> None:

@@ -18,9 +18,11 @@ from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.memory import outbox as memory_outbox
 from actionengine.storage.rows import Claim, IdempotentResult, Recording, StoredEvent
 from actionengine.storage.tables import CHANGES, RECORD_TYPES
+from actionengine.testing.backend import make_tenant
 from actionengine.testing.outbox import LEASE, failed_delivery
 from actionengine.testing.rows import event_row, result
 from actionengine.testing.tables import change, record_type
+from tests.backends import AnyStorage
 from tests.growth import count
 from tests.storage.inside import unit_of
 
@@ -238,29 +240,14 @@ def test_the_lag_is_counted_without_payloads(backend: Backend, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("types", [None, ["a"], ["a", "b", "a"], ["none"]], ids=str)
-@pytest.mark.parametrize("kind", ["memory", "sqlite", "postgresql"])
-def test_as_many_events_are_counted_as_are_read(
-    kind: str, types: list[str] | None, request: pytest.FixtureRequest
-) -> None:
-    if kind == "memory":
-        storage: Any = InMemoryStorage()
-        tenant = storage.create_tenant(slug="acme", name="Acme")
-        check_counts(storage, tenant, types)
-    elif kind == "sqlite":
-        with sqlite_backend_of_size(1) as file:
-            check_counts(file.storage, file.tenant, types)
-    else:
-        backend = request.getfixturevalue("postgres")
-        check_counts(backend.storage, backend.tenant, types)
-
-
-def check_counts(storage: Any, tenant: Tenant, types: list[str] | None) -> None:
-    write(storage, tenant, events=[event_row(tenant, type=type) for type in "abcab"])
-    read: list[StoredEvent] = list(storage.read_events(tenant, types=types))
-    assert storage.count_events(tenant, types=types) == len(read)
-    assert storage.count_events(tenant, types=types, limit=2) == min(2, len(read))
+def test_as_many_events_are_counted_as_are_read(each_storage: AnyStorage, types: list[str] | None) -> None:
+    tenant = make_tenant()
+    write(each_storage, tenant, events=[event_row(tenant, type=type) for type in "abcab"])
+    read: list[StoredEvent] = list(each_storage.read_events(tenant, types=types))
+    assert each_storage.count_events(tenant, types=types) == len(read)
+    assert each_storage.count_events(tenant, types=types, limit=2) == min(2, len(read))
     for number, stored in enumerate(read):
-        assert storage.count_events(tenant, types=types, after=stored.position) == len(read) - number - 1
+        assert each_storage.count_events(tenant, types=types, after=stored.position) == len(read) - number - 1
 
 
 def test_a_purge_beside_a_held_snapshot_skips_no_keys(

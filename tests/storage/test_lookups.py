@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,7 +10,7 @@ from uuid import uuid4
 import pytest
 from examples.embedded_postgres import Database
 
-from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage
+from actionengine import PostgresStorage, SQLiteStorage
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.errors import StorageError
 from actionengine.storage.lookups import LOOKUPS, MAX_KEY_LENGTH, key_of_filter, keys_of
@@ -24,19 +23,6 @@ from tests.backends import AnyStorage
 from tests.growth import PLANS, explain, fill
 
 KEY = {"requested_by": "human:ann", "status": "pending"}
-
-
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStorage]:
-    if request.param == "memory":
-        yield InMemoryStorage()
-    elif request.param == "sqlite":
-        with SQLiteStorage(tmp_path / "lookups.db") as sqlite:
-            yield sqlite
-    else:
-        database: Database = request.getfixturevalue("postgres_database")
-        with PostgresStorage(database.app_url) as postgres:
-            yield postgres
 
 
 def listed(storage: AnyStorage, tenant: Any, filter: Any, **page: Any) -> list[str]:
@@ -76,11 +62,11 @@ def test_a_filter_has_the_key_of_the_documents_that_it_wants() -> None:
 
 
 @pytest.mark.parametrize("filter", [{"action": "pay"}, {"status": None}, {"status": "pending", "action": "pay"}])
-def test_a_filter_without_a_lookup_is_refused(storage: AnyStorage, filter: dict[str, Any]) -> None:
-    tenant = storage.create_tenant(slug=f"t-{uuid4().hex}", name="Acme")
+def test_a_filter_without_a_lookup_is_refused(each_storage: AnyStorage, filter: dict[str, Any]) -> None:
+    tenant = each_storage.create_tenant(slug=f"t-{uuid4().hex}", name="Acme")
 
     with pytest.raises(StorageError, match="would read the whole collection: add this lookup"):
-        listed(storage, tenant, filter)
+        listed(each_storage, tenant, filter)
 
 
 def test_a_filter_of_a_hosts_collection_compares_each_document() -> None:
