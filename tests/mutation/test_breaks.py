@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from fnmatch import fnmatch
 from functools import partial
 
 import pytest
 
-from tests.mutation.parts import ROOT, Part, all_parts, survivors
+from tests.mutation.parts import HERE, ROOT, Part, all_parts, survivors
 from tests.mutation.sql import breaks
 
 
@@ -67,3 +68,10 @@ def test_each_survivor_has_a_part_and_a_reason() -> None:
     for (part, _, _), reason in survivors().items():
         assert part in names
         assert reason
+
+
+def test_each_break_by_hand_fits_the_code_once() -> None:
+    for entry in tomllib.loads((HERE / "by_hand.toml").read_text())["break"]:
+        assert (ROOT / entry["source"]).read_text().count(entry["old"]) == 1, entry["what"]
+        assert entry["new"] != entry["old"]
+        assert all((ROOT / test.partition("::")[0]).exists() for test in entry["tests"]), entry["what"]
