@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NoReturn
 
 from pydantic_core import from_json
 
@@ -31,6 +31,10 @@ class ErrorCode(StrEnum):
     HANDLER_ERROR = "handler_error"
     INTERNAL = "internal"
     UNAVAILABLE = "unavailable"
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise ValueError(f"unknown error code {value!r}; expected one of {', '.join(cls)}")
 
     @property
     def http_status(self) -> int:
