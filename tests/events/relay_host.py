@@ -141,8 +141,9 @@ def be_a_writer(order: Order) -> None:
     threads = [threading.Thread(target=work, args=(number,)) for number in range(WORKERS)]
     for thread in threads:
         thread.start()
-    while not is_over.wait(0.05):
-        pass
+    # No wait for the event: the signal's handler would set it inside of that, and wait for its lock.
+    while not is_over.is_set():
+        time.sleep(0.05)
     for thread in threads:
         thread.join()
 

@@ -96,7 +96,7 @@ def test_a_run_survives_a_roles_function_that_raises(office: Office) -> None:
         (lambda folder: WorkflowRuntime(create_engine(services=[]), folder / "x"), "workflow_services"),
         (lambda folder: WorkflowRuntime(_engine(), "mysql://host/db"), "PostgreSQL or SQLite"),
         (lambda folder: WorkflowRuntime(_engine(), "sqlite://"), "SQLite file"),
-        (lambda folder: WorkflowRuntime(_engine(), folder / "x", roles=["clerk"]), "no function"),  # type: ignore[arg-type]
+        (lambda folder: WorkflowRuntime(_engine(), folder / "x", roles=["clerk"]), "is not a function"),  # type: ignore[arg-type]
         (lambda folder: WorkflowRuntime(_engine(), folder / "x", concurrency=0), "concurrency=0.*has to be at least 1"),
         (lambda folder: WorkflowRuntime(_engine(), folder / "x", lease=0), "lease"),
     ],

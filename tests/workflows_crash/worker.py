@@ -108,7 +108,10 @@ def live(order: Order) -> None:
     if order.decides:
         tenants = [Tenant(UUID(id), slug) for id, slug in order.tenants]
         threading.Thread(target=decide, args=(engine, tenants, Path(order.folder)), daemon=True).start()
-    ending.wait(LIFETIME)
+    # No wait for the event: a signal may come right before it blocks, and its handler would set the event inside of it.
+    dies_at = time.monotonic() + LIFETIME
+    while not ending.is_set() and time.monotonic() < dies_at:
+        time.sleep(0.05)
     if order.relays:
         relay.stop()
         relaying.join(10.0)
