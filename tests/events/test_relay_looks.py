@@ -1,4 +1,4 @@
-"""What a look at the outbox reads does not grow with what was delivered, nor with what dead letters hold back: counts,
+"""The reads of a look at the outbox do not grow with delivered events, nor with events behind dead letters: counts,
 not times. And nothing that is marked as held back stays so when an operator redrives meanwhile."""
 
 from __future__ import annotations

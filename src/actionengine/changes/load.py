@@ -27,7 +27,7 @@ _MAX_SHOWN_CONFLICTS = 20
 
 @dataclass(frozen=True)
 class Loaded:
-    """What an execution works on: the pending ops of a change, the times when they were added (by id), their record
+    """The input of an execution: the pending ops of a change, the times when they were added (by id), their record
     types with ancestors and descendants, and the files that they edit."""
 
     change: Row

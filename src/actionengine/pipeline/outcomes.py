@@ -1,4 +1,4 @@
-"""How an execution ends without success: a replay, a pending approval, a failure."""
+"""The ends of an execution without success: a replay, a pending approval, a failure."""
 
 from __future__ import annotations
 

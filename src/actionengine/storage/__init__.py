@@ -1,1 +1,1 @@
-"""Where state lives: the ports (`port`), and one file a backend."""
+"""Storage: the ports, their values, and a folder for each backend."""
