@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 # Most tests wait most of the time: for deadlines, servers and brokers.
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 4
 BIN := $(VENV)/bin
 # Tests start processes by the hundred: each would compile the library anew.
 unexport PYTHONDONTWRITEBYTECODE
