@@ -17,6 +17,17 @@ BACKENDS = ("memory", "sqlite", "postgres")
 SQLITE_FILE = "storage.db"
 """The name of the SQLite database in the folder of `open_storage`."""
 
+TENANT_TABLES = (
+    "ae_documents",
+    "ae_document_keys",
+    "ae_idempotency_keys",
+    "ae_action_log",
+    "ae_action_log_subjects",
+    "ae_events",
+    "ae_outbox",
+)
+"""The tables in which each action of a tenant can have rows."""
+
 MODES: dict[str, type[SyncBackend | AsyncBackend]] = {"sync": SyncBackend, "async": AsyncBackend}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from returns.result import Failure, Result, Success
+from returns.result import Result, Success
 
 from actionengine import (
     ActionContext,
@@ -21,14 +21,13 @@ from actionengine import (
 from actionengine.changes import ChangeControlPermissions, ProjectModules, change_control_services
 from actionengine.testing import Backend
 from tests.harness import Harness as BaseHarness
-from tests.harness import expect
+from tests.harness import expect, keep_document, remove_document, run_steps
 
 Op = tuple[str, dict[str, Any]]
 Dump = dict[str, dict[str, dict[str, Any]]]
 """Tables, by name: rows, by key: values, by column."""
 ReadTables = Callable[[Sequence[Tenant]], Dump]
 
-OWN_TABLES = ("ae_projects", "ae_record_types", "ae_changes", "ae_change_targets", "ae_patch_ops", "ae_snapshots")
 LOG = {"ae_action_log", "ae_action_log_subjects"}
 
 
@@ -88,45 +87,23 @@ def schema(**fields: str) -> dict[str, Any]:
 # A host's actions
 
 
-def _keep(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
-    records = ctx.records(data["type"])
-    if "version" in data:
-        return Success(records.update(data["id"], data["document"], data["version"]).version)
-    return Success(records.insert(data["document"], data.get("id")).id)
-
-
 def _read(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
     record = ctx.records(data["type"]).get(data["id"])
     return Success(record and record.data)
-
-
-def _remove(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
-    ctx.records(data["type"]).delete(data["id"], data["version"])
-    return Success(None)
-
-
-def _run(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
-    """Execute steps in order and collect their outcomes; then succeed, or fail on request."""
-    came_of_it = []
-    for name, payload in data["steps"]:
-        service, action = name.split(".")
-        answer: Result[Any, ActionError] = ctx.execute(service, action, payload)
-        came_of_it.append("succeeded" if isinstance(answer, Success) else answer.failure().code.value)
-    return Failure("refused by the test") if data.get("fails") else Success(came_of_it)
 
 
 host = create_service(
     name="host",
     description="A host's own actions",
     actions=[
-        create_action(name="keep", description="Insert a document, or update it", handler=_keep),
+        create_action(name="keep", description="Insert a document, or update it", handler=keep_document),
         create_action(name="read", description="Read a document", handler=_read, read_only=True),
-        create_action(name="remove", description="Delete a document", handler=_remove),
-        create_action(name="run", description="Execute other actions", handler=_run),
+        create_action(name="remove", description="Delete a document", handler=remove_document),
+        create_action(name="run", description="Execute other actions", handler=run_steps),
         create_action(
             name="run_approved",
             description="Execute other actions, once somebody else has agreed",
-            handler=_run,
+            handler=run_steps,
             approval=ApprovalPolicy(when=lambda data, ctx: True, permission="host.approve"),
         ),
     ],

@@ -21,19 +21,10 @@ from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.tables import CHANGE_CONTROL_TABLES, Row, Table
 from actionengine.testing import SyncBackend
-from tests.backends import AnyStorage
+from tests.backends import TENANT_TABLES, AnyStorage
 from tests.harness import ANN, Harness
 from tests.storage.inside import data_of
 
-OTHER_TABLES = (
-    "ae_documents",
-    "ae_document_keys",
-    "ae_idempotency_keys",
-    "ae_action_log",
-    "ae_action_log_subjects",
-    "ae_events",
-    "ae_outbox",
-)
 LOG = frozenset({"ae_action_log", "ae_action_log_subjects"})
 
 Dump = Mapping[str, Sequence[Any]]
@@ -165,7 +156,7 @@ class SyncHarness(Harness):
             }
         unit: SQLUnitOfWork = self.storage.unit_of_work(self.tenant, "", "sync", read_only=True)
         try:
-            return {table: _rows_of(unit, table, self.tenant) for table in OTHER_TABLES}
+            return {table: _rows_of(unit, table, self.tenant) for table in TENANT_TABLES}
         finally:
             run_sync(unit.rollback())
 

@@ -33,6 +33,7 @@ from actionengine import create_engine as create_action_engine
 from actionengine.storage.errors import StorageError
 from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.migrations import sign
+from tests import backends
 
 Mode = Literal["sync", "async"]
 MODES: tuple[Mode, ...] = ("sync", "async")
@@ -42,16 +43,7 @@ ENDINGS: tuple[Ending, ...] = ("succeed", "fail", "raise", "abort")
 KEY = "a signing key that only the host and the owner have"
 
 CHANGE_CONTROL = ("ae_projects", "ae_record_types", "ae_changes", "ae_change_targets", "ae_patch_ops", "ae_snapshots")
-TENANT_TABLES = (
-    "ae_documents",
-    "ae_document_keys",
-    "ae_idempotency_keys",
-    "ae_action_log",
-    "ae_action_log_subjects",
-    "ae_events",
-    "ae_outbox",
-    *CHANGE_CONTROL,
-)
+TENANT_TABLES = (*backends.TENANT_TABLES, *CHANGE_CONTROL)
 HOST_TABLE = "host_notes"
 GUARDED = (*TENANT_TABLES, HOST_TABLE)
 

@@ -26,6 +26,7 @@ from actionengine import (
 )
 from actionengine.storage.sqlite.driver import ReleasingConnection
 from actionengine.testing import StorageConformance
+from tests.backends import TENANT_TABLES
 from tests.storage.backends import engine_on
 
 
@@ -41,16 +42,7 @@ class TestSQLiteStorage(StorageConformance):
         return shared_storage
 
 
-TABLES = (
-    "ae_documents",
-    "ae_document_keys",
-    "ae_idempotency_keys",
-    "ae_action_log",
-    "ae_action_log_subjects",
-    "ae_events",
-    "ae_outbox",
-    "ae_tenants",
-)
+TABLES = (*TENANT_TABLES, "ae_tenants")
 
 
 def put(data: Any, ctx: ActionContext) -> Result[Any, Any]:

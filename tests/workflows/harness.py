@@ -41,7 +41,7 @@ from actionengine.workflows.runtime.run_executor import RunExecutor
 from actionengine.workflows.runtime.scheduler import Scheduler
 from actionengine.workflows.runtime.step_actions import RolesOf
 from tests.harness import Harness as BaseHarness
-from tests.harness import expect
+from tests.harness import expect, keep_document, remove_document, run_steps
 from tests.storage.inside import data_of
 
 ANN = Actor.human("ann", permissions=["host.approve"])
@@ -127,34 +127,12 @@ def _emit(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
     return Success(None)
 
 
-def _keep(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
-    records = ctx.records(data["type"])
-    if "version" in data:
-        return Success(records.update(data["id"], data["document"], data["version"]).version)
-    return Success(records.insert(data["document"], data.get("id")).id)
-
-
-def _remove(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
-    ctx.records(data["type"]).delete(data["id"], data["version"])
-    return Success(None)
-
-
 def _read(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
     records = ctx.records(data["type"])
     if "id" not in data:
         return Success([record.data for record in records.list(limit=1000)])
     record = records.get(data["id"])
     return Success(record and {"version": record.version, "data": record.data})
-
-
-def _run(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
-    """Execute actions one after the other, ignore their failures, and fail only with `fails`."""
-    outcomes: list[str] = []
-    for name, payload in data["steps"]:
-        service, action = name.split(".")
-        answer: Result[Any, ActionError] = ctx.execute(service, action, payload)
-        outcomes.append("succeeded" if isinstance(answer, Success) else answer.failure().code.value)
-    return Failure("refused by the test") if data.get("fails") else Success(outcomes)
 
 
 class Flaky:
@@ -193,16 +171,16 @@ def host_service(flaky: Flaky) -> Service:
             ),
             create_action(name="big", description="Return a long text", handler=_big),
             create_action(name="emit", description="Emit an event", handler=_emit),
-            create_action(name="keep", description="Insert or update a document", handler=_keep),
-            create_action(name="remove", description="Delete a document", handler=_remove),
+            create_action(name="keep", description="Insert or update a document", handler=keep_document),
+            create_action(name="remove", description="Delete a document", handler=remove_document),
             create_action(name="read", description="Read documents", handler=_read, read_only=True),
-            create_action(name="run", description="Execute other actions", handler=_run),
+            create_action(name="run", description="Execute other actions", handler=run_steps),
             create_action(name="pay", description="Pay", handler=_note, permission="host.pay"),
             create_action(name="people", description="For people", handler=_echo, allowed_actors=("human",)),
             create_action(
                 name="keep_approved",
                 description="Insert or update a document after an approval",
-                handler=_keep,
+                handler=keep_document,
                 approval=ALWAYS,
             ),
             create_action(

@@ -158,11 +158,9 @@ def _read(value: Any, limits: Limits) -> Payload:
     """Return a value that passed through its JSON. It is plain where the JSON restores it unchanged."""
     try:
         encoded = to_json(value, inf_nan_mode="null")
-        # Two bytes of JSON hold at most one value, and at most one level.
-        if len(encoded) > 2 * limits.payload_values or len(encoded) > limits.payload_bytes:
-            _check_bounds(encoded, limits)
+        _check_bounds(encoded, limits)
         depth = min(limits.payload_depth, MAX_JSON_DEPTH)
-        if len(encoded) > 2 * depth and is_deeper(encoded, depth):
+        if is_deeper(encoded, depth):
             raise ActionError(ErrorCode.INVALID_INPUT, f"the payload is nested deeper than {depth} levels")
         plain = from_json(encoded)
         return Payload(encoded, plain, plain == value)

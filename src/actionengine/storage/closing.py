@@ -24,8 +24,8 @@ class CloseCallbacks:
 
     def call_on_close(self, callback: Callable[[], None]) -> None:
         """Register a bound method, called at each close as long as its object exists."""
-        known = [each for each in self._callbacks if each() is not None]
-        self._callbacks = [*known, *({weakref.WeakMethod(callback)} - {*known})]
+        self._callbacks = [each for each in self._callbacks if each() not in (None, callback)]
+        self._callbacks.append(weakref.WeakMethod(callback))
 
     def run(self) -> None:
         """Call the callbacks."""
