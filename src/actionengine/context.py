@@ -20,6 +20,9 @@ MAX_ACTOR_ID_LENGTH = 240
 """Characters of an actor's id, at most: it is part of a document's id and of an index. Every action refuses an actor
 with a longer id."""
 
+MAX_CHAIN_LENGTH = 4
+"""Actors in a chain at most, the acting one included: a person, two agents between, and the agent that acts."""
+
 MAX_NAME_LENGTH = 500
 """Characters that a row keeps of a name: a subject, a source, a request id, a model."""
 
@@ -55,12 +58,17 @@ class Actor:
 
     `roles` and `permissions` are those that the host's own token grants; an authorizer adds those of its storage. A
     permission is a name, `payments.*` or `*`; a `*` anywhere else raises `ValueError`.
+
+    `on_behalf_of` is the principal that this actor acts for, which may act for another in turn. The actor may do what
+    it and each principal behind it may do, and none of them approves what it asks for. A chain of more than 4 actors,
+    or with a `system` actor in it, raises `ValueError`.
     """
 
     type: ActorType
     id: str
     roles: tuple[str, ...] = ()
     permissions: tuple[str, ...] = ()
+    on_behalf_of: Actor | None = None
 
     def __post_init__(self) -> None:
         if self.type not in ACTOR_TYPES:
@@ -76,31 +84,69 @@ class Actor:
         for permission in self.permissions:
             if "*" in permission:
                 check_pattern(permission)
+        if self.on_behalf_of is not None:
+            _check_chain(self, self.on_behalf_of)
 
     @classmethod
-    def human(cls, id: str, roles: Iterable[str] = (), permissions: Iterable[str] = ()) -> Actor:
+    def human(
+        cls,
+        id: str,
+        roles: Iterable[str] = (),
+        permissions: Iterable[str] = (),
+        on_behalf_of: Actor | None = None,
+    ) -> Actor:
         """A person."""
-        return cls("human", id, _names(roles), _names(permissions))
+        return cls("human", id, _names(roles), _names(permissions), on_behalf_of)
 
     @classmethod
-    def ai(cls, id: str, roles: Iterable[str] = (), permissions: Iterable[str] = ()) -> Actor:
+    def ai(
+        cls,
+        id: str,
+        roles: Iterable[str] = (),
+        permissions: Iterable[str] = (),
+        on_behalf_of: Actor | None = None,
+    ) -> Actor:
         """An AI agent: it has the rights of a person with these roles, except that it never approves."""
-        return cls("ai", id, _names(roles), _names(permissions))
+        return cls("ai", id, _names(roles), _names(permissions), on_behalf_of)
 
     @classmethod
-    def integration(cls, id: str, roles: Iterable[str] = (), permissions: Iterable[str] = ()) -> Actor:
+    def integration(
+        cls,
+        id: str,
+        roles: Iterable[str] = (),
+        permissions: Iterable[str] = (),
+        on_behalf_of: Actor | None = None,
+    ) -> Actor:
         """Another system."""
-        return cls("integration", id, _names(roles), _names(permissions))
+        return cls("integration", id, _names(roles), _names(permissions), on_behalf_of)
 
     @classmethod
-    def workflow(cls, id: str, roles: Iterable[str] = (), permissions: Iterable[str] = ()) -> Actor:
+    def workflow(
+        cls,
+        id: str,
+        roles: Iterable[str] = (),
+        permissions: Iterable[str] = (),
+        on_behalf_of: Actor | None = None,
+    ) -> Actor:
         """A workflow, acting in one of its steps."""
-        return cls("workflow", id, _names(roles), _names(permissions))
+        return cls("workflow", id, _names(roles), _names(permissions), on_behalf_of)
 
     @classmethod
     def system(cls, id: str = "system", roles: Iterable[str] = (), permissions: Iterable[str] = ()) -> Actor:
         """The host itself. It bypasses role and permission checks, so make one only in the host's own code."""
         return cls("system", id, _names(roles), _names(permissions))
+
+    @property
+    def chain(self) -> tuple[Actor, ...]:
+        """This actor first, then each principal behind it, the nearest first."""
+        if self.on_behalf_of is None:
+            return (self,)
+        return (self, *self.on_behalf_of.chain)
+
+    @property
+    def principal(self) -> Actor:
+        """The last of the chain: the actor for whom all of this is done. Without a chain, this actor itself."""
+        return self if self.on_behalf_of is None else self.on_behalf_of.principal
 
     def __str__(self) -> str:
         return f"{self.type}:{self.id}"
@@ -199,6 +245,22 @@ def _number(name: str, value: Any) -> Any:
         raise TypeError(f"AIUsage.{name} must be a number, not {value!r}")
     is_nan = value.is_nan() if isinstance(value, Decimal) else value != value
     return 0 if is_nan else value
+
+
+def _check_chain(acting: Actor, principal: Any) -> None:
+    if not isinstance(principal, Actor):
+        raise ValueError(f"on_behalf_of must be an Actor, such as Actor.human('carla'), not {principal!r}")
+    chain = (acting, *principal.chain)
+    if len(chain) > MAX_CHAIN_LENGTH:
+        raise ValueError(
+            f"{acting} is the first of {len(chain)} actors that act for each other; at most {MAX_CHAIN_LENGTH} may: "
+            "leave out the agents between the acting one and the person that it acts for"
+        )
+    if any(actor.type == "system" for actor in chain):
+        raise ValueError(
+            f"{' for '.join(map(str, chain))}: a system actor has every right, so it acts for nobody and nobody acts "
+            "for it; name the person or the integration in its place"
+        )
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:

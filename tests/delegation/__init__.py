@@ -1,0 +1,1 @@
+"""Actors that act on behalf of others."""
