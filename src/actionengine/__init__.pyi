@@ -9,6 +9,7 @@ from actionengine.actions import ApprovalPolicy as ApprovalPolicy
 from actionengine.actions import HookDefinition as HookDefinition
 from actionengine.actions import Service as Service
 from actionengine.actions import ServiceSummary as ServiceSummary
+from actionengine.actions import always as always
 from actionengine.actions import create_action as create_action
 from actionengine.actions import create_actions as create_actions
 from actionengine.actions import create_service as create_service
@@ -21,6 +22,8 @@ from actionengine.authorization.rules import Role as Role
 from actionengine.authorization.rules import Rule as Rule
 from actionengine.authorization.static import StaticAuthorizer as StaticAuthorizer
 from actionengine.bootstrap import create_engine as create_engine
+from actionengine.catalogue.descriptions import ActionDescription as ActionDescription
+from actionengine.catalogue.permissions import Permission as Permission
 from actionengine.context import Actor as Actor
 from actionengine.context import AIUsage as AIUsage
 from actionengine.context import RequestContext as RequestContext

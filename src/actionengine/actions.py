@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, NotRequired, TypedDict, overload
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 from returns.result import Result
 from typing_extensions import TypeVar, Unpack
 
@@ -77,6 +77,15 @@ class ApprovalPolicy:
     expires_after: timedelta = timedelta(days=7)
 
 
+def always(data: Any, ctx: ActionContext) -> bool:
+    """The condition of an `ApprovalPolicy` that applies to every execution: `ApprovalPolicy(when=always, …)`.
+
+    The catalogue then tells that the action always needs an approval; of other conditions it only knows that it
+    depends.
+    """
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Action(Generic[Input, Output]):
     """A named operation with a handler. The handler takes an `Input` and succeeds with an `Output`. Made by
@@ -99,6 +108,9 @@ class Action(Generic[Input, Output]):
     timeout: float | None = None
     resource: Callable[[Any], str] | None = None
     event_types: tuple[EventType, ...] = ()
+    title: str | None = None
+    destructive: bool | None = None
+    examples: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +145,9 @@ class ActionOptions(TypedDict, total=False):
     emits: Iterable[str | EventType]
     timeout: float | timedelta | None
     resource: Callable[[Any], str] | None
+    title: str | None
+    destructive: bool | None
+    examples: Iterable[Any]
 
 
 class ServiceDeclaration(TypedDict):
@@ -180,6 +195,9 @@ def create_action(
     emits: Iterable[str | EventType] = (),
     timeout: float | timedelta | None = None,
     resource: Callable[[Any], str] | None = None,
+    title: str | None = None,
+    destructive: bool | None = None,
+    examples: Iterable[Any] = (),
 ) -> Action:
     """Declare an action.
 
@@ -204,6 +222,10 @@ def create_action(
         timeout: bound on the whole execution, in seconds or as a `timedelta`.
         resource: names the thing that a (validated) input is about, such as `"job/17"`: policies can then name it, and
             the action log and the default event carry it as their subject.
+        title: a short name for people, such as `"Refund a payment"`; by default it is made of `name`.
+        destructive: whether the action may delete or overwrite what cannot be got back. By default, every action counts
+            as destructive that is not `read_only`, as in MCP.
+        examples: payloads that validate, as JSON values or instances of the model; the catalogue shows them to agents.
     """
     declared = (emits,) if isinstance(emits, str) else tuple(emits)
     return Action(
@@ -224,6 +246,9 @@ def create_action(
         event_types=tuple(item for item in declared if isinstance(item, EventType)),
         timeout=timeout.total_seconds() if isinstance(timeout, timedelta) else timeout,
         resource=resource,
+        title=title,
+        destructive=destructive,
+        examples=(examples,) if isinstance(examples, str | Mapping | BaseModel) else tuple(examples),
     )
 
 

@@ -14,6 +14,7 @@ from actionengine.authorization.rbac import RBACAuthorizer
 from actionengine.builtin.action_log import action_log
 from actionengine.builtin.approvals import approvals
 from actionengine.builtin.roles import roles
+from actionengine.catalogue.catalogue import Catalogue
 from actionengine.engine import Engine
 from actionengine.errors import ConfigurationError, DuplicateActionWarning
 from actionengine.event_types import by_type
@@ -90,7 +91,7 @@ def create_engine(
         record_guard=_record_guard(declared),
         routes=tuple(dict.fromkeys(route for service in declared for route in service.routes)),
     )
-    return Engine(declared, pipeline, event_types)
+    return Engine(declared, pipeline, event_types, Catalogue(pipeline.plans, authorizer))
 
 
 def _document_guard(services: Iterable[Service]) -> DocumentGuard | None:

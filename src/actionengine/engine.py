@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Self, TypeVar, final
 
 from returns.result import Failure, Result, Success
 
 from actionengine.actions import Action, ActionSummary, Input, Output, Service, ServiceSummary
+from actionengine.catalogue.catalogue import Catalogue
+from actionengine.catalogue.descriptions import ActionDescription
+from actionengine.catalogue.permissions import Permission
 from actionengine.concurrency.background_loop import BackgroundLoop
 from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import RequestContext, Tenant
@@ -41,6 +44,7 @@ class Engine:
         "_action_summaries",
         "_actions",
         "_background_loop",
+        "_catalogue",
         "_declared",
         "_event_types",
         "_pipeline",
@@ -52,6 +56,7 @@ class Engine:
     _action_summaries: Mapping[str, tuple[ActionSummary, ...]]
     _actions: Mapping[str, Mapping[str, Action]]
     _background_loop: BackgroundLoop
+    _catalogue: Catalogue
     _declared: Mapping[int, tuple[Action, ActionPlan | ActionError]]
     _event_types: Mapping[str, EventType]
     _pipeline: Pipeline
@@ -59,12 +64,19 @@ class Engine:
     _service_summaries: tuple[ServiceSummary, ...]
     _storage: Storage
 
-    def __init__(self, services: tuple[Service, ...], pipeline: Pipeline, event_types: Mapping[str, EventType]) -> None:
+    def __init__(
+        self,
+        services: tuple[Service, ...],
+        pipeline: Pipeline,
+        event_types: Mapping[str, EventType],
+        catalogue: Catalogue,
+    ) -> None:
         plans = pipeline.plans
         storage = pipeline.storage
         background_loop = BackgroundLoop("actionengine-engine", at_end=getattr(storage, "aclose_loop", None))
         for name, value in (
             ("_pipeline", pipeline),
+            ("_catalogue", catalogue),
             ("_event_types", event_types),
             ("_plans", plans),
             ("_storage", storage),
@@ -98,6 +110,38 @@ class Engine:
         """Return the whole declaration of an action, or `not_found` with the nearest name."""
         plan = self._route(service, action)
         return Success(plan.action) if isinstance(plan, ActionPlan) else Failure(plan)
+
+    def can(
+        self, context: RequestContext, service: str, action: str, resource: str | None = None
+    ) -> Result[Permission, ActionError]:
+        """Return whether the context's actor may execute an action, with the reason. Nothing is logged.
+
+        This is the answer of the pipeline's authorization: actor type, roles and permission, of the actor and of each
+        principal behind it. With a `resource` such as `"job/17"`, it is about that one; without, about at least one.
+        Hooks, and the questions of handlers, are not looked at. `not_found` for an unknown action.
+        """
+        return run_sync(self._catalogue.can(context, service, action, resource, "sync"))
+
+    async def can_async(
+        self, context: RequestContext, service: str, action: str, resource: str | None = None
+    ) -> Result[Permission, ActionError]:
+        """Return what `can` returns, under an event loop."""
+        return await self._catalogue.can(context, service, action, resource, "async")
+
+    def catalogue(
+        self, context: RequestContext, services: Iterable[str] | None = None
+    ) -> Result[tuple[ActionDescription, ...], ActionError]:
+        """Return the descriptions of the actions that the context's actor may execute on at least one resource.
+
+        They are those that `can` allows, of all services or of these, in the order of their declaration.
+        """
+        return run_sync(self._catalogue.list(context, services, "sync"))
+
+    async def catalogue_async(
+        self, context: RequestContext, services: Iterable[str] | None = None
+    ) -> Result[tuple[ActionDescription, ...], ActionError]:
+        """Return what `catalogue` returns, under an event loop."""
+        return await self._catalogue.list(context, services, "async")
 
     @property
     def event_types(self) -> Mapping[str, EventType]:
@@ -253,6 +297,18 @@ class BlockingEngine:
     def run(self, action: Action[Input, Output], data: Input, context: RequestContext) -> Result[Output, ActionError]:
         """Execute a declared action and wait for its result, as `Engine.run` does."""
         return self._loop.run(self._engine.run_async, action, data, context)
+
+    def can(
+        self, context: RequestContext, service: str, action: str, resource: str | None = None
+    ) -> Result[Permission, ActionError]:
+        """Return whether the context's actor may execute an action, as `Engine.can` does."""
+        return self._loop.run(self._engine.can_async, context, service, action, resource)
+
+    def catalogue(
+        self, context: RequestContext, services: Iterable[str] | None = None
+    ) -> Result[tuple[ActionDescription, ...], ActionError]:
+        """Return the descriptions of the actions that the context's actor may execute, as `Engine.catalogue` does."""
+        return self._loop.run(self._engine.catalogue_async, context, services)
 
     def resolve_tenant(self, slug: str) -> Result[Tenant, ActionError]:
         """Return the tenant of a slug, or `not_found`."""

@@ -142,6 +142,12 @@ class ActionPlan:
             raise ConfigurationError(
                 f"{name}: a read-only action emits nothing, needs no approval and claims no idempotency key"
             )
+        if action.title is not None and not (isinstance(action.title, str) and action.title.strip()):
+            raise ConfigurationError(f"{name}: title is a text such as 'Refund a payment', not {action.title!r}")
+        if action.destructive not in (None, True, False):
+            raise ConfigurationError(f"{name}: destructive is True, False or None, not {action.destructive!r}")
+        if action.read_only and action.destructive:
+            raise ConfigurationError(f"{name}: a read-only action cannot be destructive")
         if action.permission is not None:
             self._check_permission(action.permission)
         for permission in self.asks:

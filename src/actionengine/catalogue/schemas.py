@@ -1,0 +1,160 @@
+"""JSON Schemas (2020-12) of the inputs and results of actions, made by Pydantic."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, JsonSchemaWarningKind
+from pydantic_core import CoreSchema
+
+from actionengine.hooks import HookLog
+from actionengine.masking.masking import mask
+from actionengine.masking.secret_types import Everything
+from actionengine.pipeline.plan import ActionPlan
+
+logger = logging.getLogger("actionengine")
+
+_MAPS = frozenset({"properties", "patternProperties", "$defs", "dependentSchemas"})
+_LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
+_SCHEMAS = frozenset({"items", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else"})
+_VALUES = frozenset({"default", "examples"})
+
+
+def input_schema(plan: ActionPlan) -> dict[str, Any]:
+    """Return the schema of the payloads that an action's own validation admits; `{}` admits any JSON."""
+    if plan.action.validation is None:
+        return {}
+    return without_secrets(_schema_of(plan, plan.action.validation, "validation") or {}, plan.sensitive)
+
+
+def output_schema(plan: ActionPlan) -> dict[str, Any] | None:
+    """Return the schema of the JSON of an action's result; None where no annotation names its type."""
+    last = _last_handler(plan)
+    result = last.result_type if last is not None else None
+    if last is None or result is None:
+        return None
+    schema = _schema_of(last, result, "serialization")
+    if schema is None:
+        return None
+    schema = without_secrets(schema, last.result_names)
+    return _with_hook_log(schema) if plan.action.result.pipeline else schema
+
+
+def without_secrets(schema: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    """Return a schema without the defaults and examples of secret fields, and with those of others masked under the
+    names of the secret ones."""
+    if not names:
+        return schema
+    return _Redaction(schema, names).redacted()
+
+
+def _last_handler(plan: ActionPlan) -> ActionPlan | None:
+    """Return the action whose handler makes the result: the last after hook's. None where that may be one of two: the
+    hook may fail, and its input passes on."""
+    while plan.after:
+        hook, after = plan.after[-1]
+        if not hook.is_critical or after.action.result.pipeline:
+            return None
+        plan = after
+    return plan
+
+
+def _schema_of(plan: ActionPlan, type: Any, mode: JsonSchemaMode) -> dict[str, Any] | None:
+    try:
+        adapter = type if isinstance(type, TypeAdapter) else TypeAdapter(type)
+        return adapter.json_schema(mode=mode, schema_generator=_Generator)
+    except Exception as error:
+        # Types have hooks of the host's own for their schemas.
+        logger.warning("%s: %r has no JSON Schema in the catalogue: %r", plan.name, type, error)
+        return None
+
+
+class _Generator(GenerateJsonSchema):
+    """Makes `{}` of a part that no JSON Schema can express, such as an instance of a class."""
+
+    ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
+
+    def handle_invalid_for_json_schema(self, schema: CoreSchema, error_info: str) -> JsonSchemaValue:
+        """Return the schema of any JSON."""
+        return {}
+
+
+class _HookLog(BaseModel):
+    """The result of the handler, and the hooks that ran."""
+
+    pipeline: HookLog
+
+
+def _with_hook_log(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a `PipelineResult` with data of this schema."""
+    definitions = schema.pop("$defs", {})
+    wrapped = _HookLog.model_json_schema(mode="serialization")
+    wrapped["properties"] = {"data": schema, **wrapped["properties"]}
+    wrapped["required"] = ["data", "pipeline"]
+    wrapped["title"] = "PipelineResult"
+    wrapped["$defs"] = {**wrapped["$defs"], **definitions}
+    return wrapped
+
+
+class _Redaction:
+    """One pass over a schema. What a secret property refers to is secret, too."""
+
+    def __init__(self, schema: dict[str, Any], names: frozenset[str]) -> None:
+        self._schema = schema
+        self._names = names
+        self._secret_definitions: set[str] = set()
+
+    def redacted(self) -> dict[str, Any]:
+        if isinstance(self._names, Everything):
+            return self._redacted(self._schema, is_secret=True)
+        definitions: Mapping[str, Any] = self._schema.get("$defs", {})
+        waiting = list(self._secret_references(self._schema, is_secret=False))
+        for name in waiting:
+            if name in definitions and name not in self._secret_definitions:
+                self._secret_definitions.add(name)
+                waiting += self._secret_references(definitions[name], is_secret=True)
+        return self._redacted(self._schema, is_secret=False)
+
+    def _redacted(self, schema: dict[str, Any], is_secret: bool) -> dict[str, Any]:
+        redacted: dict[str, Any] = {}
+        for key, value in schema.items():
+            if key in _VALUES:
+                if not is_secret:
+                    redacted[key] = mask(value, self._names)
+            elif key in _MAPS:
+                redacted[key] = {
+                    name: self._redacted_item(item, is_secret or self._makes_secret(key, name))
+                    for name, item in value.items()
+                }
+            elif key in _LISTS:
+                redacted[key] = [self._redacted_item(item, is_secret) for item in value]
+            elif key in _SCHEMAS:
+                redacted[key] = self._redacted_item(value, is_secret)
+            else:
+                redacted[key] = value
+        return redacted
+
+    def _redacted_item(self, item: Any, is_secret: bool) -> Any:
+        return self._redacted(item, is_secret) if isinstance(item, dict) else item
+
+    def _makes_secret(self, key: str, name: str) -> bool:
+        return name in (self._secret_definitions if key == "$defs" else self._names)
+
+    def _secret_references(self, schema: Any, is_secret: bool) -> Iterator[str]:
+        """Yield the names of the definitions that secret parts refer to."""
+        if not isinstance(schema, dict):
+            return
+        for key, value in schema.items():
+            if key == "$ref" and is_secret:
+                yield value.removeprefix("#/$defs/")
+            elif key in _MAPS:
+                for name, item in value.items():
+                    yield from self._secret_references(item, is_secret or (key != "$defs" and name in self._names))
+            elif key in _LISTS:
+                for item in value:
+                    yield from self._secret_references(item, is_secret)
+            elif key in _SCHEMAS:
+                yield from self._secret_references(value, is_secret)

@@ -1,0 +1,1 @@
+"""The catalogue: descriptions, schemas, and what an actor may do."""
