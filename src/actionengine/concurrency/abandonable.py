@@ -9,7 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -18,6 +18,10 @@ from actionengine.concurrency.run_sync import Mode
 
 MAX_ABANDONED = 256
 """Abandoned calls that still run in workers, in this process: a further call waits until one of them ends."""
+
+def_in_threads: ContextVar[bool] = ContextVar("def_in_threads", default=False)
+"""True where each `def` of an execution under an event loop runs in a thread of its own: the loop stays free, and a
+cancelled caller abandons the call. By default only a `def` with a deadline does."""
 
 _IDLE_TIMEOUT = 10.0
 """Seconds after which an idle worker ends."""

@@ -211,6 +211,10 @@ class LogBuffer(list[LogRow]):
 
     __slots__ = ()
 
+    def has_row(self, id: str) -> bool:
+        """Return whether the row of one execution is here, and so may have been written."""
+        return any(row.id == id for row in self)
+
     def discard_row(self, id: str) -> None:
         """Drop the row of one execution whose commit failed."""
         self[:] = [row for row in self if row.id != id]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from time import perf_counter
 
 from returns.result import Failure, Success
 
+from actionengine.concurrency.uninterrupted import uninterrupted
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.hooks import PipelineResult
 from actionengine.pipeline.action_log import LogBuffer, outcome_of
@@ -118,6 +120,19 @@ class Outcomes:
                 if isinstance(refusal, StorageUnavailable):
                     break
         return Failure(error)
+
+    async def settle_cancellation(self, execution: Execution) -> None:
+        """Log an execution that its caller has cancelled. It is rolled back; a row that the storage may have is not
+        written again."""
+        if execution.log.has_row(execution.id):
+            return
+        try_accept_payload(execution, self._limits)
+        execution.entry.output = None
+        execution.log.mark_rolled_back()
+        message = f"{execution.plan.name} was cancelled by its caller, and nothing was committed"
+        execution.add_row("failed", ActionError(ErrorCode.INTERNAL, message))
+        execution.deadline = perf_counter() + _FAILURE_ROW_TIMEOUT
+        await uninterrupted(self._write_failure(execution, (), execution.secrets.scrub_rows))
 
     async def _write_failure(
         self, execution: Execution, writes: Sequence[FailureWrite], form: Callable[[LogBuffer], Sequence[LogRow]]

@@ -21,6 +21,7 @@ none of them suspends, so that the synchronous entry point runs them with `send(
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -134,10 +135,12 @@ class Pipeline:
                 return await self._outcomes.settle_failure(execution, refusal.without_traceback())
             except Exception as error:
                 return await self._outcomes.settle_failure(execution, storage_error(execution, error))
-        except BaseException:
+        except BaseException as cut:
             # An interruption or a cancellation passes on, and no transaction stays open.
             execution.ended = True
             await execution.roll_back()
+            if mode == "async" and isinstance(cut, asyncio.CancelledError):
+                await self._outcomes.settle_cancellation(execution)
             raise
         if execution.after_commit:
             await self._follow_commit(execution)

@@ -7,12 +7,13 @@ import inspect
 import logging
 import traceback
 from collections.abc import Callable
+from math import inf
 from time import perf_counter
 from typing import Any
 
 from returns.result import Failure, Success
 
-from actionengine.concurrency.abandonable import AbandonableCall
+from actionengine.concurrency.abandonable import AbandonableCall, def_in_threads
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.execution import Execution
 from actionengine.storage.errors import SerializationFailure, StorageError, StorageUnavailable
@@ -61,7 +62,7 @@ async def call_user_code(
         try:
             if is_async:
                 value = await _await(execution, function(*arguments))
-            elif execution.deadline is not None:
+            elif execution.deadline is not None or def_in_threads.get():
                 work = unit_of_work.for_worker_thread(function) if unit_of_work is not None else function
                 value = (await _call_in_thread(execution, work, arguments)).result()
             elif unit_of_work is not None:
@@ -165,15 +166,15 @@ async def _await(execution: Execution, awaitable: Any) -> Any:
 async def _call_in_thread(
     execution: Execution, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> AbandonableCall:
-    """Call a `def` that has a deadline in a thread of its own, and return the finished call.
+    """Call a `def` in a thread of its own, and return the finished call.
 
-    Raises `ActionError(timeout)` at the deadline. The thread is then abandoned, with the transaction that it uses.
+    Raises `ActionError(timeout)` at the deadline, if there is one. The thread is then abandoned, with the transaction
+    that it uses, and also if the caller is cancelled.
     """
-    assert execution.deadline is not None
     call = AbandonableCall(execution.mode, function, *arguments)
     call.start("actionengine-handler")
     try:
-        if not await call.wait(max(0.0, execution.deadline - perf_counter())):
+        if not await call.wait(None if execution.deadline is None else execution.remaining(inf)):
             raise timeout_error(execution)
     except BaseException:
         _abandon(execution)

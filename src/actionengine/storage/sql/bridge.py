@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]
@@ -29,7 +29,6 @@ __all__ = [
     "on_loop",
     "run",
     "run_off_loop",
-    "uninterrupted",
 ]
 
 
@@ -100,23 +99,6 @@ def on_loop(function: Callable[..., T], *arguments: Any) -> T:
 def _working_for(worker: Any, function: Callable[..., T], *arguments: Any) -> T:
     getcurrent().works_for = worker
     return function(*arguments)
-
-
-async def uninterrupted(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, even if this task is cancelled meanwhile. Return its value, or raise the cancellation
-    afterwards."""
-    task = asyncio.ensure_future(coroutine)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            try:
-                await asyncio.shield(task)
-            except asyncio.CancelledError:
-                continue
-            except BaseException:
-                break
-        raise
 
 
 async def _awaited(awaitable: Awaitable[T]) -> T:

@@ -18,13 +18,14 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import PoolProxiedConnection
 
 from actionengine.concurrency.run_sync import Mode
+from actionengine.concurrency.uninterrupted import uninterrupted
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.errors import SerializationFailure, StorageError, StorageUnavailable
 from actionengine.storage.records import ROLE_COLLECTIONS
 from actionengine.storage.rows import Claim, ClaimAnswer
 from actionengine.storage.scopes import Scope, Scopes
-from actionengine.storage.sql.bridge import await_, greenlet_spawn, in_greenlet, run, uninterrupted
+from actionengine.storage.sql.bridge import await_, greenlet_spawn, in_greenlet, run
 from actionengine.storage.sql.database import Database
 from actionengine.storage.sql.exclusive import Exclusive
 from actionengine.storage.sql.pools import UNIT_OF_WORK, is_orphaned

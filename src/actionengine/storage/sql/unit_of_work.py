@@ -11,11 +11,12 @@ from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
 from actionengine.concurrency.run_sync import Mode, run_sync
+from actionengine.concurrency.uninterrupted import uninterrupted
 from actionengine.context import Tenant
 from actionengine.storage.pages import Page
 from actionengine.storage.rows import Claim, ClaimAnswer, LogQuery, LogRow, Recording
 from actionengine.storage.sql.action_log import Examined, Walk, read_page
-from actionengine.storage.sql.bridge import greenlet_spawn, in_greenlet, on_loop, run_off_loop, uninterrupted
+from actionengine.storage.sql.bridge import greenlet_spawn, in_greenlet, on_loop, run_off_loop
 from actionengine.storage.sql.database import Database
 from actionengine.storage.sql.documents import SQLRecords
 from actionengine.storage.sql.rows import SQLRows
