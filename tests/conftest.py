@@ -12,9 +12,11 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import uuid4
 
+import psycopg
 import pytest
 from examples.embedded_postgres import Database, make_database
 from hypothesis import HealthCheck, settings
+from psycopg import sql
 from returns.result import Result
 
 from actionengine import (
@@ -197,6 +199,16 @@ def postgres_database(postgres_server: str, postgres_template: Database) -> Data
     return copy_database(postgres_server, postgres_template, "shared")
 
 
+@pytest.fixture(scope="module")
+def growing_database(postgres_server: str, postgres_template: Database) -> Database:
+    """A migrated database of a file. Its statistics, and so its plans, do not depend on the time of an autovacuum."""
+    database = copy_database(postgres_server, postgres_template, "growing")
+    with psycopg.connect(database.owner_url) as owner:
+        for (table,) in owner.execute("SELECT tablename FROM pg_tables WHERE tableowner = current_user").fetchall():
+            owner.execute(sql.SQL("ALTER TABLE {} SET (autovacuum_enabled = off)").format(sql.Identifier(table)))
+    return database
+
+
 @pytest.fixture
 def fresh_postgres_database(postgres_server: str, postgres_template: Database) -> Database:
     """A migrated database of one test."""
@@ -222,7 +234,7 @@ def each_backend(request: pytest.FixtureRequest, each_storage: AnyStorage) -> It
 @pytest.fixture(scope="module", params=BACKENDS)
 def growing_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnyStorage]:
     """Each storage, with one connection, for the tests of a file."""
-    database = requested_database(request, request.param)
+    database = requested_database(request, request.param, "growing_database")
     with open_growing_storage(request.param, tmp_path_factory.mktemp("growth"), database) as storage:
         yield storage
 

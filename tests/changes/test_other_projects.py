@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
+from examples.embedded_postgres import Database
 
 from actionengine import create_engine
 from actionengine.changes import change_control_services
@@ -15,7 +18,7 @@ from actionengine.changes.guard import RecordTypeGuard
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.tables import CHANGES, PROJECTS, RECORD_TYPES, Table
 from tests.backends import AnyStorage
-from tests.growth import Office, costs_the_same
+from tests.growth import Office, costs_the_same, open_growing_storage
 
 
 class Plant(Office):
@@ -37,7 +40,11 @@ class Plant(Office):
     def add(self, table: Table, rows: list[dict[str, Any]]) -> None:
         unit = self.storage.unit_of_work(self.tenant, str(uuid4()), "sync")
         run_sync(unit.rows(table).insert(rows))
+        self.before_commit()
         run_sync(unit.commit())
+
+    def before_commit(self) -> None:
+        """Do nothing."""
 
     def types(self, *types: tuple[str, str, str]) -> None:
         """Insert record types, each given by its project, key and status."""
@@ -75,7 +82,7 @@ class Plant(Office):
             run_sync(unit.rollback())
 
 
-pytestmark = pytest.mark.parametrize("growing_storage", ["sqlite", "postgres"], indirect=True, scope="module")
+on_both_databases = pytest.mark.parametrize("growing_storage", ["sqlite", "postgres"], indirect=True, scope="module")
 
 
 def of_one_key(plant: Plant, number: int) -> None:
@@ -96,6 +103,7 @@ def activate_again(plant: Plant) -> None:
     plant.do("record_types.activate", about).unwrap()
 
 
+@on_both_databases
 @pytest.mark.parametrize(
     "operation",
     [
@@ -113,11 +121,32 @@ def test_many_projects_with_a_key_cost_no_more(
     costs_the_same(growing_storage, of_one_key, operation, Plant)
 
 
+class UnseenPlant(Plant):
+    """A plant whose rows the statistics do not have: they were made while its transaction was open."""
+
+    owner_url: str
+
+    def before_commit(self) -> None:
+        with psycopg.connect(self.owner_url, autocommit=True) as owner:
+            owner.execute("ANALYZE public.ae_record_types")
+
+
+def test_a_key_leads_to_a_type_despite_old_statistics(fresh_postgres_database: Database, tmp_path: Path) -> None:
+    UnseenPlant.owner_url = fresh_postgres_database.owner_url
+
+    def get(plant: Plant) -> None:
+        plant.do("record_types.get", {"project_id": plant.projects["mine"], "key": "task"}).unwrap()
+
+    with open_growing_storage("postgres", tmp_path, fresh_postgres_database) as storage:
+        costs_the_same(storage, of_one_key, get, UnseenPlant)
+
+
 def of_one_project(plant: Plant, number: int) -> None:
     """Record types of one project that are retired, before the one that is not."""
     plant.types(*((plant.projects["other"], f"k{each:04}", "retired") for each in range(number)))
 
 
+@on_both_databases
 @pytest.mark.parametrize("status", ["active", "draft"])
 def test_a_list_of_record_types_reads_one_status(growing_storage: AnyStorage, status: str) -> None:
     def listed(plant: Plant) -> None:
@@ -144,6 +173,7 @@ def drafts(plant: Plant, number: int) -> None:
     run_sync(unit.commit())
 
 
+@on_both_databases
 @pytest.mark.parametrize("status", ["Merged", "Ready", "Validating"])
 def test_a_list_of_changes_reads_one_status(growing_storage: AnyStorage, status: str) -> None:
     def listed(plant: Plant) -> None:

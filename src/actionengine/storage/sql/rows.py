@@ -79,8 +79,9 @@ class SQLRows:
             return []
         conditions, values = self._conditions(where, above)
         read = self._columns(columns or self._table.columns)
-        order = tuple(order or self._table.key)
         limited = limit is not None
+        # An order of at most one row would only tempt the planner to an index that has it, and to all rows of a tenant.
+        order = () if self._finds_one(conditions) and not limited else tuple(order or self._table.key)
         if limit is not None and limit > 1 and not lock and any(kind == "json" for _, kind in read):
             # Its rows have one column more, for the bytes.
             statement = page_statement(self._dialect, self._table.name, read, conditions, order, descending)
@@ -125,6 +126,10 @@ class SQLRows:
 
     def _columns(self, names: Sequence[str] | Mapping[str, Any]) -> tuple[Column, ...]:
         return tuple((name, self._table.columns[name]) for name in names)
+
+    def _finds_one(self, conditions: Sequence[Condition]) -> bool:
+        equal = {name for name, _, relation in conditions if relation == "="}
+        return any(equal.issuperset(unique) for unique in (self._table.key, *self._table.unique))
 
     def _conditions(
         self, where: Mapping[str, Any] | None, above: Mapping[str, Any] | None
@@ -204,8 +209,10 @@ def find_statement(
     return (
         f"SELECT {selected}\n"
         f"FROM {dialect.schema}.{table}\n"
-        f"WHERE {_where(dialect, conditions)}\n"
-        f"ORDER BY {ordered}" + (f"\nLIMIT {dialect.limit}" if limited else "") + (dialect.lock if lock else "")
+        f"WHERE {_where(dialect, conditions)}"
+        + (f"\nORDER BY {ordered}" if order else "")
+        + (f"\nLIMIT {dialect.limit}" if limited else "")
+        + (dialect.lock if lock else "")
     )
 
 
