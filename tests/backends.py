@@ -23,6 +23,7 @@ TENANT_TABLES = (
     "ae_idempotency_keys",
     "ae_action_log",
     "ae_action_log_subjects",
+    "ae_action_log_principals",
     "ae_events",
     "ae_outbox",
 )

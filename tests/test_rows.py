@@ -335,14 +335,23 @@ def test_a_row_that_the_storage_refuses_is_reduced() -> None:
     assert rows[1].parent_id == rows[0].id
 
 
-@given(row=st.fixed_dictionaries({"actor_id": texts, "source": texts, "error": st.none() | st.binary()}))
+@given(
+    row=st.fixed_dictionaries(
+        {
+            "actor_id": texts,
+            "source": texts,
+            "error": st.none() | st.binary(),
+            "on_behalf_of": st.lists(texts, max_size=3).map(tuple),
+        }
+    )
+)
 def test_a_reduced_row_fits_whatever_the_row_was(row: dict[str, Any]) -> None:
     tenant_id = UUID(int=1)
     full = LogRow(**{**dict.fromkeys(LogRow._fields), "tenant_id": tenant_id, "outcome": "failed", **row})
 
     reduced = full.reduced()
 
-    for text in (reduced.actor_id, reduced.source):
+    for text in (reduced.actor_id, reduced.source, *reduced.on_behalf_of):
         assert text is not None
         assert text.isascii()
         assert "\0" not in text

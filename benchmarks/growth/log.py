@@ -28,6 +28,7 @@ def fill(backend: Backend) -> None:
     ):
         backend.clone("ae_action_log", row, partial(_row, tenant.id), rows)
         backend.clone("ae_action_log_subjects", {}, partial(_subject, tenant.id), rows)
+        backend.clone("ae_action_log_principals", {}, partial(_principal, tenant.id), rows)
 
 
 def _row(tenant: Any, number: int) -> dict[str, Any]:
@@ -40,12 +41,17 @@ def _row(tenant: Any, number: int) -> dict[str, Any]:
         "action": "notes.first" if is_rare else "notes.put",
         "outcome": "failed" if is_rare else "succeeded",
         "subjects": '["notes/hot"]',
+        "on_behalf_of": '["human:carla"]',
         "started_at": time_of(number),
     }
 
 
 def _subject(tenant: Any, number: int) -> dict[str, Any]:
     return {"tenant_id": tenant, "subject": "notes/hot", "log_id": id_at(number)}
+
+
+def _principal(tenant: Any, number: int) -> dict[str, Any]:
+    return {"tenant_id": tenant, "principal": "human:carla", "log_id": id_at(number)}
 
 
 def _listing(name: str, **query: Any) -> Operation:
@@ -74,6 +80,13 @@ OPERATIONS = [
         at_worst="logarithmic",
         why="each of the 1,000 rows that it looks at is found from the root of the log's key",
     ),
+    _listing("by principal", principal="human:carla"),
+    replace(
+        _listing("by principal and outcome, which few have", principal="human:carla", outcome="failed"),
+        at_worst="logarithmic",
+        why="each of the 1,000 rows that it looks at is found from the root of the log's key",
+    ),
+    _listing("by principal and subject", principal="human:carla", subject="notes/hot"),
     _listing("by actor", actor_id="agent"),
     _listing("by actor and outcome, which none has", actor_id="clara", outcome="failed"),
     _listing("by action", action="notes.first"),

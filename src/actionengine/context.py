@@ -20,6 +20,9 @@ MAX_ACTOR_ID_LENGTH = 240
 """Characters of an actor's id, at most: it is part of a document's id and of an index. Every action refuses an actor
 with a longer id."""
 
+MAX_ACTOR_LENGTH = MAX_ACTOR_ID_LENGTH + len("integration:")
+"""Characters of an actor written as `type:id`, at most."""
+
 MAX_CHAIN_LENGTH = 4
 """Actors in a chain at most, the acting one included: a person, two agents between, and the agent that acts."""
 

@@ -65,6 +65,7 @@ events = st.builds(
     action=names,
     action_id=st.uuids().map(str),
     occurred_at=st.datetimes(timezones=st.just(UTC)),
+    on_behalf_of=st.lists(texts, max_size=3).map(tuple),
 )
 
 
@@ -130,7 +131,7 @@ modes = pytest.mark.parametrize(
 
 @pytest.mark.parametrize("read", [read_structured, read_ce, read_kafka, read_amqp])
 def test_the_sdk_reads_every_attribute(read: Callable[[Event], CloudEvent]) -> None:
-    found = read(EVENT)
+    found = read(EVENT._replace(on_behalf_of=("ai:lead", "human:carla")))
 
     assert found.get_attributes() == {
         "specversion": "1.0",
@@ -143,6 +144,7 @@ def test_the_sdk_reads_every_attribute(read: Callable[[Event], CloudEvent]) -> N
         "tenant": str(EVENT.tenant_id),
         "actortype": "human",
         "actor": "ann",
+        "onbehalfof": '["ai:lead", "human:carla"]',
         "action": "jobs.book",
         "actionid": EVENT.action_id,
         "sequence": "0000000000000000042",
@@ -251,6 +253,9 @@ def changed(**changes: Any) -> bytes:
         ({}, changed(tenant="acme"), "tenant must be a UUID, not 'acme'"),
         ({}, changed(sequence="-1"), "sequence must be a number, not '-1'"),
         ({}, changed(sequence="٣"), "sequence"),
+        ({}, changed(onbehalfof="human:carla"), "onbehalfof must be a JSON array of texts, not 'human:carla'"),
+        ({}, changed(onbehalfof="[1]"), "onbehalfof must be a JSON array"),
+        ({}, changed(onbehalfof="[" * 100_000), "onbehalfof must be a JSON array"),
         ({}, changed(time="yesterday"), "time is 'yesterday'"),
         ({}, changed(time="2026-11-21T12:30:00"), "must have an offset"),
         ({}, changed(data_base64="e30="), "both data and data_base64"),

@@ -219,6 +219,9 @@ WRITES = [
     ),
     refused("a subject for the victim", "INSERT INTO ae_action_log_subjects VALUES ('VICTIM', 's', gen_random_uuid())"),
     refused(
+        "a principal for the victim", "INSERT INTO ae_action_log_principals VALUES ('VICTIM', 's', gen_random_uuid())"
+    ),
+    refused(
         "an event for the victim",
         "INSERT INTO ae_events (tenant_id, id, type, payload, action, action_id, occurred_at)"
         " VALUES ('VICTIM', gen_random_uuid(), 'worked', '{}', 'test.work', gen_random_uuid(), now())",

@@ -107,7 +107,9 @@ class Party:
         return str(self.tenant.id)
 
     def context(self, **options: Any) -> RequestContext:
-        return RequestContext(tenant=self.tenant, actor=Actor.system(self.marker), **options)
+        principal = Actor.human(self.marker, permissions=["*"])
+        actor = Actor.integration(self.marker, permissions=["*"], on_behalf_of=principal)
+        return RequestContext(tenant=self.tenant, actor=actor, **options)
 
 
 class SQLHarness:

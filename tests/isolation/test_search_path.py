@@ -52,6 +52,7 @@ def _statements() -> Iterator[tuple[str, str]]:
     yield "cleaning", "; ".join(statement for statement, _ in (statements.SETTLE, *statements.CLEAN_UNCHECKED))
     yield "recording", record_statement(2, 2, 2)
     yield "recording in queues", record_statement(2, 2, 2, (WORKFLOWS, TRIGGERS))
+    yield "recording for principals", record_statement(2, 2, 2, has_principals=True)
     yield "rows: find", find_statement(ROWS, "ae_patch_ops", COLUMNS, CONDITIONS, ("id",), True, True)
     for column, statement in statements.FIND_LOG.items():
         yield f"log: by {column}", statement
@@ -64,7 +65,7 @@ def _statements() -> Iterator[tuple[str, str]]:
 STATEMENTS = list(_statements())
 KEYWORDS = {"AND", "ANY", "ARRAY", "AS", "COALESCE", "EXISTS", "FROM", "INTO", "MATERIALIZED", "NOT", "OR", "SELECT"}
 KEYWORDS |= {"GREATEST", "LATERAL", "LIMIT", "OVER", "VALUES", "WHERE"}
-DEFINED = {"context", "given", "claimed", "place", "r", "subject", "new", "wanted"}
+DEFINED = {"context", "given", "claimed", "place", "r", "subject", "principal", "new", "wanted"}
 """Names of columns that parentheses follow in the statements."""
 
 

@@ -14,6 +14,7 @@ PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", 
 APP_MAY = {
     "ae_action_log": {"SELECT", "INSERT"},
     "ae_action_log_subjects": {"SELECT", "INSERT"},
+    "ae_action_log_principals": {"SELECT", "INSERT"},
     "ae_change_targets": {"SELECT", "INSERT"},
     "ae_changes": {"SELECT", "INSERT"},
     "ae_document_keys": {"SELECT", "INSERT", "DELETE"},
@@ -198,7 +199,15 @@ def test_no_function_of_ours_is_leakproof(harness: SQLHarness) -> None:
 
 
 @pytest.mark.parametrize(
-    "table", ["ae_action_log", "ae_action_log_subjects", "ae_events", "ae_change_targets", "ae_snapshots"]
+    "table",
+    [
+        "ae_action_log",
+        "ae_action_log_subjects",
+        "ae_action_log_principals",
+        "ae_events",
+        "ae_change_targets",
+        "ae_snapshots",
+    ],
 )
 def test_what_is_append_only_has_a_trigger_that_says_so(harness: SQLHarness, table: str) -> None:
     ((enabled, definition),) = harness.query(

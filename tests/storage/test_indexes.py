@@ -13,6 +13,7 @@ from examples.embedded_postgres import Database
 from actionengine.storage.postgres.statements import (
     DOCUMENTS,
     FIND_LOG,
+    FIND_LOG_OF_PRINCIPAL,
     FIND_LOG_OF_SUBJECT,
     LIST_DOCUMENTS,
     READ_EVENTS,
@@ -81,6 +82,10 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     "ae_action_log_subjects_pkey": (
         FIND_LOG_OF_SUBJECT,
         ["{tenant}", "notes/1", ID, ID, 10, "{tenant}"],
+    ),
+    "ae_action_log_principals_pkey": (
+        FIND_LOG_OF_PRINCIPAL,
+        ["{tenant}", "human:carla", ID, ID, 10, "{tenant}"],
     ),
     "ae_events_pkey": (READ_EVENTS, ["{tenant}", 0, 10, 10]),
     "ae_events_type": (

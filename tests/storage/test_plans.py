@@ -48,6 +48,7 @@ INDEXES: dict[str, set[str]] = {
     "FIND_LOG by actor_id": {"ae_action_log(tenant_id, actor_id, id)"},
     "FIND_LOG by actor_type": {"ae_action_log(tenant_id, actor_type, id)"},
     "FIND_LOG by outcome": {"ae_action_log(tenant_id, outcome, id)"},
+    "FIND_LOG_OF_PRINCIPAL": {LOG, "ae_action_log_principals, its key"},
     "FIND_LOG_OF_SUBJECT": {LOG, "ae_action_log_subjects, its key"},
     "FIND_TENANT": {"ae_tenants(slug)"},
     "FIND_TENANT_BY_ID": {"ae_tenants, its key"},
@@ -150,6 +151,7 @@ rows."""
 
 ON_POSTGRESQL: dict[str, set[str]] = {
     "DOCUMENTS.remove_keys": {"ae_document_keys(tenant_id, collection, id, key)"},
+    "FIND_LOG_OF_PRINCIPAL": {LOG, "ae_action_log_principals(tenant_id, principal, log_id)"},
     "FIND_LOG_OF_SUBJECT": {LOG, "ae_action_log_subjects(tenant_id, subject, log_id)"},
     "READ_EVENTS_OF_TYPES": {EVENT, EVENT_TYPE},
 }

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 from returns.result import Result, Success
 
 from actionengine.actions import Service, create_action, create_service
-from actionengine.context import MAX_ACTOR_ID_LENGTH, ActorType
+from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_ACTOR_LENGTH, ActorType
 from actionengine.errors import ActionError
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, sync_and_async
@@ -19,12 +19,16 @@ from actionengine.storage.rows import MAX_SUBJECT_LENGTH, LogQuery, LogRow, Outc
 
 READ_PERMISSION = "action_log.read"
 
+PRINCIPAL = f"^({'|'.join(get_args(ActorType))}):"
+"""The beginning of an actor that is written as `type:id`."""
+
 
 class LogListing(BaseModel):
     """A filter of executions. Each field that is given has to match.
 
     `subject` is a name such as `"jobs/17"`, `action` a full name, and `since` and `until` bound the start (`until`
-    excluded). `before` is the `next` of the page before.
+    excluded). `principal` (`type:id`) finds what other actors did on behalf of that one; `actor_type` and `actor_id`
+    find what it did itself. `before` is the `next` of the page before.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,6 +36,7 @@ class LogListing(BaseModel):
     subject: str | None = None
     actor_type: ActorType | None = None
     actor_id: str | None = Field(default=None, max_length=MAX_ACTOR_ID_LENGTH)
+    principal: str | None = Field(default=None, max_length=MAX_ACTOR_LENGTH, pattern=PRINCIPAL)
     action: str | None = Field(default=None, max_length=MAX_ACTION_NAME_LENGTH)
     outcome: Outcome | None = None
     since: AwareDatetime | None = None
@@ -41,7 +46,8 @@ class LogListing(BaseModel):
 
 
 class LogEntry(Output):
-    """One execution. `latency` is in seconds, times are UTC, input and output are masked."""
+    """One execution. `latency` is in seconds, times are UTC, input and output are masked. `on_behalf_of` names the
+    principals behind the actor (`type:id`), the nearest first."""
 
     id: str
     parent_id: str | None
@@ -67,6 +73,7 @@ class LogEntry(Output):
     input_tokens: int | None
     output_tokens: int | None
     cost_usd: float | None
+    on_behalf_of: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, row: LogRow) -> LogEntry:

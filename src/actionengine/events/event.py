@@ -16,7 +16,8 @@ from actionengine.text.json_bounds import check_readable
 
 class Event(NamedTuple):
     """A fact: what happened (`type`, `payload`), to what (`subject`), for which tenant (`tenant_id`), by which actor
-    (`actor_type`, `actor_id`), in which action (`action`, `action_id`), and when (`occurred_at`, UTC).
+    (`actor_type`, `actor_id`), in which action (`action`, `action_id`), and when (`occurred_at`, UTC). `on_behalf_of`
+    names the principals behind the actor (`type:id`), the nearest first.
 
     `id` is a UUIDv7, the same in each delivery; `position` grows in commit order within a tenant. `data` is the masked
     payload as JSON, in the schema `version` of its type.
@@ -34,6 +35,7 @@ class Event(NamedTuple):
     action: str
     action_id: str
     occurred_at: datetime
+    on_behalf_of: tuple[str, ...] = ()
 
     @property
     def payload(self) -> Any:
@@ -56,6 +58,7 @@ class Event(NamedTuple):
             row.action,
             row.action_id,
             row.occurred_at,
+            row.on_behalf_of,
         )
         declared = event_types.get(row.type) if event_types else None
         return event if declared is None or declared.version == row.version else event.upcast(declared)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_TEXT_LENGTH, AIUsage, RequestContext
+from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_TEXT_LENGTH, Actor, AIUsage, RequestContext
 from actionengine.errors import ActionError, ErrorCode, bounded_text, storable_text
 from actionengine.masking.masking import encode, mask_by_type
 from actionengine.masking.secret_types import is_plain
@@ -203,6 +203,7 @@ class LogRowBuilder:
             usage.input_tokens if usage else None,
             usage.output_tokens if usage else None,
             usage.cost_usd if usage else None,
+            principals_behind(actor) if actor else (),
         )
 
 
@@ -228,6 +229,13 @@ class LogBuffer(list[LogRow]):
     def reduced(self) -> Sequence[LogRow]:
         """Return the rows of failures in a form that every storage accepts."""
         return [row.reduced() for row in self]
+
+
+def principals_behind(actor: Actor) -> tuple[str, ...]:
+    """Return the principals that an actor acts for, as rows keep them: `type:id`, the nearest first."""
+    if actor.on_behalf_of is None:
+        return ()
+    return tuple(f"{each.type}:{each.id[:MAX_ACTOR_ID_LENGTH]}" for each in actor.on_behalf_of.chain)
 
 
 def outcome_of(error: ActionError) -> Outcome:

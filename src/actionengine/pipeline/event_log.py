@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid_utils import uuid7
 
 from actionengine.context import MAX_ACTOR_ID_LENGTH
-from actionengine.pipeline.action_log import LogRowBuilder
+from actionengine.pipeline.action_log import LogRowBuilder, principals_behind
 from actionengine.storage.rows import EventRow
 
 
@@ -32,6 +32,7 @@ class EventBuffer(list[EventRow]):
                 actor.id[:MAX_ACTOR_ID_LENGTH] if actor else None,
                 entry.started_at,
                 version,
+                principals_behind(actor) if actor else (),
             )
         )
 

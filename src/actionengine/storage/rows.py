@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol
 from uuid import UUID
 
-from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH
+from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_ACTOR_LENGTH, MAX_NAME_LENGTH
 
 Outcome = Literal["succeeded", "replayed", "invalid", "denied", "approval_required", "failed"]
 
@@ -35,7 +35,10 @@ class Record:
 
 
 class LogRow(NamedTuple):
-    """One execution in the action log. JSON columns are bytes, masked; `latency` is in seconds, times are UTC."""
+    """One execution in the action log. JSON columns are bytes, masked; `latency` is in seconds, times are UTC.
+
+    `on_behalf_of` names the principals behind the actor (`type:id`), the nearest first.
+    """
 
     id: str
     parent_id: str | None
@@ -62,12 +65,14 @@ class LogRow(NamedTuple):
     input_tokens: int | None
     output_tokens: int | None
     cost_usd: float | None
+    on_behalf_of: tuple[str, ...] = ()
 
     def reduced(self) -> LogRow:
         """Return the row of a failure with the actor, the action and the error code only: no storage can refuse it."""
         return self._replace(
             **_NOTHING,
             actor_id=self.actor_id and _ascii(self.actor_id, MAX_ACTOR_ID_LENGTH),
+            on_behalf_of=tuple(_ascii(principal, MAX_ACTOR_LENGTH) for principal in self.on_behalf_of),
             source=_ascii(self.source, MAX_NAME_LENGTH),
             subjects=(),
             error=b'{"code":"%b","message":"%b","details":{"reduced":true}}' % (_error_code(self.error), _REDUCED),
@@ -94,7 +99,8 @@ def _ascii(text: str, max_length: int) -> str:
 
 
 class EventRow(NamedTuple):
-    """An event to write to the event log and the outbox. `payload` is JSON, masked."""
+    """An event to write to the event log and the outbox. `payload` is JSON, masked; `on_behalf_of` names the principals
+    behind the actor (`type:id`), the nearest first."""
 
     id: str
     tenant_id: UUID
@@ -107,6 +113,7 @@ class EventRow(NamedTuple):
     actor_id: str | None
     occurred_at: datetime
     version: int = 1
+    on_behalf_of: tuple[str, ...] = ()
 
 
 class StoredEvent(NamedTuple):
@@ -206,6 +213,10 @@ class LoggedExecution(Protocol):
     def started_at(self) -> datetime | None:
         """Return the start, in UTC; None for a row that is gone."""
 
+    @property
+    def on_behalf_of(self) -> tuple[str, ...]:
+        """Return the principals behind the actor."""
+
 
 class LogQuery(NamedTuple):
     """A query of the action log. Rows come newest first; `before` is the id at which the page before ended."""
@@ -219,6 +230,8 @@ class LogQuery(NamedTuple):
     until: datetime | None = None
     before: str | None = None
     limit: int = 50
+    principal: str | None = None
+    """A principal (`type:id`) that the actor acted for, at any place of the chain behind it."""
 
     def matches(self, row: LoggedExecution) -> bool:
         """Return whether a row has the fields of this query, `subject` and `before` aside."""
@@ -226,6 +239,7 @@ class LogQuery(NamedTuple):
             row.started_at is not None
             and (self.actor_type is None or row.actor_type == self.actor_type)
             and (self.actor_id is None or row.actor_id == self.actor_id)
+            and (self.principal is None or self.principal in row.on_behalf_of)
             and (self.action is None or row.action == self.action)
             and (self.outcome is None or row.outcome == self.outcome)
             and (self.since is None or row.started_at >= self.since)

@@ -112,6 +112,11 @@ class ActionLogConformance(Conformance):
             ({"since": START + timedelta(seconds=1), "until": START + timedelta(seconds=3)}, "cb"),
             ({"action": "notes.put", "limit": 1}, "d"),
             ({"subject": "notes/1", "outcome": "failed"}, ""),
+            ({"principal": "human:x"}, "cb"),
+            ({"principal": "ai:lead"}, "c"),
+            ({"principal": "human:x", "subject": "notes/1"}, "c"),
+            ({"principal": "ai:lead", "subject": "notes/2", "actor_id": "x"}, ""),
+            ({"principal": "human:"}, ""),
         ],
     )
     @run_in_mode
@@ -120,8 +125,14 @@ class ActionLogConformance(Conformance):
     ) -> None:
         differing: dict[str, dict[str, Any]] = {
             "a": {"subjects": ("notes/1",), "actor_type": "human", "actor_id": "x"},
-            "b": {"subjects": ("notes/2",), "actor_type": "ai", "actor_id": "x"},
-            "c": {"subjects": ("notes/2", "notes/1"), "actor_type": "ai", "actor_id": "y", "action": "notes.cut"},
+            "b": {"subjects": ("notes/2",), "actor_type": "ai", "actor_id": "x", "on_behalf_of": ("human:x",)},
+            "c": {
+                "subjects": ("notes/2", "notes/1"),
+                "actor_type": "ai",
+                "actor_id": "y",
+                "action": "notes.cut",
+                "on_behalf_of": ("ai:lead", "human:x"),
+            },
             "d": {"subjects": (), "actor_type": None, "actor_id": None, "outcome": "failed"},
             "e": {
                 "subjects": ("notes/11",),
@@ -134,6 +145,7 @@ class ActionLogConformance(Conformance):
         names: dict[str, str] = {}
         for number, (name, fields) in enumerate(differing.items()):
             started_at = START + timedelta(seconds=number)
+            fields = {"on_behalf_of": (), **fields}
             row = log_row(backend.tenant, id=id_at(started_at), started_at=started_at, **fields)
             names[row.id] = name
             await record_rows(backend, row)
@@ -145,6 +157,7 @@ class ActionLogConformance(Conformance):
         [
             {"subject": "notes/1", "outcome": "failed"},
             {"since": START, "until": START + HOUR, "action": "notes.put", "actor_type": "human"},
+            {"principal": "ai:lead", "outcome": "failed"},
         ],
     )
     @run_in_mode

@@ -36,7 +36,7 @@ class EventConformance(Conformance):
     @run_in_mode
     async def test_an_event_comes_back_as_it_was_written(self, backend: Backend) -> None:
         full = event_row(backend.tenant)
-        bare = event_row(backend.tenant, subject=None, payload=b"null", actor_type=None, actor_id=None)
+        bare = event_row(backend.tenant, subject=None, payload=b"null", actor_type=None, actor_id=None, on_behalf_of=())
 
         await record_events(backend, full, bare)
 

@@ -48,6 +48,7 @@ def log_row(tenant: Tenant, **fields: Any) -> LogRow:
         input_tokens=1200,
         output_tokens=34,
         cost_usd=0.0625,
+        on_behalf_of=("ai:lead", 'human:Ünal "Söhne"'),
     )
     return row._replace(**fields)
 
@@ -64,6 +65,7 @@ def bare_log_row(tenant: Tenant) -> LogRow:
         "outcome": "denied",
         "started_at": START,
         "latency": 0.0,
+        "on_behalf_of": (),
     }
     return LogRow(**{**nothing, **required})
 
@@ -81,6 +83,7 @@ def event_row(tenant: Tenant, **fields: Any) -> EventRow:
         actor_type="human",
         actor_id="clerk",
         occurred_at=START,
+        on_behalf_of=("ai:lead", 'human:Ünal "Söhne"'),
     )
     return row._replace(**fields)
 

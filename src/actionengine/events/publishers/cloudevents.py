@@ -1,9 +1,10 @@
 """CloudEvents 1.0: the form of events in other systems, both ways.
 
 Besides the attributes of the specification an event has these extensions, all of them texts: `tenant` (UUID),
-`actortype`, `actor` (an id), `action`, `actionid`, `sequence` (the position with leading zeros, so that the order of
-the texts is that of the events, as the specification's own extension `sequence` requires) and `dataversion` (of the
-payload's schema).
+`actortype`, `actor` (an id), `onbehalfof` (for an actor that acts for others: a JSON array of these principals, the
+nearest first), `action`, `actionid`, `sequence` (the position with leading zeros, so that the order of the texts is
+that of the events, as the specification's own extension `sequence` requires) and `dataversion` (of the payload's
+schema).
 
 The specification forbids empty texts in attributes, and control characters, half surrogates and non-characters. A value
 with any of these is percent-encoded (UTF-8), and one more extension, `percentencoded`, lists the names of these
@@ -120,6 +121,8 @@ def _attributes(event: Event, source: str) -> dict[str, str]:
         found["actortype"] = event.actor_type
     if event.actor_id is not None:
         found["actor"] = event.actor_id
+    if event.on_behalf_of:
+        found["onbehalfof"] = json.dumps(event.on_behalf_of)
     unfit = [name for name, value in found.items() if not value or (not value.isprintable() and _forbidden(value))]
     for name in unfit:
         value = found.pop(name)
@@ -159,6 +162,7 @@ def _event(attributes: Mapping[str, str], data: bytes) -> Event:
         action=found["action"],
         action_id=found["actionid"],
         occurred_at=_time(found["time"]),
+        on_behalf_of=_principals(found["onbehalfof"]) if "onbehalfof" in found else (),
     )
 
 
@@ -249,6 +253,16 @@ def _number(attributes: Mapping[str, str], name: str) -> int:
     if not _is_number(attributes[name]):
         _refuse(f"its {name} must be a number, not {attributes[name]!r}")
     return int(attributes[name])
+
+
+def _principals(text: str) -> tuple[str, ...]:
+    try:
+        principals = json.loads(text)
+    except (ValueError, RecursionError):
+        principals = None
+    if not isinstance(principals, list) or not all(isinstance(each, str) for each in principals):
+        _refuse(f"its onbehalfof must be a JSON array of texts, not {text!r}")
+    return tuple(principals)
 
 
 def _tenant(text: str) -> UUID:

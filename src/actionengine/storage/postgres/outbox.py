@@ -40,7 +40,7 @@ BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 LEASE = "SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', %s, true)"
 TAKE = """
 SELECT attempts, position, id, tenant_id, type, subject, payload, action, action_id, actor_type, actor_id, occurred_at,
-    version
+    version, on_behalf_of
 FROM public.ae_outbox_take(%s, %s, %s, %s, %s)
 """
 SETTLE = "SELECT public.ae_outbox_settle(%s, %s, %s, %s, %s, %s)"
@@ -52,7 +52,7 @@ FROM public.ae_relay_status(%s, %s, %s)
 """
 DEAD_LETTERS = """
 SELECT attempts, reason, dead_at, skipped, id, tenant_id, type, subject, payload, action, action_id, actor_type,
-    actor_id, occurred_at, version
+    actor_id, occurred_at, version, on_behalf_of
 FROM public.ae_dead_letters(%s, %s, %s, %s)
 """
 REDRIVE = "SELECT public.ae_redrive(%s, %s, %s)"

@@ -12,6 +12,7 @@ from pydantic_core import from_json, to_json
 
 from actionengine.storage.outbox import PendingEvent
 from actionengine.storage.rows import EventRow, LogRow
+from actionengine.storage.sql.rows import names_in, names_text
 
 
 def array(items: Iterable[object]) -> str:
@@ -27,6 +28,7 @@ def log_values(row: LogRow) -> list[Any]:
         if values[index] is not None:
             values[index] = values[index].decode()
     values[_LOG_SUBJECTS] = to_json(row.subjects).decode()
+    values[_LOG_PRINCIPALS] = names_text(row.on_behalf_of)
     return values
 
 
@@ -39,6 +41,7 @@ def log_row(values: tuple[Any, ...]) -> LogRow:
         if fields[index] is not None:
             fields[index] = fields[index].encode()
     fields[_LOG_SUBJECTS] = tuple(from_json(fields[_LOG_SUBJECTS]))
+    fields[_LOG_PRINCIPALS] = names_in(fields[_LOG_PRINCIPALS])
     fields[_LOG_STARTED] = fields[_LOG_STARTED].astimezone(UTC)
     return LogRow(*fields)
 
@@ -47,6 +50,7 @@ def event_values(row: EventRow) -> list[Any]:
     """Return an event as parameters."""
     values: list[Any] = list(row)
     values[_EVENT_PAYLOAD] = row.payload.decode()
+    values[_EVENT_PRINCIPALS] = names_text(row.on_behalf_of)
     return values
 
 
@@ -58,6 +62,7 @@ def event_row(values: list[Any]) -> EventRow:
         payload=values[_EVENT_PAYLOAD].encode(),
         action_id=str(event.action_id),
         occurred_at=event.occurred_at.astimezone(UTC),
+        on_behalf_of=names_in(values[_EVENT_PRINCIPALS]),
     )
 
 
@@ -75,6 +80,7 @@ def taken_event(
     actor_id: str | None,
     occurred_at: int,
     version: int,
+    on_behalf_of: str | None,
 ) -> PendingEvent:
     """Return an event of the outbox from the values that were read, its time in microseconds since 1970. A relay reads
     many of them."""
@@ -92,6 +98,7 @@ def taken_event(
             actor_id,
             _EPOCH + timedelta(0, 0, occurred_at),
             version,
+            names_in(on_behalf_of),
         ),
         attempts,
     )
@@ -105,5 +112,7 @@ tenant_text = lru_cache(maxsize=4096)(str)
 
 _LOG_JSON = [LogRow._fields.index(name) for name in ("input", "output", "error")]
 _LOG_SUBJECTS = LogRow._fields.index("subjects")
+_LOG_PRINCIPALS = LogRow._fields.index("on_behalf_of")
 _LOG_STARTED = LogRow._fields.index("started_at")
 _EVENT_PAYLOAD = EventRow._fields.index("payload")
+_EVENT_PRINCIPALS = EventRow._fields.index("on_behalf_of")

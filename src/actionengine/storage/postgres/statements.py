@@ -13,7 +13,7 @@ from typing import NamedTuple
 from actionengine.storage.outbox import EVENTS, TRIGGERS, WORKFLOWS
 from actionengine.storage.postgres.driver import Statement
 from actionengine.storage.rows import LogRow
-from actionengine.storage.sql.action_log import DRIVERS, EXAMINED, walk_statement
+from actionengine.storage.sql.action_log import DRIVERS, examined_columns, walk_statement
 from actionengine.storage.sql.documents import DocumentStatements
 from actionengine.storage.sql.pages import PageQuery, postgres_page
 from actionengine.storage.sql.rows import RowsDialect
@@ -194,11 +194,11 @@ ROWS = RowsDialect(
     page=postgres_page,
 )
 
-# The first step of a page of the action log, for each column that it can walk along, and for a subject. The limits make
-# each part a walk along an index, whatever the planner knows.
+# The first step of a page of the action log, for each column that it can walk along, for a subject and for a principal.
+# The limits make each part a walk along an index, whatever the planner knows.
 FIND_LOG = {column: walk_statement("public.ae_action_log", ROWS, column) for column in (None, *DRIVERS)}
 FIND_LOG_OF_SUBJECT = f"""
-SELECT subjects.log_id, {", ".join(f"log.{column}" for column in EXAMINED[1:])}
+SELECT subjects.log_id, {examined_columns(ROWS, "log.")}
 FROM (
     SELECT s.log_id
     FROM public.ae_action_log_subjects s
@@ -215,6 +215,9 @@ LEFT JOIN LATERAL (
 ) log ON true
 ORDER BY subjects.log_id DESC
 """
+FIND_LOG_OF_PRINCIPAL = FIND_LOG_OF_SUBJECT.replace("subject", "principal")
+FIND_LOG_BESIDE = {"subject": FIND_LOG_OF_SUBJECT, "principal": FIND_LOG_OF_PRINCIPAL}
+"""The statements that find rows of the log through a table beside it."""
 
 # The second step.
 READ_LOG = postgres_page(
@@ -231,7 +234,7 @@ READ_LOG = postgres_page(
         columns="id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source, reason, action,\n"
         "    subjects::pg_catalog.text, input::pg_catalog.text, output::pg_catalog.text, outcome,\n"
         "    error::pg_catalog.text, decision, started_at, latency, idempotency_key, request_id, model,\n"
-        "    prompt_version, input_tokens, output_tokens, cost_usd",
+        "    prompt_version, input_tokens, output_tokens, cost_usd, on_behalf_of::pg_catalog.text",
         keys=("id",),
         json=("input", "output", "error"),
         where="true",
@@ -243,7 +246,7 @@ READ_LOG = postgres_page(
 _LISTED_EVENTS = PageQuery(
     table="public.ae_events",
     columns="position, id, tenant_id, type, subject, payload::pg_catalog.text, action, action_id, actor_type,\n"
-    "    actor_id, occurred_at, version",
+    "    actor_id, occurred_at, version, on_behalf_of::pg_catalog.text",
     keys=("position",),
     json=("payload",),
     where="tenant_id OPERATOR(pg_catalog.=) %s AND position OPERATOR(pg_catalog.>) %s\n"
@@ -340,19 +343,25 @@ CHANNELS = {EVENTS: "ae_outbox", WORKFLOWS: "ae_outbox_workflows", TRIGGERS: "ae
 _LOG = """log AS (
     INSERT INTO public.ae_action_log (id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source,
         reason, action, subjects, input, output, outcome, error, decision, started_at, latency, idempotency_key,
-        request_id, model, prompt_version, input_tokens, output_tokens, cost_usd)
+        request_id, model, prompt_version, input_tokens, output_tokens, cost_usd, on_behalf_of)
     VALUES {rows}
-    RETURNING tenant_id, id, subjects
+    RETURNING tenant_id, id, subjects, on_behalf_of
 ), subjects AS (
     INSERT INTO public.ae_action_log_subjects (tenant_id, subject, log_id)
     SELECT log.tenant_id, subject.name, log.id
     FROM log, pg_catalog.json_array_elements_text(log.subjects) subject (name)
     ON CONFLICT DO NOTHING
 )"""
+_PRINCIPALS = """principals AS (
+    INSERT INTO public.ae_action_log_principals (tenant_id, principal, log_id)
+    SELECT log.tenant_id, principal.name, log.id
+    FROM log, pg_catalog.json_array_elements_text(log.on_behalf_of) principal (name)
+    ON CONFLICT DO NOTHING
+)"""
 _LOG_ROW = f"({', '.join(['%s'] * len(LogRow._fields))})"
 _EVENTS = """events AS (
     INSERT INTO public.ae_events (id, tenant_id, type, subject, payload, action, action_id, actor_type, actor_id,
-        occurred_at, version)
+        occurred_at, version, on_behalf_of)
     SELECT event.*
     FROM horizon, (VALUES {rows}) event
     RETURNING tenant_id, position, id, subject, type
@@ -368,7 +377,7 @@ _QUEUES = """, (
         {routes}
     ) queue
     WHERE queue.types IS NULL OR events.type OPERATOR(pg_catalog.=) ANY(queue.types)"""
-_EVENT_ROW = _row("uuid", "uuid", "text", "text", "json", "text", "uuid", "text", "text", "timestamptz", "int4")
+_EVENT_ROW = _row("uuid", "uuid", "text", "text", "json", "text", "uuid", "text", "text", "timestamptz", "int4", "json")
 # A key that has already expired when it is written expires now: a purge looks for no earlier ones (see ae_purge_keys).
 _RESULTS = """results AS (
     UPDATE public.ae_idempotency_keys used
@@ -435,7 +444,9 @@ def opening_statements(settings: Sequence[str], read_only: bool, signed: bool) -
 
 
 @lru_cache(maxsize=256)
-def record_statement(log: int, events: int, results: int, routes: tuple[str, ...] = ()) -> str:
+def record_statement(
+    log: int, events: int, results: int, routes: tuple[str, ...] = (), has_principals: bool = False
+) -> str:
     """Return the statement that writes so many log rows, events with their outbox rows, and idempotent results. Its
     parameters after the events are the types that go into each of the queues."""
     parts: list[str] = []
@@ -444,6 +455,8 @@ def record_statement(log: int, events: int, results: int, routes: tuple[str, ...
         parts.append(_HORIZON.format(wakes="".join(wakes)))
     if log:
         parts.append(_LOG.format(rows=", ".join([_LOG_ROW] * log)))
+    if has_principals:
+        parts.append(_PRINCIPALS)
     if events:
         rows = ", ".join([_EVENT_ROW] * events)
         into = "\n        ".join(f"UNION ALL SELECT '{queue}', %s::pg_catalog.text[]" for queue in routes)

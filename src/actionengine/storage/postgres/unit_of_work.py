@@ -26,7 +26,7 @@ from actionengine.storage.postgres.rows import array, event_values, log_row, log
 from actionengine.storage.postgres.waiting import is_lost
 from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, EventRow, LogRow, Route
 from actionengine.storage.sql.action_log import Examined, Walk
-from actionengine.storage.sql.rows import json_bytes, json_text
+from actionengine.storage.sql.rows import json_bytes, json_text, names_in
 from actionengine.storage.sql.savepoints import Savepoint
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.tenants import tenant_deleted
@@ -163,12 +163,15 @@ class PostgresUnitOfWork(SQLUnitOfWork):
 
     def _find_log(self, walk: Walk, limit: int) -> list[Examined]:
         span = (walk.above, walk.lowest, limit)
-        if walk.column == "subject":
-            rows = self.query(sql.FIND_LOG_OF_SUBJECT, (self.tenant.id, walk.value, *span, self.tenant.id))
+        if walk.column in sql.FIND_LOG_BESIDE:
+            rows = self.query(sql.FIND_LOG_BESIDE[walk.column], (self.tenant.id, walk.value, *span, self.tenant.id))
         else:
             values = (walk.value,) if walk.column is not None else ()
             rows = self.query(sql.FIND_LOG[walk.column], (self.tenant.id, *values, *span))
-        return [Examined(*row) for row in rows]
+        return [
+            Examined(id, actor_type, actor_id, action, outcome, started_at, names_in(chain))
+            for id, actor_type, actor_id, action, outcome, started_at, chain in rows
+        ]
 
     def _read_log_rows(self, ids: Sequence[UUID]) -> list[tuple[LogRow, int]]:
         rows = self.query(sql.READ_LOG, (array(ids), self.tenant.id))
@@ -179,7 +182,9 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         return int(position)
 
     def _recording(self) -> list[Statement]:
-        log = [log_values(row) for recording in self._recordings for row in recording.log]
+        executions = [row for recording in self._recordings for row in recording.log]
+        has_principals = any(row.on_behalf_of for row in executions)
+        log = list(map(log_values, executions))
         written = [row for recording in self._recordings for row in recording.events]
         events = list(map(event_values, written))
         routes = self._routes(written) if written else []
@@ -197,7 +202,10 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             parameters = [*chain.from_iterable(rows[0]), *chain.from_iterable(rows[1]), *types]
             parameters += chain.from_iterable(rows[2])
             names = tuple(route.queue for route in queues)
-            statements.append((sql.record_statement(len(rows[0]), len(rows[1]), len(rows[2]), names), parameters))
+            statement = sql.record_statement(
+                len(rows[0]), len(rows[1]), len(rows[2]), names, has_principals and bool(rows[0])
+            )
+            statements.append((statement, parameters))
             del log[: sql.MAX_ROWS], events[: sql.MAX_ROWS], results[: sql.MAX_ROWS]
         return statements
 

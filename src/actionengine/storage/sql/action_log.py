@@ -14,6 +14,7 @@ from uuid import UUID
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.pages import Page, page_of
 from actionengine.storage.rows import LogQuery, LogRow
+from actionengine.storage.tables import Kind
 
 if TYPE_CHECKING:
     from actionengine.storage.sql.rows import RowsDialect
@@ -25,7 +26,7 @@ CLOCK_TOLERANCE = timedelta(minutes=1)
 """The difference that is allowed between the time in a row's id and its `started_at`, in case the host's clock was set
 between them."""
 
-EXAMINED = ("id", "actor_type", "actor_id", "action", "outcome", "started_at")
+EXAMINED = ("id", "actor_type", "actor_id", "action", "outcome", "started_at", "on_behalf_of")
 """The columns that the first step reads, in this order."""
 
 DRIVERS = ("actor_id", "outcome", "action", "actor_type")
@@ -33,7 +34,8 @@ DRIVERS = ("actor_id", "outcome", "action", "actor_type")
 
 
 class Examined(NamedTuple):
-    """A row as the first step reads it. All but the id are None for a subject whose row is gone."""
+    """A row as the first step reads it. All but the id are None where the row of a subject or of a principal is
+    gone."""
 
     id: UUID
     actor_type: str | None
@@ -41,6 +43,7 @@ class Examined(NamedTuple):
     action: str | None
     outcome: str | None
     started_at: datetime | None
+    on_behalf_of: tuple[str, ...] = ()
 
 
 class Walk(NamedTuple):
@@ -99,7 +102,11 @@ def _walk_of(query: LogQuery) -> Walk:
         lowest = UUID(int=max(0, _milliseconds(query.since) - _TOLERANCE) << 80)
     if query.before is not None:
         above = min(above, log_id(query.before))
-    drivers = ("subject", *sorted(DRIVERS, key=lambda name: (name, query.outcome) == ("outcome", "succeeded")))
+    drivers = (
+        "subject",
+        "principal",
+        *sorted(DRIVERS, key=lambda name: (name, query.outcome) == ("outcome", "succeeded")),
+    )
     for column in drivers:
         value = getattr(query, column)
         if value is not None:
@@ -115,13 +122,20 @@ def _milliseconds(time: datetime) -> int:
     return max(0, (time - _EPOCH) // timedelta(milliseconds=1))
 
 
+def examined_columns(dialect: RowsDialect, log: str = "") -> str:
+    """Return the columns that the first step reads, each with this prefix; with one, all but the id."""
+    kinds: dict[str, Kind] = {"on_behalf_of": "json"}
+    columns = EXAMINED[1:] if log else EXAMINED
+    return ", ".join(dialect.read[kinds.get(name, "text")].format(name=f"{log}{name}") for name in columns)
+
+
 def walk_statement(table: str, dialect: RowsDialect, column: str | None) -> str:
     """Return the statement of the first step along the log itself: its parameters are the tenant, the value of the
     column, if any, the ids to go down from and to, and the limit."""
     operator, mark = dialect.operator, dialect.mark
     driving = f" AND {column} {operator.format('=')} {mark}" if column is not None else ""
     return (
-        f"SELECT {', '.join(EXAMINED)}\nFROM {table}\n"
+        f"SELECT {examined_columns(dialect)}\nFROM {table}\n"
         f"WHERE tenant_id {operator.format('=')} {mark}{driving}\n"
         f"    AND id {operator.format('<')} {mark} AND id {operator.format('>=')} {mark}\n"
         f"ORDER BY id DESC\nLIMIT {dialect.limit}"

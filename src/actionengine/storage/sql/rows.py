@@ -178,6 +178,16 @@ def json_bytes(text: str | None) -> bytes | None:
     return text.encode() if text is not None else None
 
 
+def names_text(names: tuple[str, ...]) -> str | None:
+    """Return names as the drivers take them, as JSON; None for none."""
+    return to_json(names).decode() if names else None
+
+
+def names_in(text: str | None) -> tuple[str, ...]:
+    """Return the names in this JSON, read as text."""
+    return tuple(from_json(text)) if text is not None else ()
+
+
 def _matches_nothing(where: Mapping[str, Any] | None) -> bool:
     return any(value == () for value in (where or {}).values())
 

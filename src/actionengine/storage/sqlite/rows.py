@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic_core import from_json, to_json
 
 from actionengine.storage.rows import EventRow, LogRow
-from actionengine.storage.sql.rows import json_bytes, json_text
+from actionengine.storage.sql.rows import json_bytes, json_text, names_in, names_text
 
 
 def bind_time(time: datetime) -> str:
@@ -27,6 +27,7 @@ def log_values(row: LogRow) -> tuple[Any, ...]:
         input=json_text(row.input),  # type: ignore[arg-type]
         output=json_text(row.output),  # type: ignore[arg-type]
         error=json_text(row.error),  # type: ignore[arg-type]
+        on_behalf_of=names_text(row.on_behalf_of),  # type: ignore[arg-type]
         started_at=bind_time(row.started_at),  # type: ignore[arg-type]
     )
 
@@ -40,6 +41,7 @@ def log_row(values: Sequence[Any]) -> LogRow:
         input=json_bytes(row.input),
         output=json_bytes(row.output),
         error=json_bytes(row.error),
+        on_behalf_of=names_in(row.on_behalf_of),
         started_at=datetime.fromisoformat(row.started_at),
     )
     return read
@@ -51,6 +53,7 @@ def event_values(row: EventRow) -> tuple[Any, ...]:
         tenant_id=str(row.tenant_id),  # type: ignore[arg-type]
         payload=row.payload.decode(),  # type: ignore[arg-type]
         occurred_at=bind_time(row.occurred_at),  # type: ignore[arg-type]
+        on_behalf_of=names_text(row.on_behalf_of),  # type: ignore[arg-type]
     )
 
 
@@ -61,6 +64,7 @@ def event_row(values: Sequence[Any]) -> EventRow:
         tenant_id=UUID(event.tenant_id),
         payload=event.payload.encode(),
         occurred_at=datetime.fromisoformat(event.occurred_at),
+        on_behalf_of=names_in(event.on_behalf_of),
     )
     return read
 

@@ -7,7 +7,7 @@ from actionengine.storage.lookups import ACTIVE_SCHEDULES
 from actionengine.storage.outbox import RelayHeartbeat
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.rows import EventRow, LogRow
-from actionengine.storage.sql.action_log import DRIVERS, EXAMINED, walk_statement
+from actionengine.storage.sql.action_log import DRIVERS, examined_columns, walk_statement
 from actionengine.storage.sql.documents import DocumentStatements
 from actionengine.storage.sql.pages import PageQuery, sqlite_bytes, sqlite_page
 from actionengine.storage.sql.rows import RowsDialect
@@ -217,10 +217,11 @@ INSERT INTO main.ae_action_log_subjects (tenant_id, subject, log_id)
 VALUES (?, ?, ?)
 ON CONFLICT DO NOTHING
 """
-# The first step of a page of the action log, for each column that it can walk along, and for a subject.
+WRITE_PRINCIPAL = WRITE_SUBJECT.replace("subject", "principal")
+# The first step of a page of the action log, for each column that it can walk along, for a subject and for a principal.
 FIND_LOG = {column: walk_statement("main.ae_action_log", ROWS, column) for column in (None, *DRIVERS)}
 FIND_LOG_OF_SUBJECT = f"""
-SELECT subjects.log_id, {", ".join(f"log.{column}" for column in EXAMINED[1:])}
+SELECT subjects.log_id, {examined_columns(ROWS, "log.")}
 FROM (
     SELECT s.log_id
     FROM main.ae_action_log_subjects s
@@ -231,6 +232,9 @@ FROM (
 LEFT JOIN main.ae_action_log log ON log.tenant_id = ? AND log.id = subjects.log_id
 ORDER BY subjects.log_id DESC
 """
+FIND_LOG_OF_PRINCIPAL = FIND_LOG_OF_SUBJECT.replace("subject", "principal")
+FIND_LOG_BESIDE = {"subject": FIND_LOG_OF_SUBJECT, "principal": FIND_LOG_OF_PRINCIPAL}
+"""The statements that find rows of the log through a table beside it."""
 
 # The second step.
 READ_LOG = sqlite_page(

@@ -20,7 +20,7 @@ from actionengine.storage.outbox import EVENTS
 from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, LogRow
 from actionengine.storage.sql.action_log import Examined, Walk
 from actionengine.storage.sql.bridge import await_
-from actionengine.storage.sql.rows import KEY_GONE, json_bytes, json_text
+from actionengine.storage.sql.rows import KEY_GONE, json_bytes, json_text, names_in
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.sqlite import statements as sql
 from actionengine.storage.sqlite.database import ConnectionState, SQLiteDatabase
@@ -114,15 +114,23 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
 
     def _find_log(self, walk: Walk, limit: int) -> list[Examined]:
         span = (str(walk.above), str(walk.lowest), limit)
-        if walk.column == "subject":
-            rows = self.query(sql.FIND_LOG_OF_SUBJECT, (self._tenant_id, walk.value, *span, self._tenant_id))
+        if walk.column in sql.FIND_LOG_BESIDE:
+            rows = self.query(sql.FIND_LOG_BESIDE[walk.column], (self._tenant_id, walk.value, *span, self._tenant_id))
         else:
             values = (walk.value,) if walk.column is not None else ()
             rows = self.query(sql.FIND_LOG[walk.column], (self._tenant_id, *values, *span))
         time = datetime.fromisoformat
         return [
-            Examined(UUID(id), actor_type, actor_id, action, outcome, time(started_at) if started_at else None)
-            for id, actor_type, actor_id, action, outcome, started_at in rows
+            Examined(
+                UUID(id),
+                actor_type,
+                actor_id,
+                action,
+                outcome,
+                time(started_at) if started_at else None,
+                names_in(chain),
+            )
+            for id, actor_type, actor_id, action, outcome, started_at, chain in rows
         ]
 
     def _read_log_rows(self, ids: Sequence[UUID]) -> list[tuple[LogRow, int]]:
@@ -140,6 +148,8 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
                 self.execute(sql.WRITE_LOG, log_values(row))
                 for subject in row.subjects:
                     self.execute(sql.WRITE_SUBJECT, (self._tenant_id, subject, row.id))
+                for principal in row.on_behalf_of:
+                    self.execute(sql.WRITE_PRINCIPAL, (self._tenant_id, principal, row.id))
             for event in recording.events:
                 self.execute(sql.WRITE_EVENT, event_values(event))
                 lane = partition_key(event)

@@ -10,6 +10,7 @@ OF_TENANTS = {
     "ae_idempotency_keys": ("INSERT", "UPDATE"),
     "ae_action_log": ("INSERT",),
     "ae_action_log_subjects": ("INSERT",),
+    "ae_action_log_principals": ("INSERT",),
     "ae_events": ("INSERT",),
     "ae_outbox": ("INSERT",),
     "ae_projects": ("INSERT",),
@@ -24,6 +25,7 @@ OF_TENANTS = {
 _APPEND_ONLY = (
     "ae_action_log",
     "ae_action_log_subjects",
+    "ae_action_log_principals",
     "ae_events",
     "ae_projects",
     "ae_change_targets",

@@ -139,6 +139,7 @@ CREATE TABLE public.ae_action_log (
     input_tokens    bigint,
     output_tokens   bigint,
     cost_usd        double precision,
+    on_behalf_of    json,
     PRIMARY KEY (tenant_id, id)
 );
 CREATE INDEX ae_action_log_actor ON public.ae_action_log (tenant_id, actor_id, id);
@@ -156,19 +157,29 @@ CREATE TABLE public.ae_action_log_subjects (
     PRIMARY KEY (tenant_id, subject, log_id)
 );
 
+-- The executions for each principal, at any place of the chain behind the actor.
+
+CREATE TABLE public.ae_action_log_principals (
+    tenant_id uuid             NOT NULL,
+    principal text COLLATE "C" NOT NULL,
+    log_id    uuid             NOT NULL,
+    PRIMARY KEY (tenant_id, principal, log_id)
+);
+
 CREATE TABLE public.ae_events (
-    tenant_id   uuid        NOT NULL,
-    position    bigint      GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME public.ae_event_position),
-    id          uuid        NOT NULL,
-    type        text        NOT NULL,
-    subject     text,
-    payload     json        NOT NULL,
-    action      text        NOT NULL,
-    action_id   uuid        NOT NULL,
-    actor_type  text,
-    actor_id    text,
-    occurred_at timestamptz NOT NULL,
-    version     integer     NOT NULL,
+    tenant_id    uuid        NOT NULL,
+    position     bigint      GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME public.ae_event_position),
+    id           uuid        NOT NULL,
+    type         text        NOT NULL,
+    subject      text,
+    payload      json        NOT NULL,
+    action       text        NOT NULL,
+    action_id    uuid        NOT NULL,
+    actor_type   text,
+    actor_id     text,
+    occurred_at  timestamptz NOT NULL,
+    version      integer     NOT NULL,
+    on_behalf_of json,
     PRIMARY KEY (tenant_id, position)
 );
 CREATE INDEX ae_events_type ON public.ae_events (tenant_id, type, position);
@@ -234,6 +245,8 @@ CREATE TABLE public.ae_relays (
 CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_action_log
     FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
 CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_action_log_subjects
+    FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
+CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_action_log_principals
     FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
 CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_events
     FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
@@ -698,7 +711,7 @@ DECLARE
 BEGIN
     FOREACH protected IN ARRAY ARRAY[
         'ae_documents', 'ae_document_keys', 'ae_idempotency_keys', 'ae_action_log', 'ae_action_log_subjects',
-        'ae_events', 'ae_outbox', 'ae_projects', 'ae_record_types', 'ae_changes', 'ae_change_targets', 'ae_patch_ops',
+        'ae_action_log_principals', 'ae_events', 'ae_outbox', 'ae_projects', 'ae_record_types', 'ae_changes', 'ae_change_targets', 'ae_patch_ops',
         'ae_snapshots'
     ] LOOP
         EXECUTE format('ALTER TABLE public.%I ENABLE ROW LEVEL SECURITY', protected);
@@ -1152,7 +1165,7 @@ CREATE FUNCTION public.ae_outbox_take(
     most integer, most_partitions integer, of_queue text, known bigint[], signature text
 ) RETURNS TABLE (
     attempts integer, "position" bigint, id text, tenant_id text, type text, subject text, payload text, action text,
-    action_id text, actor_type text, actor_id text, occurred_at bigint, version integer
+    action_id text, actor_type text, actor_id text, occurred_at bigint, version integer, on_behalf_of text
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1203,7 +1216,7 @@ BEGIN
         END IF;
     END LOOP;
     RETURN QUERY SELECT cardinality(locked), NULL::bigint, marks::text, NULL, NULL, NULL, array_to_json(behind)::text,
-        NULL, NULL, NULL, NULL, NULL::bigint, NULL::integer;
+        NULL, NULL, NULL, NULL, NULL::bigint, NULL::integer, NULL;
     -- An event that has returned since the marks were found may be before them. The next look must begin before it.
     IF locked <> '{}' AND marks[65] = (SELECT r.returns FROM public.ae_outbox_returns r WHERE r.queue = of_queue) THEN
         batch := public.ae_outbox_batch(of_queue, locked, marks, horizon, most);
@@ -1215,7 +1228,7 @@ BEGIN
     RETURN QUERY
         SELECT e.attempts, e.position, e.id::text, e.tenant_id::text, e.type, e.subject, e.payload::text, e.action,
             e.action_id::text, e.actor_type, e.actor_id, (date_part('epoch', e.occurred_at) * 1000000)::bigint,
-            e.version
+            e.version, e.on_behalf_of::text
         -- The event whose payload reaches 4 MiB is the last one.
         FROM (
             SELECT taken.*, sum(taken.bytes) OVER (ROWS UNBOUNDED PRECEDING) - taken.bytes AS bytes_before
@@ -1439,7 +1452,7 @@ CREATE FUNCTION public.ae_dead_letters(
 ) RETURNS TABLE (
     attempts integer, reason text, dead_at timestamptz, skipped boolean, id uuid, tenant_id uuid, type text,
     subject text, payload text, action text, action_id uuid, actor_type text, actor_id text, occurred_at timestamptz,
-    version integer
+    version integer, on_behalf_of text
 )
 -- Without bitmap scans: a page is read in the order of an index, instead of reading and sorting all.
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_bitmapscan = off AS $$
@@ -1447,7 +1460,7 @@ BEGIN
     PERFORM public.ae_operate('relay', signature);
     RETURN QUERY
         SELECT o.attempts, o.reason, o.dead_at, o.skipped, e.id, e.tenant_id, e.type, e.subject, e.payload::text,
-            e.action, e.action_id, e.actor_type, e.actor_id, e.occurred_at, e.version
+            e.action, e.action_id, e.actor_type, e.actor_id, e.occurred_at, e.version, e.on_behalf_of::text
         FROM (
             SELECT dead.*
             FROM public.ae_outbox dead

@@ -78,6 +78,7 @@ CREATE TABLE ae_action_log (
     input_tokens    INTEGER,
     output_tokens   INTEGER,
     cost_usd        REAL,
+    on_behalf_of    TEXT,
     -- Last, so that the other columns are read without reading these.
     input           TEXT,
     output          TEXT,
@@ -96,21 +97,29 @@ CREATE TABLE ae_action_log_subjects (
     PRIMARY KEY (tenant_id, subject, log_id)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE ae_action_log_principals (
+    tenant_id TEXT NOT NULL,
+    principal TEXT NOT NULL,
+    log_id    TEXT NOT NULL,
+    PRIMARY KEY (tenant_id, principal, log_id)
+) STRICT, WITHOUT ROWID;
+
 -- There is one writer at a time, so positions grow in commit order.
 
 CREATE TABLE ae_events (
-    position    INTEGER PRIMARY KEY AUTOINCREMENT,
-    tenant_id   TEXT NOT NULL,
-    id          TEXT NOT NULL,
-    type        TEXT NOT NULL,
-    subject     TEXT,
-    payload     TEXT NOT NULL,
-    action      TEXT NOT NULL,
-    action_id   TEXT NOT NULL,
-    actor_type  TEXT,
-    actor_id    TEXT,
-    occurred_at TEXT NOT NULL,
-    version     INTEGER NOT NULL
+    position     INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant_id    TEXT NOT NULL,
+    id           TEXT NOT NULL,
+    type         TEXT NOT NULL,
+    subject      TEXT,
+    payload      TEXT NOT NULL,
+    action       TEXT NOT NULL,
+    action_id    TEXT NOT NULL,
+    actor_type   TEXT,
+    actor_id     TEXT,
+    occurred_at  TEXT NOT NULL,
+    version      INTEGER NOT NULL,
+    on_behalf_of TEXT
 ) STRICT;
 CREATE INDEX ae_events_tenant ON ae_events (tenant_id, position);
 CREATE INDEX ae_events_type ON ae_events (tenant_id, type, position);
