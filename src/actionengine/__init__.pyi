@@ -66,7 +66,11 @@ from actionengine.hooks import HookLog as HookLog
 from actionengine.hooks import HookLogEntry as HookLogEntry
 from actionengine.hooks import PipelineResult as PipelineResult
 from actionengine.masking.secret_types import Sensitive as Sensitive
+from actionengine.pipeline.capture import NeededApproval as NeededApproval
 from actionengine.pipeline.payload import Limits as Limits
+from actionengine.pipeline.preview import Preview as Preview
+from actionengine.pipeline.write_set import PreviewedEvent as PreviewedEvent
+from actionengine.pipeline.write_set import Write as Write
 from actionengine.storage.errors import SerializationFailure as SerializationFailure
 from actionengine.storage.errors import StorageError as StorageError
 from actionengine.storage.errors import StorageUnavailable as StorageUnavailable

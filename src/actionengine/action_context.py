@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from returns.result import Result
@@ -59,6 +60,17 @@ class ActionContext:
     def request_id(self) -> str | None:
         """The host's id for the request."""
         return self._port.request.request_id
+
+    @property
+    def now(self) -> datetime:
+        """The time of this execution, in UTC: one for the outermost execution and all nested ones. An execution with a
+        plan has the time of the preview."""
+        return self._port.now
+
+    def new_id(self) -> str:
+        """Return a new id, a UUID of version 7 as text, which sorts by time. An execution with a plan gets the ids of
+        the preview, in the same order."""
+        return self._port.new_id()
 
     @property
     def hook_context(self) -> HookContext:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from actionengine.storage.rows import Route
 
 Idempotency = Literal["optional", "required", "none"]
+Binds = Literal["payload", "effects"]
 
 Input = TypeVar("Input", default=Any)
 Output = TypeVar("Output", default=Any)
@@ -69,12 +70,15 @@ class ApprovalPolicy:
     """The condition under which an action needs a second person.
 
     `when(data, ctx)` gets the validated input and returns whether the policy applies. `permission` is the approver's
-    permission. A pending approval expires after `expires_after`.
+    permission. A pending approval expires after `expires_after`. `binds` says what the approver agrees to: the payload,
+    or the effects: the approval then shows the writes that the action would make, and approving it commits exactly
+    these, or answers `conflict`.
     """
 
     when: Callable[[Any, ActionContext], bool]
     permission: str
     expires_after: timedelta = timedelta(days=7)
+    binds: Binds = "payload"
 
 
 def always(data: Any, ctx: ActionContext) -> bool:

@@ -202,7 +202,8 @@ class RequestContext:
 
     The host resolves `tenant` (`engine.resolve_tenant`), and never takes it from a payload. `actor` is None for a
     caller who is not signed in. `source` names the entry point, `reason` says why. `resources` are the request's own
-    objects for handlers, before the engine's.
+    objects for handlers, before the engine's. `plan` is the plan of a preview: the execution writes what the preview
+    showed, or answers `conflict` and writes nothing.
     """
 
     tenant: Tenant | None
@@ -213,6 +214,7 @@ class RequestContext:
     request_id: str | None = None
     ai_usage: AIUsage | None = None
     resources: Mapping[str, Any] | None = None
+    plan: str | None = None
 
     def __post_init__(self) -> None:
         if self.tenant is not None and not isinstance(self.tenant, Tenant):

@@ -20,6 +20,7 @@ from actionengine.errors import ActionError, ConfigurationError, ErrorCode, stor
 from actionengine.event_types import EventType
 from actionengine.pipeline.pipeline import Pipeline
 from actionengine.pipeline.plan import ActionPlan
+from actionengine.pipeline.preview import Preview
 from actionengine.pipeline.routing import no_service, route
 from actionengine.storage.closing import CallsOnClose
 from actionengine.storage.errors import StorageError, StorageUnavailable
@@ -181,6 +182,27 @@ class Engine:
             return _refused(plan, context)
         return await self._pipeline.execute(plan, payload, context, "async")
 
+    def preview(self, service: str, action: str, payload: Any, context: RequestContext) -> Result[Preview, ActionError]:
+        """Return what an execution would do, without doing it: its value, its writes and events, and a plan.
+
+        The action runs through the real pipeline up to its after hooks, and is always rolled back. It claims no
+        idempotency key and emits nothing; the action log has it as `previewed`. An execution with
+        `RequestContext(plan=…)` then writes what the preview showed, or answers `conflict`.
+        """
+        plan = self._route(service, action)
+        if not isinstance(plan, ActionPlan):
+            return _refused(plan, context)
+        return run_sync(self._pipeline.preview(plan, payload, context, "sync"))
+
+    async def preview_async(
+        self, service: str, action: str, payload: Any, context: RequestContext
+    ) -> Result[Preview, ActionError]:
+        """Return what an execution would do, under an event loop, as `preview` does."""
+        plan = self._route(service, action)
+        if not isinstance(plan, ActionPlan):
+            return _refused(plan, context)
+        return await self._pipeline.preview(plan, payload, context, "async")
+
     def run(self, action: Action[Input, Output], data: Input, context: RequestContext) -> Result[Output, ActionError]:
         """Execute a declared action, as `execute_action` does; a type checker knows its input and its output.
 
@@ -293,6 +315,10 @@ class BlockingEngine:
         Raises `LoopEnded` if the engine is closed during the call.
         """
         return self._loop.run(self._engine.execute_action_async, service, action, payload, context)
+
+    def preview(self, service: str, action: str, payload: Any, context: RequestContext) -> Result[Preview, ActionError]:
+        """Return what an execution would do, as `Engine.preview` does, and wait for it."""
+        return self._loop.run(self._engine.preview_async, service, action, payload, context)
 
     def run(self, action: Action[Input, Output], data: Input, context: RequestContext) -> Result[Output, ActionError]:
         """Execute a declared action and wait for its result, as `Engine.run` does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
+from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from returns.result import Result
@@ -53,6 +54,13 @@ class HandlerPort(Protocol):
 
     def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of the unit of work to its end inside a `def` handler."""
+
+    @property
+    def now(self) -> datetime:
+        """The time of the outermost execution, in UTC."""
+
+    def new_id(self) -> str:
+        """Return a new id, which sorts by time."""
 
     def emit(self, type: str | EventType, payload: Any, subject: str | None) -> None:
         """Add an event to the unit of work."""

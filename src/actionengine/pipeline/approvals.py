@@ -7,6 +7,7 @@ from collections.abc import Callable
 from actionengine.action_context import ActionContext
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.authorization import Authorization
+from actionengine.pipeline.capture import NeededApproval
 from actionengine.pipeline.execution import ApprovalNeeded, Execution
 from actionengine.pipeline.idempotency import Idempotency
 from actionengine.pipeline.payload import check_approvable, fingerprint
@@ -54,6 +55,9 @@ class Approvals:
             raise refusal
         if applies:
             execution.entry.record_decision(f"needs an approval with the permission {policy.permission}")
+            if execution.capture is not None and execution.capture.rehearses:
+                execution.capture.approvals.append(NeededApproval(plan.name, policy.permission, execution.resource))
+                return
             raise ApprovalNeeded(plan.name, policy, execution.resource)
 
     async def ask_for(self, execution: Execution, needed: ApprovalNeeded) -> PendingApproval:

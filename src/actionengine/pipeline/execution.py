@@ -21,6 +21,7 @@ from actionengine.context import Actor, RequestContext
 from actionengine.errors import ActionError
 from actionengine.hooks import HookContext
 from actionengine.pipeline.action_log import LogBuffer, LogRowBuilder
+from actionengine.pipeline.capture import Capture
 from actionengine.pipeline.event_log import EventBuffer
 from actionengine.pipeline.payload import Payload
 from actionengine.pipeline.plan import ActionPlan
@@ -101,6 +102,8 @@ class Execution:
     """Of the root: True if a handler has used its session, which may have rows to write."""
     unanswered = 0
     """Of the root: the number of document writes that tasks of a handler have begun and that have not returned."""
+    capture: Capture | None = None
+    """The capture of a preview, or of an execution that has to equal one."""
     lock_holder: str | None = None
     """The workflow run on whose behalf this execution, and its nested ones, may change locked documents."""
     _hook_context: HookContext | None = None
@@ -145,6 +148,9 @@ class Execution:
             self.approved = parent.approved
             self.asked = parent.asked
             self.deadline = parent.deadline
+            if parent.capture is not None:
+                self.capture = parent.capture
+                self.capture.secrets.append(self.secrets)
         timeout = plan.action.timeout
         if timeout is not None:
             deadline = self.entry.started + timeout
@@ -166,6 +172,8 @@ class Execution:
         self.when_asked = None
         self.document_checks = None
         self.external_effect_count = 0
+        if self.capture is not None:
+            self.capture.reset()
 
     @property
     def root(self) -> Execution:
@@ -175,8 +183,11 @@ class Execution:
     def open(self, writable: bool = False) -> UnitOfWork:
         """Return the unit of work of the outermost execution. The storage opens the transaction at first use."""
         root = self._root or self
-        if root.unit_of_work is not None:
-            return root.unit_of_work
+        unit_of_work = root.unit_of_work or self._begin(root, writable)
+        return unit_of_work if self.capture is None else self.capture.over(unit_of_work)
+
+    @staticmethod
+    def _begin(root: Execution, writable: bool) -> UnitOfWork:
         with root.lock:
             if root.unit_of_work is None:
                 tenant = root.request.tenant
@@ -187,6 +198,15 @@ class Execution:
                     unit_of_work.set_deadline(root.remaining(inf))
                 root.unit_of_work = unit_of_work
             return root.unit_of_work
+
+    @property
+    def now(self) -> datetime:
+        """The time of the outermost execution, or of the preview that this one has to equal."""
+        return self.root.entry.started_at if self.capture is None else self.capture.now
+
+    def new_id(self) -> str:
+        """Return a new id, which sorts by time: the next one of the preview that this execution has to equal."""
+        return str(uuid7()) if self.capture is None else self.capture.new_id()
 
     async def roll_back(self) -> None:
         """Roll back the unit of work of the outermost execution, where there is one."""
@@ -252,5 +272,7 @@ class Execution:
     def add_row(self, outcome: Outcome, error: ActionError | None = None) -> None:
         """Add the row of this execution to the action log."""
         key = self.claim.key if self.claim is not None else None
+        if self.capture is not None and self.capture.rehearses:
+            outcome = "previewed"
         by, approval_id = (self.approved.approved_by, self.approved.approval_id) if self.approved else (None, None)
         self.log.append(self.entry.to_row(outcome, error, key, by, approval_id))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
@@ -102,6 +103,15 @@ class HandlerAPI:
         if not own:
             return self.services.resources
         return MappingProxyType(ChainMap(dict(own), dict(self.services.resources)))
+
+    @property
+    def now(self) -> datetime:
+        """The time of the outermost execution, in UTC."""
+        return self.execution.now
+
+    def new_id(self) -> str:
+        """Return a new id, which sorts by time."""
+        return self.execution.new_id()
 
     @property
     def session(self) -> Any:

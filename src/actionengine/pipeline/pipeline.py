@@ -23,12 +23,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json
-from returns.result import Failure, Success
+from returns.result import Failure, Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import HookDefinition
@@ -38,7 +37,7 @@ from actionengine.concurrency.backoff import delay, full_jitter, sleep
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import RequestContext
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.hooks import HookLogEntry, PipelineResult
+from actionengine.hooks import HookLogEntry
 from actionengine.pipeline.action_log import outcome_of
 from actionengine.pipeline.approvals import Approvals, permission_to_approve
 from actionengine.pipeline.authorization import Authorization
@@ -51,8 +50,11 @@ from actionengine.pipeline.outcomes import Outcomes, storage_error
 from actionengine.pipeline.payload import Limits, copy_payload
 from actionengine.pipeline.pending_approval import PendingApproval
 from actionengine.pipeline.plan import ActionPlan
+from actionengine.pipeline.preview import Preview, Previews, answered
+from actionengine.pipeline.rehearsal import Rehearsals, captured
 from actionengine.pipeline.routing import Plans, route
 from actionengine.pipeline.stages import STAGES, ActionResult, Observer
+from actionengine.pipeline.stored_plan import capture_for, find_plan, use_plan
 from actionengine.pipeline.user_code import check_deadline, logger, timeout_error
 from actionengine.pipeline.validation import Validation, accept_payload
 from actionengine.storage.errors import SerializationFailure, StorageUnavailable
@@ -115,13 +117,15 @@ class Pipeline:
             for name in STAGES:
                 setattr(self, name, observe(name, getattr(self, name)))
         self._outcomes = Outcomes(storage, limits, self.authorization, self._approvals, self.claim, self.commit)
+        rehearsals = Rehearsals(self._perform, self._start_over)
+        self._previews = Previews(storage, rehearsals, self._outcomes, self._admit)
 
     # The flow
 
     async def execute(self, plan: ActionPlan, payload: Any, request: RequestContext, mode: Mode) -> ActionResult:
         """Run one execution from its guard to its commit. Return its value or the error."""
         if request.tenant is None:
-            return Failure(ActionError(ErrorCode.UNAUTHENTICATED, f"{plan.name}: the request has no tenant"))
+            return Failure(_no_tenant(plan))
         execution = Execution(plan, payload, request, mode, self.storage)
         try:
             try:
@@ -148,6 +152,14 @@ class Pipeline:
             await self.after(execution)
         return Success(value)
 
+    async def preview(
+        self, plan: ActionPlan, payload: Any, request: RequestContext, mode: Mode
+    ) -> Result[Preview, ActionError]:
+        """Run one execution from its guard to its after hooks, and roll it back. Return its value and its writes."""
+        if request.tenant is None:
+            return Failure(_no_tenant(plan))
+        return await self._previews.preview(Execution(plan, payload, request, mode, self.storage))
+
     async def _admit(self, execution: Execution) -> None:
         if self._has_guard:
             await self.guard(execution)
@@ -164,24 +176,49 @@ class Pipeline:
             try:
                 if execution.claim is not None or self._idempotency.is_wanted(execution):
                     await self.claim(execution)
-                await self._perform(execution)
-                value = _answered(execution)
+                if execution.request.plan is not None:
+                    await self._perform_plan(execution)
+                else:
+                    await self._perform(execution)
+                value = answered(execution)
                 if execution.claim is not None:
                     value = await self._idempotency.store_result(execution, value)
                 await self.record(execution)
                 await self.commit(execution)
                 return value
-            except SerializationFailure:
-                await execution.roll_back()
-                if reruns == self.limits.reruns:
-                    raise
-                reruns += 1
-                await sleep(execution.mode, full_jitter(delay(reruns, _RERUN_DELAY)))
-                execution.reset()
-                assert execution.received is not None
-                execution.incoming = execution.received.copy()
-                if not execution.plan.before:
-                    await self.validate(execution)
+            except SerializationFailure as lost:
+                reruns = await self._start_over(execution, reruns, lost)
+
+    async def _start_over(self, execution: Execution, reruns: int, lost: SerializationFailure) -> int:
+        """Prepare the next attempt of an execution that lost against another, and count it. Raises the error after the
+        last attempt."""
+        await execution.roll_back()
+        if reruns == self.limits.reruns:
+            raise lost
+        await sleep(execution.mode, full_jitter(delay(reruns + 1, _RERUN_DELAY)))
+        execution.reset()
+        assert execution.received is not None
+        execution.incoming = execution.received.copy()
+        if not execution.plan.before:
+            await self.validate(execution)
+        return reruns + 1
+
+    async def _perform_plan(self, execution: Execution) -> None:
+        """Run stages 7 to 11 as a plan says. Raises `ActionError(conflict)` for writes that differ from the plan's."""
+        execution.capture = None
+        record, stored = await find_plan(execution)
+        if not execution.plan.action.read_only:
+            await use_plan(execution, record, stored)
+        execution.capture = capture_for(stored)
+        execution.capture.secrets.append(execution.secrets)
+        await self._perform(execution)
+        stored.check_equal(execution, await captured(execution))
+        if execution.plan.action.read_only:
+            # The transaction of the handler refuses writes.
+            assert execution.unit_of_work is not None
+            await execution.unit_of_work.commit()
+            execution.unit_of_work = execution.capture = None
+            await use_plan(execution, record, stored)
 
     async def _perform(self, execution: Execution) -> None:
         plan = execution.plan
@@ -274,7 +311,7 @@ class Pipeline:
                 return Failure(ActionError(ErrorCode.INTERNAL, message))
             parent.child = execution
             marks = len(root.log), len(root.events), len(root.results)
-        unit_of_work = root.open()
+        unit_of_work = execution.open()
         savepoint = None
         try:
             self._check_nesting(execution, parent)
@@ -293,7 +330,7 @@ class Pipeline:
             # Of failed executions inside it.
             parent.after_failure += execution.after_failure
             parent.after_commit += execution.after_commit
-            return Success(_answered(execution))
+            return Success(answered(execution))
         except ApprovalNeeded as needed:
             root.approval_needed = needed
             await _undo(execution, savepoint, *marks)
@@ -417,7 +454,7 @@ async def _undo(execution: Execution, savepoint: object, rows: int, events: int,
     execution.ended = True
     root = execution.root
     if savepoint is not None:
-        await root.open().rollback_to(savepoint)
+        await execution.open().rollback_to(savepoint)
     del root.events[events:]
     del root.results[results:]
     root.log.mark_rolled_back(rows)
@@ -450,7 +487,5 @@ async def _write_after_failure(execution: Execution, write: FailureWrite) -> Non
         logger.warning("%s failed, and its data could not be updated: %s", execution.plan.name, refusal)
 
 
-def _answered(execution: Execution) -> Any:
-    if execution.plan.action.result.pipeline:
-        return PipelineResult(execution.value, replace(execution.hook_context.log))
-    return execution.value
+def _no_tenant(plan: ActionPlan) -> ActionError:
+    return ActionError(ErrorCode.UNAUTHENTICATED, f"{plan.name}: the request has no tenant")

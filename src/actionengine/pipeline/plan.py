@@ -186,6 +186,10 @@ class ActionPlan:
         if not policy.permission:
             raise ConfigurationError(f"{self.name}: the approval policy needs a permission for the approver")
         self._check_permission(policy.permission)
+        if policy.binds not in ("payload", "effects"):
+            raise ConfigurationError(
+                f"{self.name}: the approval policy binds 'payload' or 'effects', not {policy.binds!r}"
+            )
         if not timedelta(0) < policy.expires_after <= _MAX_APPROVAL_AGE:
             raise ConfigurationError(
                 f"{self.name}: the approval policy's expires_after must be above 0, and a century at most"

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
+from actionengine.storage.captured import WriteJournal
 from actionengine.storage.outbox import EVENTS, MAX_COUNTED_LAG, Outbox
 from actionengine.storage.pages import Page
 from actionengine.storage.records import StoredRecords
@@ -71,6 +72,10 @@ class UnitOfWork(Protocol):
     async def flushed_subjects(self) -> Sequence[str]:
         """Flush the session. Return a subject (`table/key`) for each row of a host's own tables that it has changed
         since the last call, without those that were rolled back; none where there is no session."""
+
+    def capture_sql(self, journal: WriteJournal) -> None:
+        """Add each write of a handler's own SQL to the journal from now on, and remove those that a savepoint undoes.
+        A second call with the same journal changes nothing. A backend without SQL has nothing to do."""
 
     async def record(self, recording: Recording) -> None:
         """Write log rows, events (with their outbox rows) and idempotent results."""

@@ -24,6 +24,7 @@ RESERVED_PREFIX = "ae_"
 ROLES = "ae_roles"
 ROLE_ASSIGNMENTS = "ae_role_assignments"
 APPROVALS = "ae_approvals"
+PLANS = "ae_plans"
 
 ROLE_COLLECTIONS = frozenset({ROLES, ROLE_ASSIGNMENTS})
 """Collections whose commits move the tenant's `access_version`."""

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_ACTOR_LENGTH, MAX_NAME_LENGTH
 
-Outcome = Literal["succeeded", "replayed", "invalid", "denied", "approval_required", "failed"]
+Outcome = Literal["succeeded", "replayed", "invalid", "denied", "approval_required", "failed", "previewed"]
 
 MAX_SUBJECT_LENGTH = MAX_NAME_LENGTH
 """Characters of a subject that the action log stores and compares: the limit of an index."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode, run_sync
+from actionengine.storage.captured import WriteJournal
 from actionengine.storage.clock import steady_now
 from actionengine.storage.errors import StorageError
 from actionengine.storage.memory.claims import ClaimHolder, can_claim, to_answer
@@ -127,6 +128,9 @@ class MemoryUnitOfWork(MemoryTransaction):
     async def flushed_subjects(self) -> Sequence[str]:
         """Return nothing: there is no session."""
         return ()
+
+    def capture_sql(self, journal: WriteJournal) -> None:
+        """Do nothing: there is no SQL."""
 
     async def record(self, recording: Recording) -> None:
         """Keep a recording until the commit."""

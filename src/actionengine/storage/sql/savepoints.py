@@ -19,9 +19,11 @@ from sqlalchemy.orm import Session, SessionTransaction
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
+from actionengine.storage.captured import WriteJournal
 from actionengine.storage.errors import StorageError
 from actionengine.storage.scopes import Scope
 from actionengine.storage.sql.bridge import on_loop
+from actionengine.storage.sql.captured_statements import CapturedStatements
 from actionengine.storage.sql.database import Database
 from actionengine.storage.sql.pools import UNIT_OF_WORK
 from actionengine.storage.sql.session import AsyncUnitOfWorkSession, UnitOfWorkConnection, UnitOfWorkSession
@@ -50,6 +52,7 @@ class SavepointTransaction(Transaction):
     _session: UnitOfWorkSession | None = None
     _async_session: AsyncUnitOfWorkSession | None = None
     _read_only_savepoints = 0
+    _captured: CapturedStatements | None = None
 
     def __init__(self, database: Database, tenant: Tenant, action_id: str, mode: Mode, read_only: bool) -> None:
         super().__init__(database, tenant, action_id, mode, read_only)
@@ -115,6 +118,14 @@ class SavepointTransaction(Transaction):
             await self.run(self._release_savepoint, savepoint)
         savepoint.scope.step_out()
 
+    def capture_sql(self, journal: WriteJournal) -> None:
+        """Add each write of the session to the journal from now on."""
+        if self._captured is None:
+            self._captured = CapturedStatements()
+            if self._connection is not None:
+                self._captured.listen(self._connection, self._session)
+        self._captured.add(journal)
+
     async def flushed_subjects(self) -> Sequence[str]:
         """Flush the session; return a subject for each row that it has changed."""
         if self._session is None and self._exclusive.is_free():
@@ -170,6 +181,8 @@ class SavepointTransaction(Transaction):
             assert self._pooled is not None
             self._pooled.info[UNIT_OF_WORK] = self
             self._connection = UnitOfWorkConnection(self._engine, self._pooled, self)
+            if self._captured is not None:
+                self._captured.listen(self._connection, self._session)
             self._connection.begin()
             protection = self.database.protection
             if not protection.is_complete:

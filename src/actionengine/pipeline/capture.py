@@ -1,0 +1,235 @@
+"""The capture of one execution: its clock, its ids, and all that it writes.
+
+A preview, and an execution that has to equal one, has a capture; no other execution pays for it. Its unit of work is
+wrapped, so that each write of documents and of the library's own rows passes here. The backend reports the writes of a
+handler's own SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from itertools import count
+from secrets import token_hex
+from typing import Any, cast
+from uuid import UUID
+
+from actionengine.pipeline.secrets import Secrets
+from actionengine.storage.captured import CapturedWrite, WriteJournal, WriteKind, captured_json
+from actionengine.storage.errors import SerializationFailure
+from actionengine.storage.pages import Page
+from actionengine.storage.port import UnitOfWork
+from actionengine.storage.records import StoredRecords
+from actionengine.storage.rows import Record
+from actionengine.storage.tables import AsyncRows, Row, Table
+
+
+@dataclass(frozen=True, slots=True)
+class NeededApproval:
+    """An approval that an execution needs: the action whose policy applies, the permission of the approver, and the
+    resource of the action, if it names one."""
+
+    action: str
+    permission: str
+    resource: str | None = None
+
+
+class Capture:
+    """The capture of one execution and of those that it executes.
+
+    `now` and `seed` determine the times and ids that handlers get. A capture that `rehearses` belongs to an execution
+    that is rolled back; `outer` is the capture of an execution around it, which gets the same writes.
+    """
+
+    def __init__(
+        self, now: datetime, seed: str | None = None, *, rehearses: bool = False, outer: Capture | None = None
+    ) -> None:
+        self.now = now
+        self.seed = token_hex(16) if seed is None else seed
+        self.rehearses = rehearses
+        self.journal = WriteJournal()
+        self.approvals: list[NeededApproval] = []
+        self.secrets: list[Secrets] = []
+        self._outer = outer
+        self._counter = count()
+        self._over: tuple[UnitOfWork, CapturingUnitOfWork] | None = None
+
+    def reset(self) -> None:
+        """Drop the writes of a lost attempt, and begin the ids anew."""
+        self.journal.clear()
+        self.journal.is_closed = False
+        self.approvals.clear()
+        self._counter = count()
+        self._over = None
+
+    def new_id(self) -> str:
+        """Return the next id: a UUID of version 7, made of the time, the seed and a count. Ids sort in their order."""
+        number = next(self._counter)
+        milliseconds = int(self.now.timestamp() * 1000) + (number >> 12)
+        random = int.from_bytes(sha256(f"{self.seed}/{number}".encode()).digest()[:8]) & (1 << 62) - 1
+        return str(UUID(int=milliseconds << 80 | 7 << 76 | (number & 0xFFF) << 64 | 2 << 62 | random))
+
+    def over(self, unit_of_work: UnitOfWork) -> UnitOfWork:
+        """Return the unit of work in a form that captures its writes."""
+        over = self._over
+        if over is None or over[0] is not unit_of_work:
+            inner = unit_of_work if self._outer is None else self._outer.over(unit_of_work)
+            unit_of_work.capture_sql(self.journal)
+            over = self._over = unit_of_work, CapturingUnitOfWork(inner, self)
+        return cast("UnitOfWork", over[1])
+
+    def add(
+        self, kind: WriteKind, target: str, id: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+    ) -> None:
+        """Add a write of a document or a row."""
+        self.journal.add(CapturedWrite(kind, target, id, _json(before), _json(after)))
+
+
+class CapturingUnitOfWork:
+    """A unit of work whose writes are captured. All else passes to the unit of work inside."""
+
+    def __init__(self, inner: UnitOfWork, capture: Capture) -> None:
+        self._inner = inner
+        self._capture = capture
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def records(self, collection: str) -> CapturingRecords:
+        """Return the collection as this transaction sees it."""
+        return CapturingRecords(self._inner.records(collection), collection, self._capture)
+
+    def rows(self, table: Table) -> CapturingRows:
+        """Return the rows of one of the library's own tables as this transaction sees them."""
+        return CapturingRows(self._inner.rows(table), table, self._capture)
+
+    async def savepoint(self, read_only: bool = False) -> object:
+        """Return a new savepoint, with the number of writes before it."""
+        savepoint = await self._inner.savepoint(read_only)
+        return savepoint, len(self._capture.journal)
+
+    async def rollback_to(self, savepoint: tuple[object, int]) -> None:
+        """Undo the writes since the savepoint."""
+        inner, mark = savepoint
+        await self._inner.rollback_to(inner)
+        self._capture.journal.undo_to(mark)
+
+    async def release(self, savepoint: tuple[object, int]) -> None:
+        """Release a savepoint and keep the writes since."""
+        await self._inner.release(savepoint[0])
+
+
+class CapturingRecords:
+    """A collection whose writes are captured."""
+
+    __slots__ = ("_capture", "_collection", "_inner")
+
+    def __init__(self, inner: StoredRecords, collection: str, capture: Capture) -> None:
+        self._inner = inner
+        self._collection = collection
+        self._capture = capture
+
+    async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
+        """Add a document. Without an `id` it gets the next one of the capture."""
+        self._capture.journal.check_open()
+        record = await self._inner.insert(data, self._capture.new_id() if id is None else id)
+        self._capture.add("insert", self._collection, record.id, None, record.data)
+        return record
+
+    async def get(self, id: str) -> Record | None:
+        """Return the document, or None."""
+        return await self._inner.get(id)
+
+    async def lock(self, id: str, expected_version: int) -> Record:
+        """Return the document and keep other units of work from changing it until this one ends."""
+        return await self._inner.lock(id, expected_version)
+
+    async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
+        """Replace a document that is at `expected_version`. The lock keeps the state before it from changing."""
+        self._capture.journal.check_open()
+        before = await self._inner.lock(id, expected_version)
+        record = await self._inner.update(id, data, expected_version)
+        self._capture.add("update", self._collection, id, before.data, record.data)
+        return record
+
+    async def delete(self, id: str, expected_version: int) -> None:
+        """Remove a document that is at `expected_version`."""
+        self._capture.journal.check_open()
+        before = await self._inner.lock(id, expected_version)
+        await self._inner.delete(id, expected_version)
+        self._capture.add("delete", self._collection, id, before.data, None)
+
+    async def list(
+        self,
+        filter: Mapping[str, Any] | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        descending: bool = False,
+    ) -> Page[Record]:
+        """Return documents by id."""
+        return await self._inner.list(filter, limit, after, descending)
+
+
+class CapturingRows:
+    """The rows of one of the library's own tables, whose writes are captured."""
+
+    __slots__ = ("_capture", "_inner", "_table")
+
+    def __init__(self, inner: AsyncRows, table: Table, capture: Capture) -> None:
+        self._inner = inner
+        self._table = table
+        self._capture = capture
+
+    async def find(
+        self,
+        where: Mapping[str, Any] | None = None,
+        *,
+        above: Mapping[str, Any] | None = None,
+        columns: Sequence[str] | None = None,
+        order: Sequence[str] | None = None,
+        limit: int | None = None,
+        lock: bool = False,
+        descending: bool = False,
+    ) -> list[Row]:
+        """Return the rows that match, in order."""
+        return await self._inner.find(
+            where, above=above, columns=columns, order=order, limit=limit, lock=lock, descending=descending
+        )
+
+    async def insert(self, rows: Sequence[Row]) -> None:
+        """Add rows."""
+        self._capture.journal.check_open()
+        await self._inner.insert(rows)
+        for row in rows:
+            self._capture.add("insert", self._table.name, self._key(row), None, row)
+
+    async def update(self, rows: Sequence[Row]) -> None:
+        """Change rows, found by their key. The lock keeps the state before it from changing."""
+        self._capture.journal.check_open()
+        keys = {name: tuple(dict.fromkeys(row[name] for row in rows)) for name in self._table.key}
+        before = {self._key(row): row for row in await self._inner.find(keys, lock=True)} if rows else {}
+        await self._inner.update(rows)
+        for row in rows:
+            found = before[self._key(row)]
+            before[self._key(row)] = {**found, **row}
+            self._capture.add("update", self._table.name, self._key(row), found, {**found, **row})
+
+    async def delete(self, where: Mapping[str, Any]) -> int:
+        """Remove rows; return their number."""
+        self._capture.journal.check_open()
+        before = await self._inner.find(where, lock=True)
+        deleted = await self._inner.delete(where)
+        if deleted != len(before):
+            raise SerializationFailure(f"rows of {self._table.name} have changed while they were deleted")
+        for row in before:
+            self._capture.add("delete", self._table.name, self._key(row), row, None)
+        return deleted
+
+    def _key(self, row: Mapping[str, Any]) -> str:
+        return ",".join(str(row[name]) for name in self._table.key)
+
+
+def _json(value: Mapping[str, Any] | None) -> bytes | None:
+    return None if value is None else captured_json(value)

@@ -1,0 +1,155 @@
+"""The plan of a preview, in its stored form: what an execution with it must equal."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from actionengine.errors import ActionError, ErrorCode, conflict
+from actionengine.pipeline.capture import Capture
+from actionengine.pipeline.execution import Execution
+from actionengine.pipeline.payload import check_claimable, fingerprint
+from actionengine.pipeline.write_set import WriteSet, differences
+from actionengine.storage.port import UnitOfWork
+from actionengine.storage.records import PLANS
+from actionengine.storage.rows import Record
+
+LIFETIME = timedelta(hours=1)
+"""The time for which a plan can be used, by the storage's clock."""
+
+_PURGED_AT_ONCE = 50
+_TOKEN = re.compile(r"plan_([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z")
+_MAX_PARTS = 200
+"""Writes and events of a plan whose labels are stored, to name those that differ."""
+_MAX_NAMED = 10
+
+
+class StoredPlan(BaseModel):
+    """A plan as it is stored. Its id is random, and the token of the caller. Without a secret in it: the digests are
+    over the seed and the writes.
+
+    `actor` is the acting actor first, then each principal behind it. `used_by` is the execution that has used the plan.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    action: str
+    actor: tuple[str, ...]
+    payload: str
+    now: datetime
+    seed: str
+    digest: str
+    parts: tuple[tuple[str, str], ...]
+    expires_at: datetime
+    used_by: str | None = None
+
+    @classmethod
+    def of(cls, execution: Execution, writes: WriteSet, now: datetime) -> Self:
+        """Return the plan of a preview that ends at `now`."""
+        capture = execution.capture
+        assert capture is not None
+        return cls(
+            action=execution.plan.name,
+            actor=_actor(execution),
+            payload=_payload(execution),
+            now=capture.now,
+            seed=capture.seed,
+            digest=writes.digest,
+            parts=writes.parts[:_MAX_PARTS],
+            expires_at=now + LIFETIME,
+        )
+
+    def check_equal(self, execution: Execution, writes: WriteSet) -> None:
+        """Raise `ActionError(conflict)` for an execution with another write set than the plan's."""
+        if writes.digest != self.digest:
+            raise differs(execution, "its plan", self.parts, writes)
+
+
+async def store_plan(unit_of_work: UnitOfWork, plan: StoredPlan) -> str:
+    """Store a plan. Return its token."""
+    record = await unit_of_work.records(PLANS).insert(plan.model_dump(mode="json"))
+    return f"plan_{record.id}"
+
+
+async def find_plan(execution: Execution) -> tuple[Record, StoredPlan]:
+    """Return the plan that a request names, if the execution can use it.
+
+    Raises `ActionError`: `invalid_input` for a text that is no plan, `not_found` for an unknown plan, `forbidden` for
+    another actor's, and `conflict` for one that is used or expired, or of another action or payload.
+    """
+    token, name = execution.request.plan, execution.plan.name
+    found = _TOKEN.match(token) if isinstance(token, str) else None
+    if found is None:
+        raise ActionError(
+            ErrorCode.INVALID_INPUT, f"{name}: RequestContext.plan is the plan of a preview, as engine.preview gave it"
+        )
+    unit_of_work = execution.open()
+    record = await unit_of_work.records(PLANS).get(found[1])
+    if record is None:
+        raise ActionError(
+            ErrorCode.NOT_FOUND,
+            f"{name}: there is no such plan (a plan is deleted after it has expired): preview again",
+        )
+    plan = StoredPlan.model_validate(record.data)
+    if plan.actor != _actor(execution):
+        raise ActionError(ErrorCode.FORBIDDEN, f"{name}: the plan is another actor's: preview the action yourself")
+    if plan.action != name:
+        raise conflict(f"{name}: the plan is for {plan.action}", plan_action=plan.action)
+    if plan.used_by is not None:
+        raise conflict(f"{name}: the plan was used, by the execution {plan.used_by}: preview again")
+    if await unit_of_work.now() >= plan.expires_at:
+        raise conflict(f"{name}: the plan expired at {plan.expires_at.isoformat()}: preview again")
+    if plan.payload != _payload(execution):
+        raise conflict(f"{name}: the plan is for another payload: preview this one")
+    return record, plan
+
+
+async def use_plan(execution: Execution, record: Record, plan: StoredPlan) -> None:
+    """Mark a plan as used, in the execution's transaction. Raises `ActionError(conflict)` where another one has."""
+    used = plan.model_copy(update={"used_by": execution.id, "parts": ()}).model_dump(mode="json")
+    try:
+        await execution.open(writable=True).records(PLANS).update(record.id, used, record.version)
+    except ActionError as refusal:
+        if refusal.code in (ErrorCode.CONFLICT, ErrorCode.NOT_FOUND):
+            raise conflict(f"{execution.plan.name}: another execution has used the plan: preview again") from None
+        raise
+
+
+async def purge_plans(unit_of_work: UnitOfWork) -> None:
+    """Delete the plans that expired first, up to a bound. Raises `ActionError` where another unit of work deletes one
+    of them."""
+    plans, now = unit_of_work.records(PLANS), await unit_of_work.now()
+    for record in await plans.list(limit=_PURGED_AT_ONCE):
+        if StoredPlan.model_validate(record.data).expires_at + LIFETIME > now:
+            break
+        await plans.delete(record.id, record.version)
+
+
+def capture_for(plan: StoredPlan) -> Capture:
+    """Return the capture of an execution that has to equal a plan."""
+    return Capture(plan.now, plan.seed)
+
+
+def differs(execution: Execution, what: str, planned: tuple[tuple[str, str], ...], writes: WriteSet) -> ActionError:
+    """Return the error for an execution with another write set than the one that was previewed."""
+    labels = differences(planned, writes.parts[:_MAX_PARTS])
+    named = ", ".join(labels[:_MAX_NAMED]) or "more than its first writes"
+    return conflict(
+        f"{execution.plan.name} would not do what {what} says, so that nothing was written: {named} differ. Preview "
+        "again",
+        differs=labels[:_MAX_NAMED],
+    )
+
+
+def _actor(execution: Execution) -> tuple[str, ...]:
+    actor = execution.request.actor
+    return tuple(map(str, actor.chain)) if actor is not None else ()
+
+
+def _payload(execution: Execution) -> str:
+    received = execution.received
+    assert received is not None
+    return fingerprint(received if received.is_plain else check_claimable(received, execution.plan.validator))

@@ -1,0 +1,168 @@
+"""The write set of an execution: the net effect of its writes and events, as people see it and as it is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from actionengine.pipeline.capture import Capture
+from actionengine.pipeline.secrets import Secrets
+from actionengine.storage.captured import CapturedWrite, WriteKind
+from actionengine.storage.rows import EventRow
+
+MAX_SHOWN_WRITES = 200
+"""Writes, and events, that a preview shows at most. All of them are compared."""
+
+MAX_SHOWN_BYTES = 256 * 1024
+"""Bytes of JSON of the writes, and of the events, that a preview shows at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One write of a preview: what it does to a document or a row, masked.
+
+    `target` is the collection or the table, `before` and `after` the whole document or row; None where there is none.
+    The kind `"statement"` is SQL that is not captured row by row: it has its text and its parameters, and `before` and
+    `after` are lists of the rows that it changes, where these are known.
+    """
+
+    kind: WriteKind
+    target: str
+    id: str | None
+    before: Any = None
+    after: Any = None
+    statement: str | None = None
+    parameters: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewedEvent:
+    """An event that an execution would emit, masked."""
+
+    type: str
+    subject: str | None
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class WriteSet:
+    """The net effect of an execution: its writes and events, masked and bounded, and a digest over all of them.
+
+    `parts` has a label and a digest for each write and event, to name those that differ from another write set.
+    """
+
+    writes: tuple[Write, ...]
+    events: tuple[PreviewedEvent, ...]
+    omitted: int
+    digest: str
+    parts: tuple[tuple[str, str], ...]
+
+
+def write_set(capture: Capture, events: Sequence[EventRow], secrets: Secrets) -> WriteSet:
+    """Return the write set of an execution with these events. `secrets` are those of the execution."""
+    writes = net_effect(capture.journal)
+    names = [each.names for each in capture.secrets]
+    parts = [(f"{write.target}/{write.id or '*'}", _digest(capture.seed, _compared(write))) for write in writes]
+    parts += [(f"event {event.type}", _digest(capture.seed, _compared_event(event))) for event in events]
+    shown = list(_bounded(_shown(write, secrets, names) for write in writes))
+    shown_events = list(_bounded(_shown_event(event, secrets) for event in events))
+    return WriteSet(
+        writes=tuple(Write(**each) for each in shown),
+        events=tuple(PreviewedEvent(**each) for each in shown_events),
+        omitted=len(writes) + len(events) - len(shown) - len(shown_events),
+        digest=_digest(capture.seed, to_json(parts)),
+        parts=tuple((secrets.scrub_text(label), digest) for label, digest in parts),
+    )
+
+
+def net_effect(journal: Iterable[CapturedWrite]) -> list[CapturedWrite]:
+    """Return one write for each document and row, with its first state and its last one, and all statements.
+
+    A row that was added and removed again is left out. The order does not depend on that of the rows' writes.
+    """
+    rows: dict[tuple[str, str | None], CapturedWrite] = {}
+    statements: list[CapturedWrite] = []
+    for write in journal:
+        if write.kind == "statement":
+            statements.append(write)
+            continue
+        key = write.target, write.id
+        first = rows.get(key)
+        if first is not None:
+            generated = tuple(dict.fromkeys((*first.generated, *write.generated)))
+            write = write._replace(before=first.before, generated=generated)
+        rows[key] = write
+    merged = [_renamed(write) for write in rows.values() if write.before is not None or write.after is not None]
+    return [*sorted(merged, key=lambda write: (write.target, write.id or "")), *statements]
+
+
+def differences(parts: Sequence[tuple[str, str]], others: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the labels of the writes and events that only one of two write sets has."""
+    one, other = set(parts), set(others)
+    return sorted({label for label, _ in one ^ other})
+
+
+def _renamed(write: CapturedWrite) -> CapturedWrite:
+    kind: WriteKind = "insert" if write.before is None else "delete" if write.after is None else "update"
+    return write._replace(kind=kind)
+
+
+def _compared(write: CapturedWrite) -> bytes:
+    """Return all that two runs must agree on."""
+    before, after = _without(write.before, write.generated), _without(write.after, write.generated)
+    id = None if write.kind == "insert" and write.generated else write.id
+    parameters = from_json(write.parameters) if write.parameters is not None else None
+    return to_json(_sorted([write.kind, write.target, id, before, after, write.statement, parameters]))
+
+
+def _compared_event(event: EventRow) -> bytes:
+    return to_json(_sorted([event.type, event.version, event.subject, event.action, from_json(event.payload)]))
+
+
+def _without(encoded: bytes | None, names: tuple[str, ...]) -> Any:
+    value = from_json(encoded) if encoded is not None else None
+    if isinstance(value, list):
+        return [{name: each for name, each in row.items() if name not in names} for row in value]
+    return {name: each for name, each in value.items() if name not in names} if isinstance(value, dict) else value
+
+
+def _shown(write: CapturedWrite, secrets: Secrets, names: Sequence[frozenset[str]]) -> dict[str, Any]:
+    values = [from_json(each) if each is not None else None for each in (write.before, write.after, write.parameters)]
+    before, after, parameters = from_json(secrets.scrub_json(secrets.mask(to_json(values), *names)))
+    return {
+        "kind": write.kind,
+        "target": secrets.scrub_text(write.target),
+        "id": write.id and secrets.scrub_text(write.id),
+        "before": before,
+        "after": after,
+        "statement": write.statement and secrets.scrub_text(write.statement),
+        "parameters": parameters,
+    }
+
+
+def _shown_event(event: EventRow, secrets: Secrets) -> dict[str, Any]:
+    (masked,) = secrets.scrub_events([event])
+    return {"type": masked.type, "subject": masked.subject, "payload": from_json(masked.payload)}
+
+
+def _bounded(items: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    left = MAX_SHOWN_BYTES
+    for position, item in enumerate(items):
+        left -= len(to_json(item))
+        if left < 0 or position == MAX_SHOWN_WRITES:
+            return
+        yield item
+
+
+def _digest(seed: str, encoded: bytes) -> str:
+    return sha256(seed.encode() + b"/" + encoded).hexdigest()
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _sorted(value[name]) for name in sorted(value)}
+    return [_sorted(each) for each in value] if isinstance(value, list) else value
