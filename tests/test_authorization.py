@@ -24,7 +24,7 @@ from actionengine import (
     StaticAuthorizer,
     Tenant,
 )
-from actionengine.authorization.rules import decide
+from actionengine.authorization.rules import HeldRoles
 from actionengine.context import ACTOR_TYPES
 from tests.conftest import EngineOf, Execute, log_of, make_action
 
@@ -303,7 +303,7 @@ def test_the_decision_is_what_the_rules_say(
     storage = InMemoryStorage()
     tenant = storage.create_tenant(slug="acme", name="Acme")
     request = AccessRequest(tenant, Actor.human("x", held, own), "s.a", (), asked, resource, False, "sync")
-    assert decide(request, (), table).allowed is (allowed and not denied)
+    assert HeldRoles(held, table).decide(request).allowed is (allowed and not denied)
 
 
 def test_a_role_that_was_deleted_comes_back_to_nobody(engine_of: EngineOf, execute: Execute) -> None:

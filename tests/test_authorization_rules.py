@@ -28,7 +28,7 @@ from actionengine import (
 )
 from actionengine.authorization.cache import BoundedCache, Entry
 from actionengine.authorization.rbac import CACHE_BYTES
-from actionengine.authorization.rules import Rights, decide, decide_without_roles, needs_roles
+from actionengine.authorization.rules import HeldRoles, Rights, decide_without_roles, needs_roles
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.errors import StorageUnavailable
 from actionengine.storage.memory.records import MemoryRecords
@@ -197,10 +197,10 @@ def test_an_authorizer_that_raises_or_returns_none_denies(engine_of: EngineOf, e
 def test_a_pattern_ends_at_a_dot(rule: str, covered: list[str], not_covered: list[str]) -> None:
     for permission in covered:
         assert Rule(rule).covers(permission) is True
-        assert decide(asking(Actor.human("x", permissions=[rule]), permission), (), {}).allowed
+        assert HeldRoles((), {}).decide(asking(Actor.human("x", permissions=[rule]), permission)).allowed
     for permission in not_covered:
         assert Rule(rule).covers(permission) is False
-        assert not decide(asking(Actor.human("x", permissions=[rule]), permission), (), {}).allowed
+        assert not HeldRoles((), {}).decide(asking(Actor.human("x", permissions=[rule]), permission)).allowed
 
 
 def test_rules_and_roles_are_what_they_were_made_of() -> None:
@@ -281,7 +281,7 @@ ROLES_TABLE = {
 def test_a_decision_says_what_it_rests_on(
     actor: Actor, names: tuple[str, ...], question: dict[str, Any], expected: tuple[bool, str | None]
 ) -> None:
-    decision = decide(asking(actor, **question), names, ROLES_TABLE)
+    decision = HeldRoles((*actor.roles, *names), ROLES_TABLE).decide(asking(actor, **question))
     assert decision.allowed is expected[0]
     if expected[1] is not None:
         assert decision.reason == expected[1]

@@ -50,8 +50,9 @@ CACHES = {
     "storage.postgres.rows.tenant_text": "lru_cache",
     "storage.postgres.statements.record_statement": "lru_cache",
     # The same, as a limited number of bytes or entries; the least recently used go first.
-    "authorization.rbac._assigned": "BoundedCache",
     "authorization.rbac._decisions": "BoundedCache",
+    "authorization.rbac._held": "BoundedCache",
+    "authorization.static._held": "BoundedCache",
     "changes.guard._known": "BoundedCache",
     "events.consumers.consumer._known": "BoundedCache",
     "workflows.runs.store._definitions": "BoundedCache",

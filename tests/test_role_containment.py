@@ -24,7 +24,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.authorization.rules import Rights, decide
+from actionengine.authorization.rules import HeldRoles, Rights
 from actionengine.changes import change_control_services
 from actionengine.text.names import check_pattern, check_permission, clean, fold
 from actionengine.workflows import workflow_services
@@ -123,7 +123,7 @@ class Office:
         held = self.roles_of(name)
         for permission, resource in product(PERMISSIONS, RESOURCES):
             request = AccessRequest(self.tenant, self.actor(name), "s.a", (), permission, resource, False, "sync")
-            if decide(request, held, defined).allowed:
+            if HeldRoles(held, defined).decide(request).allowed:
                 yield permission, resource
         if GUARDED in held:
             yield GUARDED, None
@@ -168,7 +168,7 @@ def test_what_is_included_is_allowed_wherever_the_rule_applies(allow: Any, deny:
     for permission, resource in product((*PERMISSIONS, "jobs.new", "new.one"), (*RESOURCES, "job/2")):
         if wanted.covers(permission) and (wanted.resource is None or wanted.resource == resource):
             request = AccessRequest(tenant, ann, "s.a", (), permission, resource, False, "sync")
-            assert decide(request, (), {"r": role}).allowed
+            assert HeldRoles(ann.roles, {"r": role}).decide(request).allowed
 
 
 # Paths

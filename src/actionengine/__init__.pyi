@@ -16,6 +16,7 @@ from actionengine.actions import create_service as create_service
 from actionengine.actions import create_services as create_services
 from actionengine.authorization.port import AccessRequest as AccessRequest
 from actionengine.authorization.port import Authorizer as Authorizer
+from actionengine.authorization.port import BulkAuthorizer as BulkAuthorizer
 from actionengine.authorization.port import Decision as Decision
 from actionengine.authorization.rbac import RBACAuthorizer as RBACAuthorizer
 from actionengine.authorization.rules import Role as Role

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from actionengine.concurrency.run_sync import Mode
@@ -28,10 +28,15 @@ class AccessRequest(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """An answer, and its reason for the action log."""
+    """An answer, and its reason for the action log.
+
+    `resources` are the only ones on which a question with a pending resource is allowed; None where those that are
+    refused are the exception.
+    """
 
     allowed: bool
     reason: str
+    resources: frozenset[str] | None = None
 
 
 class Authorizer(Protocol):
@@ -39,3 +44,25 @@ class Authorizer(Protocol):
 
     def authorize(self, request: AccessRequest) -> Decision | Awaitable[Decision]:
         """Return the decision, or an awaitable of it."""
+
+
+class BulkAuthorizer(Authorizer, Protocol):
+    """An authorizer that answers many questions at once, for the catalogue. Others are asked one question at a time."""
+
+    def authorize_many(self, requests: Sequence[AccessRequest]) -> Sequence[Decision] | Awaitable[Sequence[Decision]]:
+        """Return the decision on each request, in their order, or an awaitable of them. All are of one tenant."""
+
+
+BulkQuestion = Callable[[Sequence[AccessRequest]], Sequence[Decision] | Awaitable[Sequence[Decision]]]
+
+
+def bulk_question(authorizer: Authorizer) -> BulkQuestion | None:
+    """Return the `authorize_many` of an authorizer that has one. A subclass that overrides only `authorize` is asked
+    one question at a time."""
+    for kind in type(authorizer).__mro__:
+        if "authorize_many" in vars(kind):
+            question: BulkQuestion = authorizer.authorize_many  # type: ignore[attr-defined]
+            return question
+        if "authorize" in vars(kind):
+            return None
+    return None

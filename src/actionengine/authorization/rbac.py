@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Hashable
+from collections.abc import Awaitable, Hashable, Sequence
 from time import monotonic
 from typing import Any, NamedTuple
 
 from actionengine.authorization.cache import BoundedCache, Entry
 from actionengine.authorization.port import AccessRequest, Decision
-from actionengine.authorization.rules import Role, Rule, decide, decide_without_roles, needs_roles
+from actionengine.authorization.rules import (
+    HeldRoles,
+    Role,
+    Rule,
+    by_actor,
+    decide_all,
+    decide_without_roles,
+    needs_roles,
+)
 from actionengine.context import Actor
 from actionengine.storage.port import Storage
 from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES, AsyncRecords, is_id
@@ -17,7 +25,7 @@ from actionengine.storage.rows import Record
 CACHE_BYTES = 16 * 1024 * 1024
 """Estimated memory that an authorizer uses for all tenants together."""
 
-_ENTRY_BYTES, _RULE_BYTES = 600, 250
+_ENTRY_BYTES = 600
 
 
 class AssignedRoles(NamedTuple):
@@ -39,12 +47,12 @@ class RBACAuthorizer:
         self._storage = storage
         self._max_age = max_age
         self._decisions: BoundedCache[Decision] = BoundedCache(CACHE_BYTES // 2, "decisions")
-        self._assigned: BoundedCache[AssignedRoles] = BoundedCache(CACHE_BYTES // 2, "roles")
+        self._held: BoundedCache[HeldRoles] = BoundedCache(CACHE_BYTES // 2, "roles")
 
     @property
     def cached_bytes(self) -> int:
         """Return the estimated memory of the cache."""
-        return self._decisions.size + self._assigned.size
+        return self._decisions.size + self._held.size
 
     def authorize(self, request: AccessRequest) -> Decision | Awaitable[Decision]:
         """Return the decision: at once when it was made since the tenant's roles last changed."""
@@ -54,22 +62,38 @@ class RBACAuthorizer:
         entry = self._decisions.get(question, self._storage.access_version(request.tenant.id))
         return entry.value if entry is not None else self._load_and_decide(request, question)
 
+    async def authorize_many(self, requests: Sequence[AccessRequest]) -> list[Decision]:
+        """Return the decision on each request. The roles of an actor are read once, unless they are cached."""
+        decisions: list[Decision] = []
+        for asked in by_actor(requests):
+            needing = next(filter(needs_roles, asked), None)
+            if needing is None:
+                decisions += map(decide_without_roles, asked)
+            else:
+                decisions += decide_all(asked, (await self._held_by(needing)).value)
+        return decisions
+
     async def _load_and_decide(self, request: AccessRequest, question: Hashable) -> Decision:
+        entry = await self._held_by(request)
+        decision = entry.value.decide(request)
+        size = _ENTRY_BYTES + _text_bytes(request) + len(decision.reason)
+        size += 4 * sum(map(len, decision.resources or ()))
+        self._decisions.put(question, Entry(decision, entry.access_version, entry.expires, size))
+        return decision
+
+    async def _held_by(self, request: AccessRequest) -> Entry[HeldRoles]:
+        """Return the roles of an actor, cached or read now."""
         access_version = self._storage.access_version(request.tenant.id)
         actor = (request.tenant.id, request.actor.type, request.actor.id, request.actor.roles)
-        entry = self._assigned.get(actor, access_version)
+        entry = self._held.get(actor, access_version)
         if entry is None:
             # The time is taken before anything is read: an entry is as old as its oldest part.
             expires = monotonic() + self._max_age
             assigned = await self._load(request)
-            rules = sum(len(role.allow) + len(role.deny) for role in assigned.roles.values())
-            size = _ENTRY_BYTES + rules * _RULE_BYTES + _text_bytes(request)
-            entry = Entry(assigned, access_version, expires, size)
-            self._assigned.put(actor, entry)
-        decision = decide(request, entry.value.names, entry.value.roles)
-        size = _ENTRY_BYTES + _text_bytes(request) + len(decision.reason)
-        self._decisions.put(question, Entry(decision, access_version, entry.expires, size))
-        return decision
+            held = HeldRoles((*request.actor.roles, *assigned.names), assigned.roles)
+            entry = Entry(held, access_version, expires, held.size + _text_bytes(request))
+            self._held.put(actor, entry)
+        return entry
 
     async def _load(self, request: AccessRequest) -> AssignedRoles:
         """Return the stored roles of an actor."""

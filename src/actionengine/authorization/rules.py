@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from actionengine.authorization.port import AccessRequest, Decision
 from actionengine.context import PUBLIC, Actor
-from actionengine.text.names import check_pattern, pattern_covers
+from actionengine.text.names import check_pattern, pattern_covers, patterns_covering
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,31 +105,91 @@ def decide_without_roles(request: AccessRequest) -> Decision:
     return SYSTEM if request.actor.type == "system" else OPEN
 
 
-def decide(request: AccessRequest, names: Iterable[str], roles: Mapping[str, Role]) -> Decision:
-    """Return the decision for an actor with the roles of these `names`, which `roles` defines."""
-    held = dict.fromkeys((*request.actor.roles, *names))
-    reason = OPEN.reason
-    if request.access_control and PUBLIC not in request.access_control:
-        matching = next((name for name in request.access_control if name in held), None)
-        if matching is None:
-            return Decision(False, f"needs one of the roles {', '.join(request.access_control)}")
-        reason = f"role {matching}"
-    permission = request.permission
-    if permission is None:
-        return Decision(True, reason)
-    for name in held:
-        for rule in roles[name].deny if name in roles else ():
-            if rule.covers(permission) and rule.resource in (None, request.resource):
+_Rules = list[tuple[str, Rule]]
+"""Rules, each with the name of its role."""
+_Table = dict[str, _Rules]
+"""Rules by their permissions, which may be patterns."""
+
+_ROLES_BYTES, _RULE_BYTES = 600, 400
+
+
+class HeldRoles:
+    """The rules of the roles that an actor holds, found by their permissions."""
+
+    __slots__ = ("_allow", "_deny", "names")
+
+    def __init__(self, names: Iterable[str], roles: Mapping[str, Role]) -> None:
+        """Take the `names` of the roles, of which `roles` has the defined ones."""
+        self.names = dict.fromkeys(names)
+        self._allow: _Table = {}
+        self._deny: _Table = {}
+        for name in self.names:
+            if name in roles:
+                for table, rules in ((self._allow, roles[name].allow), (self._deny, roles[name].deny)):
+                    for rule in rules:
+                        table.setdefault(rule.permission, []).append((name, rule))
+
+    @property
+    def size(self) -> int:
+        """The estimated memory, in bytes."""
+        rules = sum(map(len, (*self._allow.values(), *self._deny.values())))
+        return _ROLES_BYTES + rules * _RULE_BYTES
+
+    def decide(self, request: AccessRequest) -> Decision:
+        """Return the decision on a request of the actor."""
+        _, actor, _, access_control, permission, resource, is_pending, _ = request
+        reason = OPEN.reason
+        if access_control and PUBLIC not in access_control:
+            matching = next((name for name in access_control if name in self.names), None)
+            if matching is None:
+                return Decision(False, f"needs one of the roles {', '.join(access_control)}")
+            reason = f"role {matching}"
+        if permission is None:
+            return Decision(True, reason)
+        patterns = patterns_covering(permission)
+        denied = _matching(self._deny, patterns)
+        for name, rule in denied:
+            if rule.resource is None or rule.resource == resource:
                 return Decision(False, f"role {name} denies {rule}")
-    for granted in request.actor.permissions:
-        if pattern_covers(granted, permission):
-            return Decision(True, f"the actor's own permission {granted}")
-    for name in held:
-        for rule in roles[name].allow if name in roles else ():
-            if rule.covers(permission) and (request.resource_is_pending or rule.resource in (None, request.resource)):
+        for granted in actor.permissions:
+            if pattern_covers(granted, permission):
+                return Decision(True, f"the actor's own permission {granted}")
+        allowed = _matching(self._allow, patterns)
+        for name, rule in allowed:
+            if rule.resource is None or rule.resource == resource:
                 return Decision(True, f"role {name} allows {rule}")
-    on_resource = "" if request.resource is None else f" on {request.resource}"
-    return Decision(False, f"needs the permission {permission}{on_resource}")
+        if is_pending and allowed:
+            return _decide_limited(allowed, denied)
+        on_resource = "" if resource is None else f" on {resource}"
+        return Decision(False, f"needs the permission {permission}{on_resource}")
+
+
+def _matching(table: _Table, patterns: Sequence[str]) -> _Rules:
+    """Return the rules with one of these permissions."""
+    return [found for pattern in patterns if pattern in table for found in table[pattern]]
+
+
+def _decide_limited(allowed: _Rules, denied: _Rules) -> Decision:
+    """Return the decision on a pending resource, where all rules are about one resource each: yes if one is allowed and
+    not denied."""
+    refusals = {rule.resource: f"role {name} denies {rule}" for name, rule in denied}
+    left = [(name, rule) for name, rule in allowed if rule.resource not in refusals]
+    if not left:
+        return Decision(False, refusals[allowed[0][1].resource])
+    name, rule = left[0]
+    resources = frozenset(rule.resource for _, rule in left if rule.resource is not None)
+    return Decision(True, f"role {name} allows {rule}", resources)
+
+
+def decide_all(requests: Iterable[AccessRequest], held: HeldRoles) -> list[Decision]:
+    """Return the decisions on requests of one actor."""
+    return [held.decide(each) if needs_roles(each) else decide_without_roles(each) for each in requests]
+
+
+def by_actor(requests: Iterable[AccessRequest]) -> Iterator[list[AccessRequest]]:
+    """Yield the requests in their order, those of one actor that follow each other together."""
+    for _, group in groupby(requests, key=lambda request: id(request.actor)):
+        yield list(group)
 
 
 def _rules(rules: Iterable[Rule | str]) -> tuple[Rule, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from returns.result import Failure, Result, Success
 
 from actionengine.authorization.port import Authorizer
-from actionengine.catalogue.descriptions import ActionDescription, describe
+from actionengine.catalogue.descriptions import ActionDescription, check_examples, describe
 from actionengine.catalogue.permissions import Permission, Permissions
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import RequestContext
@@ -17,14 +17,16 @@ from actionengine.pipeline.routing import Plans, no_service, route
 
 
 class Catalogue:
-    """Answers `engine.can` and `engine.catalogue`. Making it checks the examples of all actions."""
+    """Answers `engine.can` and `engine.catalogue`."""
 
     def __init__(self, plans: Plans, authorizer: Authorizer) -> None:
+        """Raises `ConfigurationError` for an example of an action that does not validate."""
         self._plans = plans
         self._permissions = Permissions(authorizer)
-        self._descriptions = {
-            service: tuple((plan, describe(plan)) for plan in actions.values()) for service, actions in plans.items()
-        }
+        self._described: dict[str, tuple[tuple[ActionPlan, ActionDescription], ...]] = {}
+        for actions in plans.values():
+            for plan in actions.values():
+                check_examples(plan)
 
     async def can(
         self, context: RequestContext, service: str, action: str, resource: str | None, mode: Mode
@@ -42,16 +44,24 @@ class Catalogue:
         self, context: RequestContext, services: Iterable[str] | None, mode: Mode
     ) -> Result[tuple[ActionDescription, ...], ActionError]:
         """Return the descriptions of the actions that the context's actor may execute on at least one resource."""
-        names = self._descriptions if services is None else (services,) if isinstance(services, str) else services
+        names = self._plans if services is None else (services,) if isinstance(services, str) else services
         described: list[tuple[ActionPlan, ActionDescription]] = []
         for name in dict.fromkeys(names):
-            if name not in self._descriptions:
+            if name not in self._plans:
                 return Failure(no_service(self._plans, name))
-            described += self._descriptions[name]
+            described += self._describe(name)
         try:
-            plans = [plan for plan, _ in described]
-            decisions = await self._permissions.decide(plans, context, None, mode)
+            decisions = await self._permissions.decide([plan for plan, _ in described], context, None, mode)
         except ActionError as error:
             return Failure(error.without_traceback())
-        allowed = zip(described, decisions, strict=True)
-        return Success(tuple(description for (_, description), decision in allowed if decision.allowed))
+        found = zip(described, decisions, strict=True)
+        return Success(tuple(description for (_, description), decision in found if decision.allowed))
+
+    def _describe(self, service: str) -> tuple[tuple[ActionPlan, ActionDescription], ...]:
+        """Return the actions of a service with their descriptions, made on the first call: creating an engine takes no
+        longer for them."""
+        described = self._described.get(service)
+        if described is None:
+            made = tuple((plan, describe(plan)) for plan in self._plans[service].values())
+            described = self._described.setdefault(service, made)
+        return described

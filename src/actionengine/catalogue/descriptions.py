@@ -76,7 +76,7 @@ class ActionDescription:
 
 
 def describe(plan: ActionPlan) -> ActionDescription:
-    """Return the description of an action. Raises `ConfigurationError` for an example that does not validate."""
+    """Return the description of an action."""
     action = plan.action
     return ActionDescription(
         name=plan.name,
@@ -89,7 +89,7 @@ def describe(plan: ActionPlan) -> ActionDescription:
         idempotency=action.idempotency,
         approval=approval_need(action.approval),
         emits=action.emits,
-        examples=tuple(_examples(plan)),
+        examples=_masked_examples(plan),
     )
 
 
@@ -111,17 +111,20 @@ def _words(name: str) -> Iterable[str]:
         yield word if word.isupper() else word.lower()
 
 
-def _examples(plan: ActionPlan) -> Iterable[Any]:
+def check_examples(plan: ActionPlan) -> None:
+    """Raise `ConfigurationError` for an example that is no payload of the action."""
     for number, example in enumerate(plan.action.examples):
         try:
             encoded = revealed_json(example)
             if plan.validator is not None:
                 plan.validator.validate_json(encoded)
+            continue
         except ValidationError as error:
             reason = summarize(field_errors(error, plan.sensitive))
         except Exception as error:
             reason = f"it is not JSON, or its validation raised {type(error).__name__}"
-        else:
-            yield mask(from_json(encoded), plan.sensitive)
-            continue
         raise ConfigurationError(f"{plan.name}: examples[{number}] is no payload of the action: {reason}")
+
+
+def _masked_examples(plan: ActionPlan) -> tuple[Any, ...]:
+    return tuple(mask(from_json(revealed_json(example)), plan.sensitive) for example in plan.action.examples)

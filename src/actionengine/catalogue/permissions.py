@@ -1,20 +1,27 @@
-"""Permissions: the answers of stage 3, before anything is executed."""
+"""Permissions: the answers of the pipeline's authorization, before anything is executed."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from actionengine.authorization.port import AccessRequest, Authorizer, Decision
+from actionengine.authorization.port import AccessRequest, Authorizer, BulkQuestion, Decision, bulk_question
 from actionengine.catalogue.descriptions import ApprovalNeed, approval_need
 from actionengine.concurrency.run_sync import Mode, run_sync
-from actionengine.context import MAX_ACTOR_ID_LENGTH, RequestContext
+from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, RequestContext, Tenant
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.storage.errors import StorageError, StorageUnavailable
+from actionengine.storage.rows import MAX_SUBJECT_LENGTH
 
 logger = logging.getLogger("actionengine")
+
+_UNPROTECTED = Decision(True, "the action is not protected")
+_NO_ACTOR = Decision(False, "needs an actor: the request has none")
+_TOO_LONG = Decision(False, f"the id of an actor has more than {MAX_ACTOR_ID_LENGTH} characters")
+_REFUSALS = (ErrorCode.FORBIDDEN, ErrorCode.UNAUTHENTICATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,72 +33,140 @@ class Permission:
     approval: ApprovalNeed
 
 
+class _Asked(NamedTuple):
+    """One call of `can` or `catalogue`. With a `resource` of None, it asks about at least one resource."""
+
+    tenant: Tenant
+    resource: str | None
+    mode: Mode
+
+    def about(self, plan: ActionPlan, actor: Actor, resource: str | None = None) -> AccessRequest:
+        """Return the question that stage 3 asks about an actor."""
+        tenant, asked, mode = self
+        action = plan.action
+        has_resource = action.resource is not None
+        named = (resource or asked) if has_resource else None
+        is_pending = has_resource and named is None
+        return AccessRequest(
+            tenant, actor, plan.name, action.access_control, action.permission, named, is_pending, mode
+        )
+
+
 class Permissions:
-    """Asks the authorizer what stage 3 would ask it, without an execution."""
+    """Asks the authorizer the questions of stage 3, without an execution."""
 
     def __init__(self, authorizer: Authorizer) -> None:
         self._authorizer = authorizer
+        self._authorize_many = bulk_question(authorizer)
 
     async def can(self, plan: ActionPlan, context: RequestContext, resource: str | None, mode: Mode) -> Permission:
-        """Return the permission of the context's actor. Raises `ActionError` where the authorizer cannot be asked."""
+        """Return the permission of the context's actor. Raises `ActionError` as `decide` does, and `invalid_input` for
+        a resource that is no name."""
+        if resource is not None and not (isinstance(resource, str) and 0 < len(resource) <= MAX_SUBJECT_LENGTH):
+            raise ActionError(
+                ErrorCode.INVALID_INPUT,
+                f"a resource is a name of 1 to {MAX_SUBJECT_LENGTH} characters, such as 'job/17', or None for any",
+            )
         (decision,) = await self.decide([plan], context, resource, mode)
         return Permission(decision.allowed, decision.reason, approval_need(plan.action.approval))
 
     async def decide(
         self, plans: Sequence[ActionPlan], context: RequestContext, resource: str | None, mode: Mode
     ) -> list[Decision]:
-        """Return the decision on each action. Raises `ActionError` where the authorizer cannot be asked."""
-        return [await self._decide(plan, context, resource, mode) for plan in plans]
+        """Return the decision on each action: about the resource, or about at least one where that is None.
 
-    async def _decide(self, plan: ActionPlan, context: RequestContext, resource: str | None, mode: Mode) -> Decision:
-        action, actor, tenant = plan.action, context.actor, context.tenant
-        if tenant is None:
-            raise ActionError(ErrorCode.UNAUTHENTICATED, f"{plan.name}: the request has no tenant")
+        Raises `ActionError`: `unauthenticated` without a tenant, and the error of an authorizer or a storage that
+        cannot answer.
+        """
+        actor = context.actor
+        if context.tenant is None:
+            raise ActionError(ErrorCode.UNAUTHENTICATED, "the request has no tenant")
+        if actor is not None and any(len(each.id) > MAX_ACTOR_ID_LENGTH for each in actor.chain):
+            return [_TOO_LONG] * len(plans)
+        alone = [_decide_alone(plan, actor) for plan in plans]
         if actor is None:
-            is_open = not action.is_protected and action.allowed_actors is None
-            return Decision(is_open, "not protected" if is_open else "needs an actor: the request has none")
-        if any(len(each.id) > MAX_ACTOR_ID_LENGTH for each in actor.chain):
-            return Decision(False, f"the id of the actor has more than {MAX_ACTOR_ID_LENGTH} characters")
-        if action.allowed_actors is not None and actor.type not in action.allowed_actors:
-            return Decision(False, f"not for {actor.type} actors, only for {', '.join(sorted(action.allowed_actors))}")
-        if not action.is_protected:
-            return Decision(True, "not protected")
-        has_resource = action.resource is not None
-        decision = Decision(False, "no actor")
-        for each in actor.chain:
-            request = AccessRequest(
-                tenant,
-                each,
-                plan.name,
-                action.access_control,
-                action.permission,
-                resource if has_resource else None,
-                has_resource and resource is None,
-                mode,
-            )
-            decision = await self._ask(request)
-            if not decision.allowed:
-                break
-        return decision
+            return [decision or _NO_ACTOR for decision in alone]
+        left = [plan for plan, decision in zip(plans, alone, strict=True) if decision is None]
+        answers = iter(await self._decide_chain(left, actor, _Asked(context.tenant, resource, mode)))
+        return [next(answers) if decision is None else decision for decision in alone]
 
-    async def _ask(self, request: AccessRequest) -> Decision:
-        try:
-            decision = self._authorizer.authorize(request)
-            if not isinstance(decision, Decision):
-                decision = run_sync(_awaited(decision)) if request.mode == "sync" else await decision
-            return decision
-        except ActionError as refusal:
-            if refusal.code in (ErrorCode.FORBIDDEN, ErrorCode.UNAUTHENTICATED):
-                return Decision(False, refusal.message)
+    async def _decide_chain(self, plans: Sequence[ActionPlan], actor: Actor, asked: _Asked) -> list[Decision]:
+        """Return the decision on each action. The actor and each principal behind it need the right, on one and the
+        same resource."""
+        first, *principals = chain = actor.chain
+        decisions = await self._ask([asked.about(plan, first) for plan in plans], asked.mode)
+        if not principals:
+            return list(decisions)
+        rows = [[decision] for decision in decisions]
+        for principal in principals:
+            open = [number for number, row in enumerate(rows) if row[-1].allowed]
+            requests = [asked.about(plans[number], principal) for number in open]
+            for number, decision in zip(open, await self._ask(requests, asked.mode), strict=True):
+                of_principal = decision if decision.allowed else Decision(False, f"{principal}: {decision.reason}")
+                rows[number].append(of_principal)
+        return [await self._intersect(plan, chain, row, asked) for plan, row in zip(plans, rows, strict=True)]
+
+    async def _intersect(
+        self, plan: ActionPlan, chain: Sequence[Actor], row: Sequence[Decision], asked: _Asked
+    ) -> Decision:
+        """Return the decision of a chain. Each of its actors has an answer in the row, up to the first refusal."""
+        limits = [decision.resources for decision in row if decision.resources is not None]
+        if not row[-1].allowed or not limits:
+            return row[-1]
+        others = [actor for actor, decision in zip(chain, row, strict=True) if decision.resources is None]
+        for resource in sorted(frozenset.intersection(*limits)):
+            requests = [asked.about(plan, actor, resource) for actor in others]
+            if all(decision.allowed for decision in await self._ask(requests, asked.mode)):
+                return row[-1]
+        return Decision(False, "there is no resource on which each actor of the chain is allowed")
+
+    async def _ask(self, requests: Sequence[AccessRequest], mode: Mode) -> Sequence[Decision]:
+        if self._authorize_many is not None and len(requests) > 1:
+            return await _answers(self._authorize_many, requests, mode)
+        return [decision for request in requests for decision in await _answers(self._authorize_one, [request], mode)]
+
+    def _authorize_one(self, requests: Sequence[AccessRequest]) -> Sequence[Decision] | Awaitable[Sequence[Decision]]:
+        decision = self._authorizer.authorize(requests[0])
+        return [decision] if isinstance(decision, Decision) else _listed(decision)
+
+
+async def _answers(question: BulkQuestion, requests: Sequence[AccessRequest], mode: Mode) -> Sequence[Decision]:
+    """Return the authorizer's decisions. It refuses where it raises an exception, unless it says that it cannot answer
+    now."""
+    try:
+        answers = question(requests)
+        if isinstance(answers, Awaitable):
+            answers = run_sync(_awaited(answers)) if mode == "sync" else await answers
+        if len(answers) != len(requests) or not all(isinstance(answer, Decision) for answer in answers):
+            raise TypeError(f"authorize_many returns a Decision for each of {len(requests)} requests")
+        return answers
+    except ActionError as refusal:
+        if refusal.code not in _REFUSALS:
             raise
-        except StorageUnavailable:
-            raise ActionError(ErrorCode.UNAVAILABLE, "the storage is unavailable: retry later") from None
-        except StorageError as error:
-            raise ActionError(ErrorCode.INTERNAL, f"the storage cannot be used: {error}") from None
-        except Exception as error:
-            logger.exception("the authorizer raised an error about %s", request.action)
-            return Decision(False, f"the authorizer raised {type(error).__name__}")
+        reason = refusal.message
+    except StorageUnavailable:
+        raise ActionError(ErrorCode.UNAVAILABLE, "the storage is unavailable: retry later") from None
+    except StorageError as error:
+        raise ActionError(ErrorCode.INTERNAL, f"the storage cannot be used: {error}") from None
+    except Exception as error:
+        logger.exception("the authorizer raised an error about %s", requests[0].action)
+        reason = f"the authorizer raised {type(error).__name__}"
+    return [Decision(False, reason)] * len(requests)
 
 
-async def _awaited(decision: Awaitable[Decision]) -> Decision:
-    return await decision
+async def _awaited(answers: Awaitable[Sequence[Decision]]) -> Sequence[Decision]:
+    return await answers
+
+
+async def _listed(decision: Awaitable[Decision]) -> list[Decision]:
+    return [await decision]
+
+
+def _decide_alone(plan: ActionPlan, actor: Actor | None) -> Decision | None:
+    """Return the decision where it needs no authorizer."""
+    action = plan.action
+    if actor is None:
+        return _NO_ACTOR if action.is_protected or action.allowed_actors is not None else _UNPROTECTED
+    if action.allowed_actors is not None and actor.type not in action.allowed_actors:
+        return Decision(False, f"not for {actor.type} actors, only for {', '.join(sorted(action.allowed_actors))}")
+    return None if action.is_protected else _UNPROTECTED

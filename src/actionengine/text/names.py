@@ -69,6 +69,17 @@ def pattern_covers(pattern: str, other: str) -> bool:
     return pattern == other
 
 
+def patterns_covering(permission: str) -> tuple[str, ...]:
+    """Return each pattern that includes a permission: `("a.b.c", "a.*", "a.b.*", "*")` for `a.b.c`."""
+    head, dot, rest = permission.partition(".")
+    if not dot or not rest:
+        return permission, "*"
+    if "." not in rest:
+        return permission, f"{head}.*", "*"
+    ends = (at for at, each in enumerate(permission[:-1], 1) if each == ".")
+    return permission, *(f"{permission[:end]}*" for end in ends), "*"
+
+
 def nfc(name: str) -> str:
     """Return a name in Unicode's form NFC, in which names are compared."""
     return name if name.isascii() else normalize("NFC", name)
