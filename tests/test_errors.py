@@ -60,6 +60,7 @@ def test_each_code_has_its_http_status() -> None:
         "handler_error": 500,
         "internal": 500,
         "unavailable": 503,
+        "rate_limited": 429,
     }
 
 

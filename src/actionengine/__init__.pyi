@@ -67,6 +67,7 @@ from actionengine.hooks import HookLog as HookLog
 from actionengine.hooks import HookLogEntry as HookLogEntry
 from actionengine.hooks import PipelineResult as PipelineResult
 from actionengine.masking.secret_types import Sensitive as Sensitive
+from actionengine.pipeline.budgets import Budget as Budget
 from actionengine.pipeline.capture import NeededApproval as NeededApproval
 from actionengine.pipeline.payload import Limits as Limits
 from actionengine.pipeline.preview import Preview as Preview

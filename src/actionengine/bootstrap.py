@@ -13,15 +13,17 @@ from actionengine.authorization.port import Authorizer
 from actionengine.authorization.rbac import RBACAuthorizer
 from actionengine.builtin.action_log import action_log
 from actionengine.builtin.approvals import approvals
+from actionengine.builtin.budgets import budgets as budgets_service
 from actionengine.builtin.roles import roles
 from actionengine.catalogue.catalogue import Catalogue
 from actionengine.engine import Engine
 from actionengine.errors import ConfigurationError, DuplicateActionWarning
 from actionengine.event_types import by_type
+from actionengine.pipeline.budgets import Budget, check_budgets
 from actionengine.pipeline.payload import Limits
 from actionengine.pipeline.pipeline import Pipeline
 from actionengine.pipeline.plan import ActionPlan
-from actionengine.pipeline.routing import link_hooks, read_only_copy
+from actionengine.pipeline.routing import link_budgets, link_hooks, read_only_copy
 from actionengine.storage.guards import DocumentGuard, RecordGuard
 from actionengine.storage.memory.storage import InMemoryStorage
 from actionengine.storage.port import Storage
@@ -40,12 +42,13 @@ def create_engine(
     resources: Mapping[str, Any] | None = None,
     on_duplicate: OnDuplicate = "overwrite",
     limits: Limits | None = None,
+    budgets: Iterable[Budget] = (),
 ) -> Engine:
     """Check the declarations and freeze them into an engine.
 
     Args:
-        services: the host's services; the built-in ones (`approvals`, `action_log`, and `roles` where roles are kept in
-            storage) are added.
+        services: the host's services; the built-in ones (`approvals`, `action_log`, `budgets`, and `roles` where
+            roles are kept in storage) are added.
         storage: where state lives; an `InMemoryStorage` of its own by default.
         authorizer: who may do what; roles kept in `storage` by default.
         on_before_action_handler: `guard(action, payload, context)` returning a `Result`, run before everything else.
@@ -55,13 +58,15 @@ def create_engine(
         resources: the host's own objects for handlers, as `ctx.resources`.
         on_duplicate: whether the last of two actions of one name wins, with a `DuplicateActionWarning`, or is refused.
         limits: bounds on payloads, keys, nesting and waiting.
+        budgets: how much actors may execute or spend in a window of time; each an upper bound that no number of
+            concurrent callers exceeds.
 
     Raises:
         ConfigurationError: for a mistake in a declaration, naming the action.
     """
     storage = InMemoryStorage() if storage is None else storage
     _check_parts(storage, authorizer, limits, on_duplicate)
-    built_in: tuple[Service, ...] = (approvals, action_log)
+    built_in: tuple[Service, ...] = (approvals, action_log, budgets_service)
     if authorizer is None:
         authorizer = RBACAuthorizer(storage)
     if isinstance(authorizer, RBACAuthorizer):
@@ -75,6 +80,8 @@ def create_engine(
     for service in declared:
         plans[service.name] = _plans(service, on_duplicate)
     link_hooks(plans)
+    rules = check_budgets(budgets, {plan.name: plan.model for each in plans.values() for plan in each.values()})
+    link_budgets(plans, rules)
     event_types = by_type(
         emitted for actions in plans.values() for plan in actions.values() for emitted in plan.action.event_types
     )
@@ -90,6 +97,7 @@ def create_engine(
         document_guard=_document_guard(declared),
         record_guard=_record_guard(declared),
         routes=tuple(dict.fromkeys(route for service in declared for route in service.routes)),
+        budgets=rules,
     )
     return Engine(declared, pipeline, event_types, Catalogue(pipeline.plans, authorizer))
 

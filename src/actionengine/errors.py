@@ -31,6 +31,7 @@ class ErrorCode(StrEnum):
     HANDLER_ERROR = "handler_error"
     INTERNAL = "internal"
     UNAVAILABLE = "unavailable"
+    RATE_LIMITED = "rate_limited"
 
     @classmethod
     def _missing_(cls, value: object) -> NoReturn:
@@ -57,6 +58,7 @@ ErrorCodeValue = Literal[
     "handler_error",
     "internal",
     "unavailable",
+    "rate_limited",
 ]
 """The strings of `ErrorCode`, for a type checker."""
 
@@ -75,6 +77,7 @@ _HTTP_STATUS: Final = {
     ErrorCode.HANDLER_ERROR: 500,
     ErrorCode.INTERNAL: 500,
     ErrorCode.UNAVAILABLE: 503,
+    ErrorCode.RATE_LIMITED: 429,
 }
 
 

@@ -22,6 +22,7 @@ _OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.INVALID_INPUT: "invalid",
     ErrorCode.UNAUTHENTICATED: "denied",
     ErrorCode.FORBIDDEN: "denied",
+    ErrorCode.RATE_LIMITED: "denied",
     ErrorCode.APPROVAL_REQUIRED: "approval_required",
 }
 MAX_ERROR_BYTES = 64 * 1024

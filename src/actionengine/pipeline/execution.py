@@ -17,7 +17,7 @@ from uuid_utils import uuid7
 from actionengine.actions import ApprovalPolicy
 from actionengine.authorization.questions import Questions
 from actionengine.concurrency.run_sync import Mode
-from actionengine.context import Actor, RequestContext
+from actionengine.context import Actor, AIUsage, RequestContext
 from actionengine.errors import ActionError
 from actionengine.hooks import HookContext
 from actionengine.pipeline.action_log import LogBuffer, LogRowBuilder
@@ -26,6 +26,7 @@ from actionengine.pipeline.event_log import EventBuffer
 from actionengine.pipeline.payload import Payload
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.secrets import Secrets
+from actionengine.storage.counters import Reservation
 from actionengine.storage.errors import StorageError
 from actionengine.storage.guards import DocumentValidator
 from actionengine.storage.port import Storage, UnitOfWork
@@ -104,6 +105,10 @@ class Execution:
     """Of the root: the number of document writes that tasks of a handler have begun and that have not returned."""
     capture: Capture | None = None
     """The capture of a preview, or of an execution that has to equal one."""
+    counted_usage: AIUsage | None = None
+    """The AI usage that budgets have counted."""
+    deferred: tuple[Reservation, ...] = ()
+    """Reservations of read-only executions, which a read-only transaction cannot write."""
     lock_holder: str | None = None
     """The workflow run on whose behalf this execution, and its nested ones, may change locked documents."""
     _hook_context: HookContext | None = None
@@ -174,6 +179,7 @@ class Execution:
         self.external_effect_count = 0
         if self.capture is not None:
             self.capture.reset()
+        self.deferred = ()
 
     @property
     def root(self) -> Execution:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -21,6 +21,7 @@ from actionengine.event_types import EventType, field_problems
 from actionengine.hooks import HookContext
 from actionengine.masking.masking import masked_finite_json
 from actionengine.pipeline.authorization import Authorization, enforce
+from actionengine.pipeline.budgets import BudgetRule
 from actionengine.pipeline.execution import Execution, GrantedApproval
 from actionengine.pipeline.guarded_records import GuardedRecords
 from actionengine.pipeline.payload import Limits
@@ -65,6 +66,7 @@ class HandlerServices:
     permission_to_approve: Callable[[PendingApproval], str]
     document_guard: DocumentGuard | None = None
     record_guard: RecordGuard | None = None
+    budgets: Sequence[BudgetRule] = ()
 
 
 class HandlerAPI:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from actionengine.context import ActorType
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.event_types import EventType
 from actionengine.masking.masking import masked_json
+from actionengine.pipeline.budgets import BudgetRule
 from actionengine.pipeline.execution import (
     AfterCommitCallback,
     ApprovalNeeded,
@@ -97,6 +98,11 @@ class InternalContext(ActionContext):
     async def execute_approved(self, pending: PendingApproval, approved: GrantedApproval) -> tuple[Any, str | None]:
         """Run an approved action here. Return its value, or the id of a further approval."""
         return await self._port.services.nesting.execute_approved(self._port.execution, pending, approved)
+
+    @property
+    def budgets(self) -> Sequence[BudgetRule]:
+        """The budgets of this engine."""
+        return self._port.services.budgets
 
     def known_permissions(self) -> frozenset[str]:
         """Return the permissions that the engine's actions, approval policies and handlers name, patterns included."""

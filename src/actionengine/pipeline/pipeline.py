@@ -41,6 +41,7 @@ from actionengine.hooks import HookLogEntry
 from actionengine.pipeline.action_log import outcome_of
 from actionengine.pipeline.approvals import Approvals, permission_to_approve
 from actionengine.pipeline.authorization import Authorization
+from actionengine.pipeline.budgets import BudgetRule
 from actionengine.pipeline.execution import ApprovalNeeded, Execution, FailureWrite, GrantedApproval, Phase
 from actionengine.pipeline.handler import Handlers
 from actionengine.pipeline.handler_api import HandlerAPI, HandlerServices
@@ -52,6 +53,7 @@ from actionengine.pipeline.pending_approval import PendingApproval
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.preview import Preview, Previews, answered
 from actionengine.pipeline.rehearsal import Rehearsals, captured
+from actionengine.pipeline.reservations import Reservations
 from actionengine.pipeline.routing import Plans, route
 from actionengine.pipeline.stages import STAGES, ActionResult, Observer
 from actionengine.pipeline.stored_plan import capture_for, find_plan, use_plan
@@ -83,6 +85,7 @@ class Pipeline:
         document_guard: DocumentGuard | None = None,
         record_guard: RecordGuard | None = None,
         routes: Sequence[Route] = (),
+        budgets: Sequence[BudgetRule] = (),
     ) -> None:
         self.plans = plans
         self.storage = storage
@@ -101,9 +104,11 @@ class Pipeline:
             permission_to_approve=partial(permission_to_approve, plans),
             document_guard=document_guard,
             record_guard=record_guard,
+            budgets=budgets,
         )
         self._idempotency = Idempotency(limits, self._services.permission_to_approve)
         self._approvals = Approvals(self.authorization, self._idempotency, self._context_for_condition)
+        self._reservations = Reservations(budgets)
         handlers = Handlers(limits, self._context_for, before, after)
         self.guard = handlers.guard
         self.authorize = self.authorization.authorize
@@ -225,6 +230,8 @@ class Pipeline:
         if plan.before:
             await self.before_hooks(execution)
             await self.validate(execution)
+        if plan.budgets:
+            await self._reservations.reserve(execution)
         if plan.action.approval is not None:
             await self.approval(execution)
         await self.handler(execution)
@@ -256,6 +263,8 @@ class Pipeline:
             # Nothing is left to write. The commit detects statements of the handler that changed the transaction.
             await execution.unit_of_work.commit()
             execution.unit_of_work = None
+        if execution.plan.budgets or execution.deferred:
+            await self._reservations.finish(execution)
         secrets = execution.secrets
         rows, events = secrets.scrub_rows(execution.log), secrets.scrub_events(execution.events)
         await execution.open(writable=True).record(Recording(rows, events, execution.results, self._routes))
@@ -325,11 +334,14 @@ class Pipeline:
             execution.ended = True
             if root.has_session or root.unanswered:
                 execution.entry.add_flushed(await unit_of_work.flushed_subjects())
+            if plan.budgets:
+                await self._reservations.finish(execution)
             await unit_of_work.release(savepoint)
             execution.add_row("succeeded")
             # Of failed executions inside it.
             parent.after_failure += execution.after_failure
             parent.after_commit += execution.after_commit
+            parent.deferred += execution.deferred
             return Success(answered(execution))
         except ApprovalNeeded as needed:
             root.approval_needed = needed

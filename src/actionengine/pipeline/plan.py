@@ -20,6 +20,7 @@ from actionengine.context import ACTOR_TYPES, PUBLIC
 from actionengine.errors import ConfigurationError, storable_text
 from actionengine.event_types import by_type
 from actionengine.masking.secret_types import NOTHING, Everything, sensitive_names
+from actionengine.pipeline.budgets import BudgetRule
 from actionengine.pipeline.signatures import read_signature
 from actionengine.pipeline.stored_form import ResultForm
 from actionengine.text.names import check_pattern, check_permission
@@ -38,6 +39,7 @@ class ActionPlan:
         "after",
         "asks",
         "before",
+        "budgets",
         "emits_no_default_event",
         "event_types",
         "has_secrets",
@@ -84,6 +86,7 @@ class ActionPlan:
         """The value that `find_secrets` returned; None before the first call."""
         self.before: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
         self.after: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
+        self.budgets: tuple[BudgetRule, ...] = ()
 
     @property
     def results(self) -> ResultForm:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from actionengine.actions import HookDefinition
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
+from actionengine.pipeline.budgets import BudgetRule
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.text.names import hint, nearest_of, shortened
 
@@ -44,6 +45,13 @@ def link_hooks(plans: Plans) -> None:
         for plan in actions.values():
             if plan.before or plan.after:
                 _refuse_cycles(plan, ())
+
+
+def link_budgets(plans: Plans, rules: Sequence[BudgetRule]) -> None:
+    """Give each plan the budgets that limit it."""
+    for actions in plans.values():
+        for plan in actions.values():
+            plan.budgets = tuple(rule for rule in rules if rule.covers(plan.name))
 
 
 def read_only_copy(plans: Plans) -> Plans:

@@ -14,6 +14,7 @@ from uuid import UUID
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.storage.captured import WriteJournal
+from actionengine.storage.counters import Counter, Reservation
 from actionengine.storage.outbox import EVENTS, MAX_COUNTED_LAG, Outbox
 from actionengine.storage.pages import Page
 from actionengine.storage.records import StoredRecords
@@ -37,6 +38,17 @@ class UnitOfWork(Protocol):
 
     async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
         """Claim an idempotency key, waiting up to `wait` seconds for another unit of work that holds it."""
+
+    async def reserve(self, reservations: Sequence[Reservation]) -> Sequence[Reservation]:
+        """Add amounts to counters of budgets, each counter once, in their order. Return those without room.
+
+        Wait for other units of work that have added to the same counters: no sum ever exceeds a limit, however many
+        there are. The window of a counter begins and ends by the clock of `now`. If one has no room, the caller rolls
+        back, to a savepoint from before the call or entirely.
+        """
+
+    async def read_counters(self, counters: Sequence[tuple[str, str]]) -> Sequence[Counter | None]:
+        """Return counters, by budget and scope, as this transaction sees them; None for one without amounts."""
 
     def records(self, collection: str) -> StoredRecords:
         """Return the collection as this transaction sees it."""
@@ -172,7 +184,8 @@ class Storage(Protocol):
         """Return the work that waits for people or for its time, over all tenants, for operators and relays."""
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
-        """Delete up to `limit` expired idempotency keys; return their number."""
+        """Delete up to `limit` expired idempotency keys, and counters of budgets whose window has ended; return their
+        number."""
 
     async def purge_expired_keys_async(self, *, limit: int = 1000) -> int:
         """Do the same under an event loop."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
 from heapq import merge
 from typing import Self
 from uuid import UUID
@@ -17,6 +18,7 @@ from actionengine.storage.clock import steady_now
 from actionengine.storage.closing import CloseCallbacks
 from actionengine.storage.lookups import ACTIVE_SCHEDULES, OPEN_APPROVALS, PENDING_APPROVALS, TRIGGER_DOCUMENTS
 from actionengine.storage.memory.claims import Expiries
+from actionengine.storage.memory.counters import CounterKey
 from actionengine.storage.memory.outbox import MemoryOutbox, Queues
 from actionengine.storage.memory.transaction import TenantData
 from actionengine.storage.memory.unit_of_work import MemoryUnitOfWork
@@ -164,12 +166,15 @@ class InMemoryStorage:
         return Backlog(min(len(open), MAX_BACKLOG), oldest, min(schedules, MAX_BACKLOG))
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
-        """Delete up to `limit` expired idempotency keys; return their number."""
+        """Delete up to `limit` expired idempotency keys and counters of budgets; return their number."""
         now = steady_now()
         purged = 0
         while purged < limit and (expired := self._expiries.next(now)) is not None:
             data, key = expired
             with data.lock:
+                if type(key) is CounterKey:
+                    purged += _purge_counter(data, key, now)
+                    continue
                 entry = data.claims.get(key)
                 # A key that was claimed again has a new result, which expires later.
                 if isinstance(entry, IdempotentResult) and entry.expires_at <= now:
@@ -212,6 +217,18 @@ class InMemoryStorage:
     def _tenant_data(self, tenant_id: UUID) -> TenantData:
         with self._lock:
             return self._data.setdefault(tenant_id, TenantData(self._queues, self._further_queues, self._expiries))
+
+
+def _purge_counter(data: TenantData, key: CounterKey, now: datetime) -> bool:
+    """Delete a counter if its window has ended. One that a unit of work uses is left to a later purge."""
+    state = data.counters.get(key)
+    if state is None or state.expires_at > now:
+        return False
+    if state.holds:
+        data.expiries.add(now + timedelta(seconds=1), data, key)
+        return False
+    del data.counters[key]
+    return True
 
 
 def _after(start: int, positions: Sequence[int]) -> Iterator[int]:

@@ -11,7 +11,7 @@ Multi-version reads after Bernstein, Hadzilacos, Goodman, "Concurrency Control a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from heapq import merge
@@ -22,8 +22,11 @@ from typing import TypeVar
 from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode
 from actionengine.errors import ActionError, ErrorCode
+from actionengine.storage.clock import steady_now
+from actionengine.storage.counters import Counter, Reservation
 from actionengine.storage.errors import SerializationFailure, StorageError
 from actionengine.storage.memory.claims import ClaimHolder, Expiries
+from actionengine.storage.memory.counters import CounterKey, CounterState, Hold
 from actionengine.storage.memory.index import Index, Place
 from actionengine.storage.memory.outbox import Queues
 from actionengine.storage.memory.row_index import TABLES, Stored, entries_of, id_of
@@ -56,6 +59,7 @@ class TenantData:
     tombstones: list[Key] = field(default_factory=list)
     locks: dict[Key, MemoryTransaction] = field(default_factory=dict)
     snapshots: dict[MemoryTransaction, int] = field(default_factory=dict)
+    counters: dict[CounterKey, CounterState[MemoryTransaction]] = field(default_factory=dict)
     claims: dict[Key, ClaimHolder | IdempotentResult] = field(default_factory=dict)
     log: list[LogRow] = field(default_factory=list)
     """Ordered by id."""
@@ -71,6 +75,7 @@ class MemoryTransaction:
     __slots__ = (
         "_data",
         "_ended",
+        "_holds",
         "_is_driven",
         "_journal",
         "_locked",
@@ -95,6 +100,7 @@ class MemoryTransaction:
         self._waiters: list[Callable[[], object]] = []
         self._writes: dict[Key, Item | None] = {}
         self._journal: list[tuple[Key, bool, Item | None]] = []
+        self._holds: list[Hold] = []
         self._scopes = Scopes()
 
     @property
@@ -217,15 +223,49 @@ class MemoryTransaction:
                 holder = self._lock_all(found)
                 if holder is None:
                     return list(found.values())
-                if holder.is_waiting_for(self):
-                    raise SerializationFailure(f"two executions wait for each other in {collection!r}")
-                self._waits_for = holder
-                ended = OneShotEvent(self._mode)
-                holder._waiters.append(ended.set)
+                ended = self._wait_for(holder, collection)
             remaining = deadline - monotonic()
             if remaining <= 0 or self._is_driven:
                 raise ActionError(ErrorCode.CONFLICT, f"another execution holds a lock in {collection!r}: try again")
             await ended.wait(remaining)
+
+    async def reserve(self, reservations: Sequence[Reservation]) -> Sequence[Reservation]:
+        """Hold amounts in counters until the end. Return those for which there is no room; then none is held.
+
+        Wait for other transactions while only what they hold leaves no room; raise as `lock_together` does.
+        """
+        self.check_writable("budgets")
+        deadline = monotonic() + _LOCK_TIMEOUT
+        while True:
+            with self._data.lock:
+                self._check_usable()
+                self._waits_for = None
+                now = steady_now()
+                states = [
+                    (self._data.counters.get(CounterKey(*each[:2])) or CounterState[MemoryTransaction](), each)
+                    for each in reservations
+                ]
+                full = [(state, each) for state, each in states if state.room(each, now) < state.held()]
+                over = [each for state, each in full if state.room(each, now) < state.held(self)]
+                if not full:
+                    for state, each in states:
+                        self._hold(state, Hold(CounterKey(*each[:2]), each.amount, now, each.window))
+                if over or not full:
+                    return over
+                holder = full[0][0].other_holder(self)
+                assert holder is not None
+                ended = self._wait_for(holder, "budgets")
+            remaining = deadline - monotonic()
+            if remaining <= 0 or self._is_driven:
+                raise ActionError(ErrorCode.CONFLICT, "another execution uses this budget: try again")
+            await ended.wait(remaining)
+
+    def counters(self, keys: Sequence[tuple[str, str]]) -> list[Counter | None]:
+        """Return counters, by budget and scope, with what this transaction holds; None for one without amounts."""
+        with self._data.lock:
+            self._check_usable()
+            states = (self._data.counters.get(CounterKey(*key)) for key in keys)
+            return [None if state is None else state.seen_by(self) for state in states]
 
     def is_waiting_for(self, other: MemoryTransaction) -> bool:
         """Return whether this transaction waits for another one, directly or through others."""
@@ -248,10 +288,33 @@ class MemoryTransaction:
         """Undo the writes after this length of the journal."""
         while len(self._journal) > mark:
             key, was_written, before = self._journal.pop()
-            if was_written:
+            if type(key) is CounterKey:
+                self._release_hold(self._holds.pop())
+            elif was_written:
                 self._writes[key] = before
             else:
                 del self._writes[key]
+
+    def _wait_for(self, holder: MemoryTransaction, collection: str) -> OneShotEvent:
+        """Return the event that ends the wait for another transaction."""
+        if holder.is_waiting_for(self):
+            raise SerializationFailure(f"two executions wait for each other in {collection!r}")
+        self._waits_for = holder
+        ended = OneShotEvent(self._mode)
+        holder._waiters.append(ended.set)
+        return ended
+
+    def _hold(self, state: CounterState[MemoryTransaction], hold: Hold) -> None:
+        self._data.counters[hold.key] = state
+        state.holds.append((self, hold))
+        self._holds.append(hold)
+        self._journal.append((hold.key, True, None))
+
+    def _release_hold(self, hold: Hold) -> None:
+        state = self._data.counters[hold.key]
+        state.holds.remove((self, hold))
+        if state.counter is None and not state.holds:
+            del self._data.counters[hold.key]
 
     def _lock_all(self, keys: Collection[Key]) -> MemoryTransaction | None:
         """Lock all keys, or none: then return a transaction that holds one of them."""
@@ -279,6 +342,14 @@ class MemoryTransaction:
         if self._read_at is None:
             self._read_at = self._data.snapshots[self] = self._data.sequence
         return self._read_at
+
+    def _count(self) -> None:
+        """Add what is held to its counters."""
+        data = self._data
+        for hold in self._holds:
+            expires_at = data.counters[hold.key].commit(hold)
+            if expires_at is not None:
+                data.expiries.add(expires_at, data, hold.key)
 
     def _publish(self) -> None:
         data = self._data
@@ -324,6 +395,8 @@ class MemoryTransaction:
             data.snapshots.pop(self, None)
         for key in self._locked:
             del data.locks[key]
+        for hold in self._holds:
+            self._release_hold(hold)
         for wake in self._waiters:
             wake()
 

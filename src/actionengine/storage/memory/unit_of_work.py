@@ -13,6 +13,7 @@ from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.storage.captured import WriteJournal
 from actionengine.storage.clock import steady_now
+from actionengine.storage.counters import Counter
 from actionengine.storage.errors import StorageError
 from actionengine.storage.memory.claims import ClaimHolder, can_claim, to_answer
 from actionengine.storage.memory.records import MemoryRecords
@@ -65,6 +66,10 @@ class MemoryUnitOfWork(MemoryTransaction):
                 ended = OneShotEvent(self._mode)
                 entry.waiters.append(ended.set)
             await ended.wait(remaining)
+
+    async def read_counters(self, counters: Sequence[tuple[str, str]]) -> Sequence[Counter | None]:
+        """Return counters, by budget and scope, as this transaction sees them; None for one without amounts."""
+        return self.counters(counters)
 
     def records(self, collection: str) -> MemoryRecords:
         """Return the collection as this transaction sees it."""
@@ -144,6 +149,8 @@ class MemoryUnitOfWork(MemoryTransaction):
             self._check_open()
             if self._writes:
                 self._publish()
+            if self._holds:
+                self._count()
             for recording in self._recordings:
                 for row in recording.log:
                     if not data.log or data.log[-1].id < row.id:

@@ -64,6 +64,13 @@ SELECT status, result, approval_id, asked
 FROM public.ae_claim(%s, %s, %s, %s, %s)
 """
 
+RESERVE = "SELECT public.ae_reserve(%s)"
+READ_COUNTER = """
+SELECT used::pg_catalog.text, started_at
+FROM public.ae_budget_counters
+WHERE tenant_id OPERATOR(pg_catalog.=) %s AND budget OPERATOR(pg_catalog.=) %s AND scope OPERATOR(pg_catalog.=) %s
+"""
+
 LIMIT = "(SELECT %s::pg_catalog.int8)"
 """A limit whose value the planner does not know, so that it walks along an index in the wanted order. It expects few
 rows of a tenant: if it knew that all of them were wanted, it would read all of them, and sort."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from secrets import token_hex
 from time import monotonic
@@ -12,10 +12,12 @@ from uuid import UUID
 
 import psycopg
 from psycopg.pq import TransactionStatus
+from pydantic_core import to_json
 from sqlalchemy.engine import Connection
 
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
+from actionengine.storage.counters import Counter, Reservation, from_text, to_text
 from actionengine.storage.errors import StorageError, StorageUnavailable
 from actionengine.storage.postgres import statements as sql
 from actionengine.storage.postgres.database import PostgresDatabase
@@ -161,6 +163,15 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             return CLAIMED
         return ClaimAnswer(status, json_bytes(result), approval_id, json_bytes(asked))
 
+    def _reserve(self, reservations: Sequence[Reservation]) -> Sequence[Reservation]:
+        ((without_room,),) = self.query(sql.RESERVE, (_reserved(reservations),))
+        return [reservations[number - 1] for number in without_room]
+
+    def _read_counter(self, budget: str, scope: str) -> Counter | None:
+        for used, started_at in self.query(sql.READ_COUNTER, (self.tenant.id, budget, scope)):
+            return Counter(from_text(used), started_at.astimezone(UTC))
+        return None
+
     def _find_log(self, walk: Walk, limit: int) -> list[Examined]:
         span = (walk.above, walk.lowest, limit)
         if walk.column in sql.FIND_LOG_BESIDE:
@@ -294,3 +305,13 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         # The transaction ends with the connection, but a running statement would go on for some time.
         if self._driver.transaction_status == TransactionStatus.ACTIVE:
             self._driver.cancel()
+
+
+def _reserved(reservations: Sequence[Reservation]) -> str:
+    """Return reservations as `ae_reserve` takes them."""
+    return to_json(
+        [
+            (budget, scope, to_text(amount), to_text(limit), window // timedelta(microseconds=1))
+            for budget, scope, amount, limit, window in reservations
+        ]
+    ).decode()

@@ -116,7 +116,7 @@ class SQLStorage(ABC):
         return await self._number_of_events("async", tenant, after, limit, types)
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
-        """Delete up to `limit` expired idempotency keys. Return how many were deleted."""
+        """Delete up to `limit` expired idempotency keys and counters of budgets. Return how many were deleted."""
         return run_sync(self._run("sync", self._purge_expired_keys, limit))
 
     async def purge_expired_keys_async(self, *, limit: int = 1000) -> int:

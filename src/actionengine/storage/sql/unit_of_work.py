@@ -13,6 +13,7 @@ from uuid import UUID
 from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.concurrency.uninterrupted import uninterrupted
 from actionengine.context import Tenant
+from actionengine.storage.counters import Counter, Reservation
 from actionengine.storage.pages import Page
 from actionengine.storage.rows import Claim, ClaimAnswer, LogQuery, LogRow, Recording
 from actionengine.storage.sql.action_log import Examined, Walk, read_page
@@ -48,6 +49,15 @@ class SQLUnitOfWork(SavepointTransaction):
     async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
         """Claim a key, waiting up to `wait` seconds for another unit of work that holds it."""
         return await self.run(self._claim, claim, wait)
+
+    async def reserve(self, reservations: Sequence[Reservation]) -> Sequence[Reservation]:
+        """Add amounts to counters of budgets. Return those without room."""
+        self.track_write("budgets")
+        return await self.run(self._reserve, reservations)
+
+    async def read_counters(self, counters: Sequence[tuple[str, str]]) -> Sequence[Counter | None]:
+        """Return counters, by budget and scope, as this transaction sees them; None for one without amounts."""
+        return await self.run(self._read_counters, counters)
 
     def records(self, collection: str) -> SQLRecords:
         """Return the collection as this transaction sees it."""
@@ -129,6 +139,14 @@ class SQLUnitOfWork(SavepointTransaction):
         """Claim a key in a transaction that has begun."""
 
     @abstractmethod
+    def _reserve(self, reservations: Sequence[Reservation]) -> Sequence[Reservation]:
+        """Add amounts to counters. Return those without room."""
+
+    @abstractmethod
+    def _read_counter(self, budget: str, scope: str) -> Counter | None:
+        """Return a counter; None for one without amounts."""
+
+    @abstractmethod
     def _find_log(self, walk: Walk, limit: int) -> list[Examined]:
         """Walk over so many rows of the action log, newest first."""
 
@@ -151,6 +169,9 @@ class SQLUnitOfWork(SavepointTransaction):
             return answer
         self.make_savepoints()
         return self._claim_in_transaction(claim, wait)
+
+    def _read_counters(self, counters: Sequence[tuple[str, str]]) -> list[Counter | None]:
+        return [self._read_counter(budget, scope) for budget, scope in counters]
 
     def _commit(self) -> None:
         if self._failed is None:

@@ -131,6 +131,19 @@ WHERE tenant_id = ? AND action = ? AND key = ?
 RETURNING true
 """
 
+READ_COUNTER = """
+SELECT used, started_at
+FROM main.ae_budget_counters
+WHERE tenant_id = ? AND budget = ? AND scope = ?
+"""
+
+WRITE_COUNTER = """
+INSERT INTO main.ae_budget_counters (tenant_id, budget, scope, used, started_at, expires_at)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (tenant_id, budget, scope) DO UPDATE
+SET used = excluded.used, started_at = excluded.started_at, expires_at = excluded.expires_at
+"""
+
 CREATE_TENANT = """
 INSERT INTO main.ae_tenants (tenant_id, slug, name, created_at)
 VALUES (?, ?, ?, ?)
@@ -205,6 +218,18 @@ WHERE (tenant_id, action, key) IN (
     LIMIT ?
 )
 RETURNING key
+"""
+
+PURGE_COUNTERS = """
+DELETE FROM main.ae_budget_counters
+WHERE (tenant_id, budget, scope) IN (
+    SELECT tenant_id, budget, scope
+    FROM main.ae_budget_counters
+    WHERE expires_at <= ?
+    ORDER BY expires_at
+    LIMIT ?
+)
+RETURNING budget
 """
 
 _LOG_COLUMNS = ", ".join(LogRow._fields)

@@ -141,7 +141,10 @@ class SQLiteStorage(SQLStorage):
         return int(number)
 
     def _purge_expired_keys(self, mode: Mode, limit: int) -> int:
-        return len(self.database.query(mode, sql.PURGE_KEYS, (bind_time(steady_now()), limit), writes=True))
+        now, purged = bind_time(steady_now()), 0
+        for statement in (sql.PURGE_KEYS, sql.PURGE_COUNTERS):
+            purged += len(self.database.query(mode, statement, (now, limit - purged), writes=True))
+        return purged
 
 
 def _validate_path(path: str | Path | URL | None) -> URL:

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.storage.clock import steady_now
+from actionengine.storage.counters import Counter, Reservation, from_text, to_text
 from actionengine.storage.errors import StorageError
 from actionengine.storage.outbox import EVENTS
 from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, LogRow
@@ -111,6 +112,26 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         self.database.held_keys[key] = self
         self._claims.append(key)
         return CLAIMED
+
+    def _reserve(self, reservations: Sequence[Reservation]) -> Sequence[Reservation]:
+        # There is one writer at a time: no other transaction writes between the read and the write.
+        full: list[Reservation] = []
+        for each in reservations:
+            now, counter = self._clock(), self._read_counter(each.budget, each.scope)
+            if counter is None or counter.started_at + each.window <= now:
+                counter = Counter(0, now)
+            if counter.used + each.amount > each.limit:
+                full.append(each)
+                continue
+            times = bind_time(counter.started_at), bind_time(counter.started_at + each.window)
+            used = to_text(counter.used + each.amount)
+            self.query(sql.WRITE_COUNTER, (self._tenant_id, each.budget, each.scope, used, *times))
+        return full
+
+    def _read_counter(self, budget: str, scope: str) -> Counter | None:
+        for used, started_at in self.query(sql.READ_COUNTER, (self._tenant_id, budget, scope)):
+            return Counter(from_text(used), datetime.fromisoformat(started_at))
+        return None
 
     def _find_log(self, walk: Walk, limit: int) -> list[Examined]:
         span = (str(walk.above), str(walk.lowest), limit)

@@ -8,6 +8,7 @@ OF_TENANTS = {
     "ae_documents": ("INSERT", "UPDATE", "DELETE"),
     "ae_document_keys": ("INSERT", "UPDATE", "DELETE"),
     "ae_idempotency_keys": ("INSERT", "UPDATE"),
+    "ae_budget_counters": ("INSERT", "UPDATE"),
     "ae_action_log": ("INSERT",),
     "ae_action_log_subjects": ("INSERT",),
     "ae_action_log_principals": ("INSERT",),
@@ -34,6 +35,7 @@ _APPEND_ONLY = (
 
 _OF_OPERATORS = {
     ("DELETE", "ae_idempotency_keys"): "keys expire",
+    ("DELETE", "ae_budget_counters"): "windows end",
     ("UPDATE", "ae_outbox"): "events are delivered by the relay",
     ("DELETE", "ae_outbox"): "events are delivered by the relay",
     ("INSERT", "ae_tenants"): "tenants are made by an operator",

@@ -1,0 +1,180 @@
+"""Reservations: the amounts that an execution takes from budgets, in its own transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from math import ceil
+from typing import Final
+
+from actionengine.context import AIUsage
+from actionengine.errors import ActionError, ErrorCode
+from actionengine.pipeline.amounts import to_decimal, to_number, to_trillionths, value_at
+from actionengine.pipeline.budgets import BudgetRule
+from actionengine.pipeline.execution import Execution
+from actionengine.storage.counters import ONE, Reservation, merged
+from actionengine.storage.port import UnitOfWork
+
+_USAGE_UNITS: Final = ("tokens", "cost_usd")
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+class Reservations:
+    """Reserves amounts for executions. `rules` are all budgets of the engine."""
+
+    def __init__(self, rules: Sequence[BudgetRule]) -> None:
+        self._rules = {rule.name: rule for rule in rules}
+
+    async def reserve(self, execution: Execution) -> None:
+        """Reserve what is known before the handler. Raises `ActionError`: `rate_limited` where a budget has no room, or
+        `invalid_input` for an amount in the input that cannot be counted.
+
+        A read-only transaction can write no counter: it reads whether there is room, and `finish` reserves.
+        """
+        reservations = merged(_known_before(execution))
+        execution.counted_usage = execution.entry.usage
+        if not reservations:
+            return
+        self._refuse_impossible(execution, reservations)
+        unit_of_work = execution.open()
+        if execution.plan.action.read_only:
+            execution.deferred = tuple(reservations)
+            await self._refuse_full(execution, unit_of_work, reservations)
+            return
+        await self._reserve(execution, unit_of_work, reservations)
+
+    async def finish(self, execution: Execution) -> None:
+        """Reserve the AI usage that the handler has added, and what read-only executions have deferred.
+
+        Raises `ActionError(rate_limited)`.
+        """
+        added = [*execution.deferred, *_usage(execution, execution.counted_usage)]
+        execution.counted_usage = execution.entry.usage
+        if not added:
+            return
+        if execution.parent is not None and execution.plan.action.read_only:
+            execution.deferred = tuple(added)
+            return
+        execution.deferred = ()
+        reservations = merged(added)
+        self._refuse_impossible(execution, reservations)
+        await self._reserve(execution, execution.open(writable=True), reservations)
+
+    async def _reserve(
+        self, execution: Execution, unit_of_work: UnitOfWork, reservations: Sequence[Reservation]
+    ) -> None:
+        full = await unit_of_work.reserve(reservations)
+        if full:
+            raise await self._rate_limited(execution, unit_of_work, full)
+
+    def _refuse_impossible(self, execution: Execution, reservations: Sequence[Reservation]) -> None:
+        """Refuse an amount that is larger than its whole budget. No later retry could succeed."""
+        for each in reservations:
+            if each.amount > each.limit:
+                rule = self._rules[each.budget]
+                raise ActionError(
+                    ErrorCode.RATE_LIMITED,
+                    f"{execution.plan.name}: {to_decimal(each.amount):f} {rule.unit} is more than the whole budget "
+                    f"{rule.name!r} ({rule.terms}): it can never succeed; ask for less",
+                    _details(rule, each),
+                )
+
+    async def _refuse_full(
+        self, execution: Execution, unit_of_work: UnitOfWork, reservations: Sequence[Reservation]
+    ) -> None:
+        """Refuse if a counter, as this transaction sees it, has no room."""
+        now = await unit_of_work.now()
+        counters = await unit_of_work.read_counters([each[:2] for each in reservations])
+        full = [
+            each
+            for each, counter in zip(reservations, counters, strict=True)
+            if counter is not None
+            and counter.started_at + each.window > now
+            and counter.used + each.amount > each.limit
+        ]
+        if full:
+            raise await self._rate_limited(execution, unit_of_work, full)
+
+    async def _rate_limited(
+        self, execution: Execution, unit_of_work: UnitOfWork, full: Sequence[Reservation]
+    ) -> ActionError:
+        """Return the error that names the budget without room. Of several, the one with the longest wait."""
+        counters = await unit_of_work.read_counters([each[:2] for each in full])
+        now = await unit_of_work.now()
+        waits = [
+            (counter.started_at + each.window - now if counter is not None else _MILLISECOND, each, counter)
+            for each, counter in zip(full, counters, strict=True)
+        ]
+        wait, reservation, counter = max(waits, key=lambda each: each[0])
+        rule = self._rules[reservation.budget]
+        retry_after = min(max(1, ceil(wait / _MILLISECOND)) / 1000, max(rule.window.total_seconds(), 0.001))
+        used = counter.used if counter is not None else 0
+        return ActionError(
+            ErrorCode.RATE_LIMITED,
+            f"{execution.plan.name}: the budget {rule.name!r} ({rule.terms}) has no room for "
+            f"{to_decimal(reservation.amount):f}, since {to_decimal(used):f} are used: retry after {retry_after:g} s",
+            {**_details(rule, reservation), "used": to_number(used), "retry_after": retry_after},
+        )
+
+
+def _known_before(execution: Execution) -> Iterator[Reservation]:
+    for rule in _rules(execution):
+        if rule.unit == "executions":
+            yield _reservation(execution, rule, ONE)
+        elif rule.path:
+            amount = _input_amount(execution, rule)
+            if amount:
+                yield _reservation(execution, rule, amount)
+    yield from _usage(execution, None)
+
+
+def _usage(execution: Execution, before: AIUsage | None) -> Iterator[Reservation]:
+    """Yield the AI usage of the execution since it was `before`."""
+    usage = execution.entry.usage
+    if usage is None or usage is before:
+        return
+    for rule in _rules(execution):
+        if rule.unit in _USAGE_UNITS:
+            amount = _used(usage, rule.unit) - (_used(before, rule.unit) if before is not None else 0)
+            if amount > 0:
+                yield _reservation(execution, rule, amount)
+
+
+def _rules(execution: Execution) -> Iterator[BudgetRule]:
+    actor = execution.request.actor
+    return (rule for rule in execution.plan.budgets if rule.applies_to(actor))
+
+
+def _reservation(execution: Execution, rule: BudgetRule, amount: int) -> Reservation:
+    return Reservation(rule.name, rule.scope(execution.request.actor), amount, rule.limit, rule.window)
+
+
+def _used(usage: AIUsage, unit: str) -> int:
+    return to_trillionths(usage.cost_usd if unit == "cost_usd" else usage.input_tokens + usage.output_tokens)
+
+
+def _input_amount(execution: Execution, rule: BudgetRule) -> int:
+    value = value_at(execution.data, rule.path)
+    try:
+        if value is None:
+            raise ValueError("it is missing")
+        return to_trillionths(value)
+    except ValueError as error:
+        path = ".".join(rule.path)
+        reason = f"the budget {rule.name!r} counts it, and {error}"
+        raise ActionError(
+            ErrorCode.INVALID_INPUT,
+            f"{execution.plan.name}: {path}: {reason}",
+            {"fields": [{"path": path, "reason": reason, "type": "budget_amount"}]},
+        ) from None
+
+
+def _details(rule: BudgetRule, reservation: Reservation) -> dict[str, object]:
+    return {
+        "budget": rule.name,
+        "limit": to_number(rule.limit),
+        "amount": to_number(reservation.amount),
+        "unit": rule.unit,
+        "per": rule.per,
+        "window": rule.window.total_seconds(),
+    }
