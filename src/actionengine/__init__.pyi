@@ -14,6 +14,8 @@ from actionengine.actions import create_action as create_action
 from actionengine.actions import create_actions as create_actions
 from actionengine.actions import create_service as create_service
 from actionengine.actions import create_services as create_services
+from actionengine.agents.results import ToolResult as ToolResult
+from actionengine.agents.tools import Tools as Tools
 from actionengine.authorization.port import AccessRequest as AccessRequest
 from actionengine.authorization.port import Authorizer as Authorizer
 from actionengine.authorization.port import BulkAuthorizer as BulkAuthorizer

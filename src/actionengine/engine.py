@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Self, TypeVar, final
 
@@ -18,6 +18,7 @@ from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import RequestContext, Tenant
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode, storable_text
 from actionengine.event_types import EventType
+from actionengine.pipeline.payload import Limits
 from actionengine.pipeline.pipeline import Pipeline
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.preview import Preview
@@ -31,6 +32,7 @@ from actionengine.text.names import shortened
 logger = logging.getLogger("actionengine")
 
 K = TypeVar("K")
+T = TypeVar("T")
 V = TypeVar("V")
 
 
@@ -245,6 +247,25 @@ class Engine:
             return _refused(plan, context)
         return await self._pipeline.execute(plan, payload, context, mode)
 
+    async def refuse(
+        self, service: str, action: str, payload: Any, error: ActionError, context: RequestContext, mode: Mode
+    ) -> Result[Any, ActionError]:
+        """Answer a request with an error that its caller found, as the pipeline does: authorization comes first, and
+        the refusal is on the action log."""
+        plan = self._route(service, action)
+        if not isinstance(plan, ActionPlan):
+            return _refused(plan, context)
+        return await self._pipeline.refuse(plan, payload, error, context, mode)
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds on payloads, keys, nesting and waiting."""
+        return self._pipeline.limits
+
+    def descriptions(self) -> Mapping[str, tuple[ActionDescription, ...]]:
+        """Return the descriptions of all actions, by service, for any actor."""
+        return self._catalogue.descriptions()
+
     async def execute_consumer(
         self, plan: ActionPlan, payload: Any, context: RequestContext, mode: Mode
     ) -> Result[Any, ActionError]:
@@ -335,6 +356,15 @@ class BlockingEngine:
     ) -> Result[tuple[ActionDescription, ...], ActionError]:
         """Return the descriptions of the actions that the context's actor may execute, as `Engine.catalogue` does."""
         return self._loop.run(self._engine.catalogue_async, context, services)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, for callers under an event loop."""
+        return self._engine
+
+    def wait_for(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Call a coroutine function of the library in the background loop, and wait for its result."""
+        return self._loop.run(function, *arguments)
 
     def resolve_tenant(self, slug: str) -> Result[Tenant, ActionError]:
         """Return the tenant of a slug, or `not_found`."""

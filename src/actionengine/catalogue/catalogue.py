@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from returns.result import Failure, Result, Success
 
@@ -27,6 +27,10 @@ class Catalogue:
         for actions in plans.values():
             for plan in actions.values():
                 check_examples(plan)
+
+    def descriptions(self) -> Mapping[str, tuple[ActionDescription, ...]]:
+        """Return the descriptions of all actions, by service."""
+        return {name: tuple(item for _, item in self._describe(name)) for name in self._plans}
 
     async def can(
         self, context: RequestContext, service: str, action: str, resource: str | None, mode: Mode

@@ -165,6 +165,29 @@ class Pipeline:
             return Failure(_no_tenant(plan))
         return await self._previews.preview(Execution(plan, payload, request, mode, self.storage))
 
+    async def refuse(
+        self, plan: ActionPlan, payload: Any, error: ActionError, request: RequestContext, mode: Mode
+    ) -> ActionResult:
+        """Run stages 2 and 3, and answer with an error that the caller of the engine found, unless they refuse. The
+        action log has a row of it."""
+        if request.tenant is None:
+            return Failure(_no_tenant(plan))
+        execution = Execution(plan, payload, request, mode, self.storage)
+        try:
+            try:
+                if self._has_guard:
+                    await self.guard(execution)
+                await self.authorize(execution)
+            except ActionError as refusal:
+                error = refusal.without_traceback()
+            except Exception as crash:
+                error = storage_error(execution, crash)
+            return await self._outcomes.settle_failure(execution, error)
+        except BaseException:
+            execution.ended = True
+            await execution.roll_back()
+            raise
+
     async def _admit(self, execution: Execution) -> None:
         if self._has_guard:
             await self.guard(execution)
