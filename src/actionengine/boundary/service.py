@@ -83,6 +83,8 @@ def _governed(
 
     @sync_and_async
     async def work(data: Any, ctx: InternalContext) -> Result[Any, ActionError]:
+        if changes:
+            ctx.begin_external_work("does work in a module")
         request = ExecutionRequest(
             tenant=ctx.tenant,
             module=module_of(ctx.tenant, data.module_id),

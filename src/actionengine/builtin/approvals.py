@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 from returns.result import Result, Success
 
-from actionengine.actions import Service, create_service
+from actionengine.actions import Binds, Service, create_service
 from actionengine.builtin.declarations import declare
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType, identity_of
 from actionengine.errors import ActionError, ErrorCode, conflict
@@ -24,6 +24,7 @@ from actionengine.pipeline.execution import GrantedApproval
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import ApprovalStatus, PendingApproval, find_approval
 from actionengine.pipeline.plan import sync_and_async
+from actionengine.pipeline.write_set import PreviewedEvent, Write
 from actionengine.schemas.models import Id, Input, Output
 from actionengine.storage.pages import Page
 from actionengine.storage.records import APPROVALS
@@ -59,7 +60,11 @@ class DecideApproval(Input):
 
 
 class Approval(Output):
-    """The public part of an approval. `input` is masked."""
+    """The public part of an approval. `input` is masked.
+
+    One that binds the effects has the writes and events that approving it commits, masked; `omitted` counts those that
+    are left out because there are too many. Otherwise `writes` and `events` are None.
+    """
 
     id: str
     action: str
@@ -73,11 +78,15 @@ class Approval(Output):
     decided_by: str | None
     decided_at: datetime | None
     comment: str | None
+    binds: Binds = "payload"
+    writes: tuple[Write, ...] | None = None
+    events: tuple[PreviewedEvent, ...] | None = None
+    omitted: int = 0
 
     @classmethod
     def of(cls, pending: PendingApproval, now: datetime) -> Approval:
         """Return the public part of a stored approval."""
-        expired = pending.status == "pending" and not pending.is_open(now)
+        expired, effects = pending.status == "pending" and not pending.is_open(now), pending.effects
         return cls(
             id=pending.id,
             action=f"{pending.service}.{pending.action}",
@@ -91,6 +100,10 @@ class Approval(Output):
             decided_by=pending.decided_by,
             decided_at=pending.decided_at,
             comment=pending.comment,
+            binds="payload" if effects is None else "effects",
+            writes=effects and effects.writes,
+            events=effects and effects.events,
+            omitted=effects.omitted if effects is not None else 0,
         )
 
 

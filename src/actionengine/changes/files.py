@@ -283,6 +283,7 @@ class ProjectFiles:
         ]
         if not writes:
             return ()
+        self._ctx.begin_external_work("writes files of a module")
         results = await self._ctx.run(partial(write_files, self.module().root, writes, until))
         for each in results:
             if each.error is not None:

@@ -14,6 +14,7 @@ from actionengine.pipeline.payload import check_approvable, fingerprint
 from actionengine.pipeline.pending_approval import PendingApproval, store_approval
 from actionengine.pipeline.routing import Plans
 from actionengine.pipeline.user_code import call_user_code
+from actionengine.pipeline.write_set import Effects
 
 
 class Approvals:
@@ -60,13 +61,15 @@ class Approvals:
                 return
             raise ApprovalNeeded(plan.name, policy, execution.resource)
 
-    async def ask_for(self, execution: Execution, needed: ApprovalNeeded) -> PendingApproval:
-        """Store the approval that an execution waits for, with the writes that belong to it."""
+    async def ask_for(
+        self, execution: Execution, needed: ApprovalNeeded, effects: Effects | None = None
+    ) -> PendingApproval:
+        """Store the approval that an execution waits for, with the writes that belong to it. It binds these effects."""
         received, unit_of_work = execution.received, execution.open()
         assert received is not None
         check_approvable(received, execution.plan.validator)
         claimed = execution.claim.fingerprint if execution.claim else fingerprint(received.copy())
-        pending = PendingApproval.for_execution(execution, claimed, needed, await unit_of_work.now())
+        pending = PendingApproval.for_execution(execution, claimed, needed, await unit_of_work.now(), effects)
         await store_approval(unit_of_work, pending)
         self._idempotency.store_approval(execution, pending)
         if execution.when_asked is not None:

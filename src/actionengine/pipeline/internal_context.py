@@ -185,6 +185,16 @@ class InternalContext(ActionContext):
         """The mode of the execution: in `"sync"` nothing may suspend."""
         return self._port.execution.mode
 
+    def begin_external_work(self, what: str) -> None:
+        """Raise `ActionError(unprocessable)` in a preview, and in an execution that has to equal one: work outside the
+        transaction can be neither shown nor undone."""
+        execution = self._port.execution
+        if execution.capture is not None:
+            raise ActionError(
+                ErrorCode.UNPROCESSABLE,
+                f"{execution.plan.name} {what}, which a rollback does not undo: it has no preview and no plan",
+            )
+
     def derived_idempotency_key(self) -> str | None:
         """Return a key for an external effect that must happen once. It is the same when this execution runs again;
         None without an idempotency key."""

@@ -17,7 +17,9 @@ from actionengine.pipeline.execution import ApprovalNeeded, Execution, FailureWr
 from actionengine.pipeline.idempotency import Replayed
 from actionengine.pipeline.payload import Limits
 from actionengine.pipeline.pending_approval import error_for, mark_expired
+from actionengine.pipeline.rehearsal import Rehearsals
 from actionengine.pipeline.stages import ActionResult, Stage
+from actionengine.pipeline.stored_plan import find_plan, use_plan
 from actionengine.pipeline.user_code import log_crash, logger, timeout_error
 from actionengine.pipeline.validation import try_accept_payload
 from actionengine.storage.errors import SerializationFailure, StorageError, StorageTimeout, StorageUnavailable
@@ -37,6 +39,7 @@ class Outcomes:
         limits: Limits,
         authorization: Authorization,
         approvals: Approvals,
+        rehearsals: Rehearsals,
         claim: Stage,
         commit: Stage,
     ) -> None:
@@ -44,6 +47,7 @@ class Outcomes:
         self._limits = limits
         self._authorization = authorization
         self._approvals = approvals
+        self._rehearsals = rehearsals
         self._claim = claim
         self._commit = commit
 
@@ -71,10 +75,15 @@ class Outcomes:
         execution.events.clear()
         execution.log.mark_rolled_back()
         try:
+            effects = None
+            if needed.policy.binds == "effects" or execution.request.plan is not None:
+                effects = await self._rehearsals.effects(execution)
             unit_of_work = execution.open()
             if execution.claim is not None:
                 await self._claim(execution)
-            pending = await self._approvals.ask_for(execution, needed)
+            if execution.request.plan is not None:
+                await use_plan(execution, *await find_plan(execution))
+            pending = await self._approvals.ask_for(execution, needed, effects)
             error = error_for(pending)
             execution.ended = True
             execution.entry.output = None

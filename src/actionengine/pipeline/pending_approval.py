@@ -14,6 +14,7 @@ from actionengine.context import Actor, ActorType, RequestContext
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.masking.masking import scrub
 from actionengine.pipeline.execution import ApprovalNeeded, Execution
+from actionengine.pipeline.write_set import Effects
 from actionengine.storage.clock import sortable
 from actionengine.storage.port import UnitOfWork
 from actionengine.storage.records import APPROVALS, RESERVED_PREFIX, AsyncRecords, same_json
@@ -56,7 +57,8 @@ class PendingApproval(BaseModel):
     None where that `shows_payload`: nothing in it is masked. A `pending` one may have expired, and is marked so later.
     `policy` is the action whose policy applies; `permission` is what it named and `resource` what it was about when the
     approval was asked for; `has_secret_resource` says that a secret is in its name. `granted` are the policies that
-    earlier approvals have satisfied, with their approvers.
+    earlier approvals have satisfied, with their approvers. `effects` are what the approval binds; None where it binds
+    the payload only.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -84,11 +86,17 @@ class PendingApproval(BaseModel):
     decided_by: str | None = None
     decided_at: datetime | None = None
     comment: str | None = None
+    effects: Effects | None = None
     version: int = 0
 
     @classmethod
     def for_execution(
-        cls, execution: Execution, fingerprint: str, needed: ApprovalNeeded, now: datetime
+        cls,
+        execution: Execution,
+        fingerprint: str,
+        needed: ApprovalNeeded,
+        now: datetime,
+        effects: Effects | None = None,
     ) -> PendingApproval:
         """Return the approval that an execution waits for, beginning at `now`."""
         request, received = execution.request, execution.received
@@ -119,6 +127,7 @@ class PendingApproval(BaseModel):
             shows_payload=shows_payload,
             created_at=now,
             expires_at=now + needed.policy.expires_after,
+            effects=effects,
         )
 
     @classmethod

@@ -52,13 +52,14 @@ from actionengine.pipeline.payload import Limits, copy_payload
 from actionengine.pipeline.pending_approval import PendingApproval
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.preview import Preview, Previews, answered
-from actionengine.pipeline.rehearsal import Rehearsals, captured
+from actionengine.pipeline.rehearsal import Rehearsals, begin_rehearsal, captured, follow
 from actionengine.pipeline.reservations import Reservations
 from actionengine.pipeline.routing import Plans, route
 from actionengine.pipeline.stages import STAGES, ActionResult, Observer
-from actionengine.pipeline.stored_plan import capture_for, find_plan, use_plan
+from actionengine.pipeline.stored_plan import find_plan, use_plan
 from actionengine.pipeline.user_code import check_deadline, logger, timeout_error
 from actionengine.pipeline.validation import Validation, accept_payload
+from actionengine.pipeline.write_set import Effects
 from actionengine.storage.errors import SerializationFailure, StorageUnavailable
 from actionengine.storage.guards import DocumentGuard, RecordGuard
 from actionengine.storage.port import Storage
@@ -121,8 +122,10 @@ class Pipeline:
         if observe is not None:
             for name in STAGES:
                 setattr(self, name, observe(name, getattr(self, name)))
-        self._outcomes = Outcomes(storage, limits, self.authorization, self._approvals, self.claim, self.commit)
-        rehearsals = Rehearsals(self._perform, self._start_over)
+        rehearsals = Rehearsals(self._perform, self._prepare, self._start_over)
+        self._outcomes = Outcomes(
+            storage, limits, self.authorization, self._approvals, rehearsals, self.claim, self.commit
+        )
         self._previews = Previews(storage, rehearsals, self._outcomes, self._admit)
 
     # The flow
@@ -224,12 +227,16 @@ class Pipeline:
         if reruns == self.limits.reruns:
             raise lost
         await sleep(execution.mode, full_jitter(delay(reruns + 1, _RERUN_DELAY)))
+        await self._prepare(execution)
+        return reruns + 1
+
+    async def _prepare(self, execution: Execution) -> None:
+        """Prepare another attempt of an admitted execution."""
         execution.reset()
         assert execution.received is not None
         execution.incoming = execution.received.copy()
         if not execution.plan.before:
             await self.validate(execution)
-        return reruns + 1
 
     async def _perform_plan(self, execution: Execution) -> None:
         """Run stages 7 to 11 as a plan says. Raises `ActionError(conflict)` for writes that differ from the plan's."""
@@ -237,10 +244,9 @@ class Pipeline:
         record, stored = await find_plan(execution)
         if not execution.plan.action.read_only:
             await use_plan(execution, record, stored)
-        execution.capture = capture_for(stored)
-        execution.capture.secrets.append(execution.secrets)
+        follow(execution, stored.effects)
         await self._perform(execution)
-        stored.check_equal(execution, await captured(execution))
+        stored.effects.check_equal(execution.plan.name, await captured(execution))
         if execution.plan.action.read_only:
             # The transaction of the handler refuses writes.
             assert execution.unit_of_work is not None
@@ -326,14 +332,40 @@ class Pipeline:
         # A replay of the approver's request does not repeat the requester's questions.
         execution.asked = Questions()
         await self._idempotency.claim_approved(execution, pending)
+        if pending.effects is not None:
+            follow(execution, pending.effects)
+        mark = len(execution.events)
         try:
-            answered = await self._nest(execution, parent)
+            answer = await self._nest(execution, parent)
         except ApprovalNeeded as needed:
             parent.root.approval_needed = None
-            return None, (await self._approvals.ask_for(execution, needed)).id
-        if isinstance(answered, Failure):
-            raise answered.failure()
-        return await self._idempotency.store_result(execution, answered.unwrap()), None
+            effects = pending.effects
+            if effects is None and needed.policy.binds == "effects":
+                effects = await self._rehearse_nested(execution, parent)
+            return None, (await self._approvals.ask_for(execution, needed, effects)).id
+        if isinstance(answer, Failure):
+            raise answer.failure()
+        if pending.effects is not None:
+            pending.effects.check_equal(plan.name, await captured(execution, mark))
+        return await self._idempotency.store_result(execution, answer.unwrap()), None
+
+    async def _rehearse_nested(self, asking: Execution, parent: Execution) -> Effects:
+        """Run an approved action past the further approval that it needs, and undo it. Return its effects."""
+        rehearsal = Execution(asking.plan, asking.payload, asking.request, asking.mode, parent=parent)
+        rehearsal.approved = asking.approved
+        capture = begin_rehearsal(rehearsal)
+        kept, root = (parent.after_failure, parent.after_commit), parent.root
+        marks = len(root.log), len(root.events), len(root.results)
+        savepoint = await parent.open().savepoint()
+        answer = await self._nest(rehearsal, parent)
+        if isinstance(answer, Failure):
+            raise answer.failure()
+        effects = Effects.of(capture, await captured(rehearsal, marks[1]))
+        parent.after_failure, parent.after_commit = kept
+        await parent.open().rollback_to(savepoint)
+        del root.events[marks[1] :]
+        del root.results[marks[2] :]
+        return effects
 
     async def _nest(self, execution: Execution, parent: Execution) -> ActionResult:
         plan, root = execution.plan, execution.root

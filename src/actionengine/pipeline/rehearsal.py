@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.capture import Capture
-from actionengine.pipeline.execution import Execution
+from actionengine.pipeline.execution import ApprovalNeeded, Execution
 from actionengine.pipeline.stages import Stage
-from actionengine.pipeline.write_set import WriteSet, write_set
+from actionengine.pipeline.stored_plan import find_plan
+from actionengine.pipeline.write_set import Effects, WriteSet, write_set
 from actionengine.storage.errors import SerializationFailure
 
 StartOver = Callable[[Execution, int, SerializationFailure], Awaitable[int]]
@@ -15,10 +17,11 @@ StartOver = Callable[[Execution, int, SerializationFailure], Awaitable[int]]
 
 
 class Rehearsals:
-    """Runs executions without a commit. `perform` runs stages 7 to 11."""
+    """Runs executions without a commit. `perform` runs stages 7 to 11, `prepare` prepares another attempt."""
 
-    def __init__(self, perform: Stage, start_over: StartOver) -> None:
+    def __init__(self, perform: Stage, prepare: Stage, start_over: StartOver) -> None:
         self._perform = perform
+        self._prepare = prepare
         self._start_over = start_over
 
     async def rehearse(self, execution: Execution) -> WriteSet:
@@ -35,9 +38,43 @@ class Rehearsals:
         execution.unit_of_work = None
         return writes
 
+    async def effects(self, execution: Execution) -> Effects:
+        """Return the effects of an execution that waits for an approval and has been rolled back: those of its plan,
+        where it has one.
 
-async def captured(execution: Execution) -> WriteSet:
-    """Return the write set of an execution that has a capture. Nothing can be written any more."""
+        Raises `ActionError` where the execution would fail, or has other effects than its plan.
+        """
+        subjects, execution.capture = execution.entry.subjects, None
+        try:
+            await self._prepare(execution)
+            plan = None
+            if execution.request.plan is None:
+                capture = begin_rehearsal(execution)
+            else:
+                _, plan = await find_plan(execution)
+                capture = follow(execution, plan.effects, rehearses=True)
+            try:
+                writes = await self.rehearse(execution)
+            except ApprovalNeeded as needed:
+                await execution.roll_back()
+                raise ActionError(
+                    ErrorCode.UNPROCESSABLE,
+                    f"{execution.plan.name} asks for the approval of {needed.action} in the middle of its work, so "
+                    "that the effects of the whole cannot be shown to an approver: use binds='payload'",
+                ) from None
+            if plan is not None:
+                plan.effects.check_equal(execution.plan.name, writes)
+            return Effects.of(capture, writes)
+        finally:
+            execution.capture = None
+            execution.ended = False
+            execution.entry.subjects = subjects
+            execution.events.clear()
+
+
+async def captured(execution: Execution, first_event: int = 0) -> WriteSet:
+    """Return the write set of an execution that has a capture, with the events since the first one. Nothing can be
+    written any more."""
     capture = execution.capture
     assert capture is not None
     execution.ended = True
@@ -45,11 +82,24 @@ async def captured(execution: Execution) -> WriteSet:
     if (execution.root.has_session or execution.root.unanswered) and unit_of_work is not None:
         # Pending rows of the session are writes too.
         execution.entry.add_flushed(await unit_of_work.flushed_subjects())
-    capture.journal.is_closed = True
-    return write_set(capture, execution.events, execution.secrets)
+    # Inside another execution, the same session goes on.
+    capture.journal.is_closed = execution.parent is None
+    return write_set(capture, execution.events[first_event:], execution.secrets)
 
 
-def begin_rehearsal(execution: Execution) -> None:
-    """Give an execution a capture that begins now."""
-    execution.capture = Capture(execution.entry.started_at, rehearses=True)
-    execution.capture.secrets.append(execution.secrets)
+def begin_rehearsal(execution: Execution) -> Capture:
+    """Give an execution a capture that begins now, and return it. It runs past approvals; its caller rolls it back."""
+    return _capture(execution, Capture(execution.now, rehearses=True, outer=execution.capture))
+
+
+def follow(execution: Execution, effects: Effects, rehearses: bool = False) -> Capture:
+    """Give an execution the capture with which it can equal these effects, and return it."""
+    outer = execution.capture
+    rehearses = rehearses or (outer is not None and outer.rehearses)
+    return _capture(execution, Capture(effects.now, effects.seed, rehearses=rehearses, outer=outer))
+
+
+def _capture(execution: Execution, capture: Capture) -> Capture:
+    capture.secrets.append(execution.secrets)
+    execution.capture = capture
+    return capture

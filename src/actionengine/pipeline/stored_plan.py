@@ -9,10 +9,9 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from actionengine.errors import ActionError, ErrorCode, conflict
-from actionengine.pipeline.capture import Capture
 from actionengine.pipeline.execution import Execution
 from actionengine.pipeline.payload import check_claimable, fingerprint
-from actionengine.pipeline.write_set import WriteSet, differences
+from actionengine.pipeline.write_set import Effects, WriteSet
 from actionengine.storage.port import UnitOfWork
 from actionengine.storage.records import PLANS
 from actionengine.storage.rows import Record
@@ -22,14 +21,10 @@ LIFETIME = timedelta(hours=1)
 
 _PURGED_AT_ONCE = 50
 _TOKEN = re.compile(r"plan_([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z")
-_MAX_PARTS = 200
-"""Writes and events of a plan whose labels are stored, to name those that differ."""
-_MAX_NAMED = 10
 
 
 class StoredPlan(BaseModel):
-    """A plan as it is stored. Its id is random, and the token of the caller. Without a secret in it: the digests are
-    over the seed and the writes.
+    """A plan as it is stored; its id is random. The writes themselves are not kept, only their digests.
 
     `actor` is the acting actor first, then each principal behind it. `used_by` is the execution that has used the plan.
     """
@@ -39,10 +34,7 @@ class StoredPlan(BaseModel):
     action: str
     actor: tuple[str, ...]
     payload: str
-    now: datetime
-    seed: str
-    digest: str
-    parts: tuple[tuple[str, str], ...]
+    effects: Effects
     expires_at: datetime
     used_by: str | None = None
 
@@ -55,17 +47,9 @@ class StoredPlan(BaseModel):
             action=execution.plan.name,
             actor=_actor(execution),
             payload=_payload(execution),
-            now=capture.now,
-            seed=capture.seed,
-            digest=writes.digest,
-            parts=writes.parts[:_MAX_PARTS],
+            effects=Effects.of(capture, writes).model_copy(update={"writes": (), "events": ()}),
             expires_at=now + LIFETIME,
         )
-
-    def check_equal(self, execution: Execution, writes: WriteSet) -> None:
-        """Raise `ActionError(conflict)` for an execution with another write set than the plan's."""
-        if writes.digest != self.digest:
-            raise differs(execution, "its plan", self.parts, writes)
 
 
 async def store_plan(unit_of_work: UnitOfWork, plan: StoredPlan) -> str:
@@ -109,7 +93,7 @@ async def find_plan(execution: Execution) -> tuple[Record, StoredPlan]:
 
 async def use_plan(execution: Execution, record: Record, plan: StoredPlan) -> None:
     """Mark a plan as used, in the execution's transaction. Raises `ActionError(conflict)` where another one has."""
-    used = plan.model_copy(update={"used_by": execution.id, "parts": ()}).model_dump(mode="json")
+    used = plan.model_copy(update={"used_by": execution.id}).model_dump(mode="json")
     try:
         await execution.open(writable=True).records(PLANS).update(record.id, used, record.version)
     except ActionError as refusal:
@@ -126,22 +110,6 @@ async def purge_plans(unit_of_work: UnitOfWork) -> None:
         if StoredPlan.model_validate(record.data).expires_at + LIFETIME > now:
             break
         await plans.delete(record.id, record.version)
-
-
-def capture_for(plan: StoredPlan) -> Capture:
-    """Return the capture of an execution that has to equal a plan."""
-    return Capture(plan.now, plan.seed)
-
-
-def differs(execution: Execution, what: str, planned: tuple[tuple[str, str], ...], writes: WriteSet) -> ActionError:
-    """Return the error for an execution with another write set than the one that was previewed."""
-    labels = differences(planned, writes.parts[:_MAX_PARTS])
-    named = ", ".join(labels[:_MAX_NAMED]) or "more than its first writes"
-    return conflict(
-        f"{execution.plan.name} would not do what {what} says, so that nothing was written: {named} differ. Preview "
-        "again",
-        differs=labels[:_MAX_NAMED],
-    )
 
 
 def _actor(execution: Execution) -> tuple[str, ...]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, Self
 
+from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json, to_json
 
+from actionengine.errors import conflict
 from actionengine.pipeline.capture import Capture
 from actionengine.pipeline.secrets import Secrets
 from actionengine.storage.captured import CapturedWrite, WriteKind
@@ -19,6 +22,9 @@ MAX_SHOWN_WRITES = 200
 
 MAX_SHOWN_BYTES = 256 * 1024
 """Bytes of JSON of the writes, and of the events, that a preview shows at most."""
+
+
+_MAX_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,43 @@ class WriteSet:
     omitted: int
     digest: str
     parts: tuple[tuple[str, str], ...]
+
+
+class Effects(BaseModel):
+    """The write set that an approval binds, in its stored form: an execution with this time and seed must equal it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    now: datetime
+    seed: str
+    digest: str
+    parts: tuple[tuple[str, str], ...]
+    writes: tuple[Write, ...]
+    events: tuple[PreviewedEvent, ...]
+    omitted: int
+
+    @classmethod
+    def of(cls, capture: Capture, writes: WriteSet) -> Self:
+        """Return the effects of an execution with this capture."""
+        return cls(
+            now=capture.now,
+            seed=capture.seed,
+            digest=writes.digest,
+            parts=writes.parts[:MAX_SHOWN_WRITES],
+            writes=writes.writes,
+            events=writes.events,
+            omitted=writes.omitted,
+        )
+
+    def check_equal(self, name: str, writes: WriteSet) -> None:
+        """Raise `ActionError(conflict)` for an execution of the action `name` with another write set."""
+        if writes.digest == self.digest:
+            return
+        labels = differences(self.parts, writes.parts[:MAX_SHOWN_WRITES])[:_MAX_NAMED]
+        named = ", ".join(labels) or "more than its first writes"
+        raise conflict(
+            f"{name} would not do what its preview showed, so that nothing was written: {named} differ", differs=labels
+        )
 
 
 def write_set(capture: Capture, events: Sequence[EventRow], secrets: Secrets) -> WriteSet:
