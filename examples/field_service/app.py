@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from actionengine import Engine, Projection, Service, SQLiteStorage, Storage, create_engine
 from examples.field_service.board import create_board
+from examples.field_service.budgets import BUDGETS
 from examples.field_service.db.tables import create_tables
 from examples.field_service.model import Model, local_model
 from examples.field_service.seed import seed_record_types, seed_tenant, seed_workflows
@@ -52,7 +53,7 @@ def create_business(storage: Storage, *more: Service, model: Model = local_model
     """Create the business on a storage, and its tenants with their first data where they are missing."""
     views: dict[str, Projection] = {}  # the view needs the engine, whose actions read it
     resources = {"views": views, "model": model}
-    engine = create_engine(services=[*services, *more], storage=storage, resources=resources)
+    engine = create_engine(services=[*services, *more], storage=storage, resources=resources, budgets=BUDGETS)
     views["board"] = create_board(engine)
     existing = {tenant.slug: tenant for tenant in storage.list_tenants()}
     for slug, name in TENANTS.items():

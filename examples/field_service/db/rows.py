@@ -32,7 +32,9 @@ def page(ctx: ActionContext, model: type[Row], type: type[S], after: str | None,
 
 
 def save(ctx: ActionContext, row: Row, type: type[S]) -> Result[S, ActionError]:
-    """Write a row. It is committed with the action, or not at all."""
+    """Write a row. It is committed with the action, or not at all. A new row gets its id from the engine, so that a
+    preview and its execution agree."""
+    row.id = row.id or ctx.new_id()
     ctx.session.add(row)
     ctx.session.flush()
     return Success(type.model_validate(row))

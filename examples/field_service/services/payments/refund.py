@@ -1,4 +1,4 @@
-"""Refund a payment. A large refund needs a manager's approval."""
+"""Refund a payment. A large refund needs a manager's approval, of exactly what it writes."""
 
 from pydantic import BaseModel, Field
 from returns.result import Result
@@ -38,6 +38,8 @@ refund_action = create_action(
     permission="payments.refund",
     idempotency="required",
     emits=[payment_refunded],
-    approval=ApprovalPolicy(when=lambda data, ctx: data.amount > LARGE, permission="payments.approve_refund"),
+    approval=ApprovalPolicy(
+        when=lambda data, ctx: data.amount > LARGE, permission="payments.approve_refund", binds="effects"
+    ),
     resource=lambda data: f"payments/{data.payment_id}",
 )

@@ -1,0 +1,26 @@
+"""How much agents may pay back, and how often, for each person in whose name they act."""
+
+from datetime import timedelta
+
+from actionengine import Budget
+
+BUDGETS = [
+    Budget(
+        "refunds of agents",
+        actions="payments.refund",
+        per="principal",
+        unit="input.amount",
+        limit=6_000_00,
+        window=timedelta(days=1),
+        actor_types={"ai"},
+    ),
+    Budget(
+        "refund calls of agents",
+        actions="payments.refund",
+        per="principal",
+        limit=60,
+        window=timedelta(hours=1),
+        actor_types={"ai"},
+    ),
+]
+"""Amounts are in cents. An agent that works in nobody's name is its own principal."""
