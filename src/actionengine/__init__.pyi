@@ -20,6 +20,7 @@ from actionengine.authorization.port import AccessRequest as AccessRequest
 from actionengine.authorization.port import Authorizer as Authorizer
 from actionengine.authorization.port import BulkAuthorizer as BulkAuthorizer
 from actionengine.authorization.port import Decision as Decision
+from actionengine.authorization.port import LimitedDecision as LimitedDecision
 from actionengine.authorization.rbac import RBACAuthorizer as RBACAuthorizer
 from actionengine.authorization.rules import Role as Role
 from actionengine.authorization.rules import Rule as Rule

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Actor, Tenant
@@ -28,15 +28,23 @@ class AccessRequest(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """An answer, and its reason for the action log.
-
-    `resources` are the only ones on which a question with a pending resource is allowed; None where those that are
-    refused are the exception.
-    """
+    """An answer, and its reason for the action log."""
 
     allowed: bool
     reason: str
-    resources: frozenset[str] | None = None
+
+
+class LimitedDecision(Decision):
+    """A yes about a pending resource that holds on these `resources` only. The catalogue needs them to know whether all
+    actors of a chain are allowed on one and the same resource."""
+
+    resources: frozenset[str]
+
+    def __new__(cls, reason: str, resources: frozenset[str]) -> Self:
+        """Return the decision that allows these resources."""
+        decision = super().__new__(cls, True, reason)
+        decision.resources = resources
+        return decision
 
 
 class Authorizer(Protocol):

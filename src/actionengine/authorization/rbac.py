@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from actionengine.authorization.cache import BoundedCache, Entry
-from actionengine.authorization.port import AccessRequest, Decision
+from actionengine.authorization.port import AccessRequest, Decision, LimitedDecision
 from actionengine.authorization.rules import (
     HeldRoles,
     Role,
@@ -77,7 +77,8 @@ class RBACAuthorizer:
         entry = await self._held_by(request)
         decision = entry.value.decide(request)
         size = _ENTRY_BYTES + _text_bytes(request) + len(decision.reason)
-        size += 4 * sum(map(len, decision.resources or ()))
+        if isinstance(decision, LimitedDecision):
+            size += sum(64 + 4 * len(resource) for resource in decision.resources)
         self._decisions.put(question, Entry(decision, entry.access_version, entry.expires, size))
         return decision
 

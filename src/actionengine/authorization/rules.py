@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from actionengine.authorization.port import AccessRequest, Decision
+from actionengine.authorization.port import AccessRequest, Decision, LimitedDecision
 from actionengine.context import PUBLIC, Actor
 from actionengine.text.names import check_pattern, pattern_covers, patterns_covering
 
@@ -178,7 +178,7 @@ def _decide_limited(allowed: _Rules, denied: _Rules) -> Decision:
         return Decision(False, refusals[allowed[0][1].resource])
     name, rule = left[0]
     resources = frozenset(rule.resource for _, rule in left if rule.resource is not None)
-    return Decision(True, f"role {name} allows {rule}", resources)
+    return LimitedDecision(f"role {name} allows {rule}", resources)
 
 
 def decide_all(requests: Iterable[AccessRequest], held: HeldRoles) -> list[Decision]:

@@ -7,7 +7,14 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from actionengine.authorization.port import AccessRequest, Authorizer, BulkQuestion, Decision, bulk_question
+from actionengine.authorization.port import (
+    AccessRequest,
+    Authorizer,
+    BulkQuestion,
+    Decision,
+    LimitedDecision,
+    bulk_question,
+)
 from actionengine.catalogue.descriptions import ApprovalNeed, approval_need
 from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, RequestContext, Tenant
@@ -93,27 +100,28 @@ class Permissions:
     async def _decide_chain(self, plans: Sequence[ActionPlan], actor: Actor, asked: _Asked) -> list[Decision]:
         """Return the decision on each action. The actor and each principal behind it need the right, on one and the
         same resource."""
-        first, *principals = chain = actor.chain
-        decisions = await self._ask([asked.about(plan, first) for plan in plans], asked.mode)
-        if not principals:
-            return list(decisions)
-        rows = [[decision] for decision in decisions]
-        for principal in principals:
-            open = [number for number, row in enumerate(rows) if row[-1].allowed]
-            requests = [asked.about(plans[number], principal) for number in open]
+        if actor.on_behalf_of is None:
+            return list(await self._ask([asked.about(plan, actor) for plan in plans], asked.mode))
+        rows: list[list[Decision]] = [[] for _ in plans]
+        for each in actor.chain:
+            open = [number for number, row in enumerate(rows) if not row or row[-1].allowed]
+            requests = [asked.about(plans[number], each) for number in open]
             for number, decision in zip(open, await self._ask(requests, asked.mode), strict=True):
-                of_principal = decision if decision.allowed else Decision(False, f"{principal}: {decision.reason}")
-                rows[number].append(of_principal)
-        return [await self._intersect(plan, chain, row, asked) for plan, row in zip(plans, rows, strict=True)]
+                rows[number].append(
+                    decision if decision.allowed else Decision(False, f"{decision.reason} (for {each})")
+                )
+        return [await self._intersect(plan, actor.chain, row, asked) for plan, row in zip(plans, rows, strict=True)]
 
     async def _intersect(
         self, plan: ActionPlan, chain: Sequence[Actor], row: Sequence[Decision], asked: _Asked
     ) -> Decision:
         """Return the decision of a chain. Each of its actors has an answer in the row, up to the first refusal."""
-        limits = [decision.resources for decision in row if decision.resources is not None]
+        limits = [decision.resources for decision in row if isinstance(decision, LimitedDecision)]
         if not row[-1].allowed or not limits:
             return row[-1]
-        others = [actor for actor, decision in zip(chain, row, strict=True) if decision.resources is None]
+        others = [
+            actor for actor, decision in zip(chain, row, strict=True) if not isinstance(decision, LimitedDecision)
+        ]
         for resource in sorted(frozenset.intersection(*limits)):
             requests = [asked.about(plan, actor, resource) for actor in others]
             if all(decision.allowed for decision in await self._ask(requests, asked.mode)):
