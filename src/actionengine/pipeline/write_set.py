@@ -109,7 +109,7 @@ def write_set(capture: Capture, events: Sequence[EventRow], secrets: Secrets) ->
     """Return the write set of an execution with these events. `secrets` are those of the execution."""
     writes = net_effect(capture.journal)
     names = [each.names for each in capture.secrets]
-    parts = [(f"{write.target}/{write.id or '*'}", _digest(capture.seed, _compared(write))) for write in writes]
+    parts = [(_label(write), _digest(capture.seed, _compared(write))) for write in writes]
     parts += [(f"event {event.type}", _digest(capture.seed, _compared_event(event))) for event in events]
     shown = list(_bounded(_shown(write, secrets, names) for write in writes))
     shown_events = list(_bounded(_shown_event(event, secrets) for event in events))
@@ -136,11 +136,11 @@ def net_effect(journal: Iterable[CapturedWrite]) -> list[CapturedWrite]:
         key = write.target, write.id
         first = rows.get(key)
         if first is not None:
-            generated = tuple(dict.fromkeys((*first.generated, *write.generated)))
-            write = write._replace(before=first.before, generated=generated)
+            generated, made = {*first.generated, *write.generated}, {**dict(first.made), **dict(write.made)}
+            write = write._replace(before=first.before, generated=tuple(generated), made=tuple(made.items()))
         rows[key] = write
     merged = [_renamed(write) for write in rows.values() if write.before is not None or write.after is not None]
-    return [*sorted(merged, key=lambda write: (write.target, write.id or "")), *statements]
+    return [*sorted(merged, key=lambda write: (write.target, write.made_id or write.id or "")), *statements]
 
 
 def differences(parts: Sequence[tuple[str, str]], others: Sequence[tuple[str, str]]) -> list[str]:
@@ -154,10 +154,14 @@ def _renamed(write: CapturedWrite) -> CapturedWrite:
     return write._replace(kind=kind)
 
 
+def _label(write: CapturedWrite) -> str:
+    return f"{write.target}/{write.made_id or write.id or '*'}"
+
+
 def _compared(write: CapturedWrite) -> bytes:
     """Return all that two runs must agree on."""
-    before, after = _without(write.before, write.generated), _without(write.after, write.generated)
-    id = None if write.kind == "insert" and write.generated else write.id
+    before, after = _shared(write.before, write), _shared(write.after, write)
+    id = write.id if write.made_id is None else write.made_id
     parameters = from_json(write.parameters) if write.parameters is not None else None
     return to_json(_sorted([write.kind, write.target, id, before, after, write.statement, parameters]))
 
@@ -166,11 +170,17 @@ def _compared_event(event: EventRow) -> bytes:
     return to_json(_sorted([event.type, event.version, event.subject, event.action, from_json(event.payload)]))
 
 
-def _without(encoded: bytes | None, names: tuple[str, ...]) -> Any:
+def _shared(encoded: bytes | None, write: CapturedWrite) -> Any:
+    """Return a row, or rows, with the values that two runs share."""
     value = from_json(encoded) if encoded is not None else None
     if isinstance(value, list):
-        return [{name: each for name, each in row.items() if name not in names} for row in value]
-    return {name: each for name, each in value.items() if name not in names} if isinstance(value, dict) else value
+        return [_shared_row(row, write) for row in value]
+    return _shared_row(value, write) if isinstance(value, dict) else value
+
+
+def _shared_row(row: dict[str, Any], write: CapturedWrite) -> dict[str, Any]:
+    kept = {name: value for name, value in row.items() if name not in write.generated}
+    return kept | {name: value for name, value in write.made if name in row}
 
 
 def _shown(write: CapturedWrite, secrets: Secrets, names: Sequence[frozenset[str]]) -> dict[str, Any]:

@@ -17,7 +17,9 @@ class CapturedWrite(NamedTuple):
     """One write: of a document or a row (`target` and `id`), or a statement of SQL with its parameters.
 
     `before`, `after` and `parameters` are JSON. For a statement they are the rows that it has changed, as far as they
-    are known. `generated` names the columns whose values the database has made: two runs may differ in them.
+    are known. `generated` names the columns whose values the database has made: two runs may differ in them. They may
+    also differ in a key that the database has made, and in references to it: `made` has the columns with such a key,
+    and a name of it that two runs share; `made_id` is the id with that name.
     """
 
     kind: WriteKind
@@ -28,6 +30,8 @@ class CapturedWrite(NamedTuple):
     statement: str | None = None
     parameters: bytes | None = None
     generated: tuple[str, ...] = ()
+    made: tuple[tuple[str, str], ...] = ()
+    made_id: str | None = None
 
 
 class WriteJournal(list[CapturedWrite]):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Column, Delete, Insert, Table, Update, event, select, tuple_
 from sqlalchemy.engine import Connection, CursorResult
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, ColumnElement
 from sqlalchemy.sql.operators import eq
@@ -49,6 +50,8 @@ class CapturedStatements:
         self._session: Session | None = None
         self._is_reading = False
         self._before: Rows | None = None
+        # Keys that the database has made, by column and value, each with a name that two runs share.
+        self._made: dict[tuple[Column[Any], Any], str] = {}
 
     def add(self, journal: WriteJournal) -> None:
         """Report to a journal too, from now on."""
@@ -109,14 +112,14 @@ class CapturedStatements:
         table, is_flush = statement.table, self._session is not None and self._session._flushing
         sent: Sequence[Parameters] = result.context.compiled_parameters or [{}]
         if isinstance(statement, Insert):
-            writes = _inserted(table, sent, result) if is_flush else None
+            writes = self._inserted(table, sent, result) if is_flush else None
             rows = None if writes is not None or before is not None else _sent_rows(table, statement, sent)
             after = rows if before is None else self._reread(connection, table, statement, many, one)
         else:
             if before is not None and result.rowcount not in (-1, len(before)):
                 raise SerializationFailure(f"rows of {table.fullname} have changed while a statement changed them")
             after = self._after(connection, statement, before, sent, is_flush)
-            writes = _changed(table, before, after) if is_flush and before is not None else None
+            writes = self._changed(table, before, after) if is_flush and before is not None else None
         if writes is None:
             writes = [
                 CapturedWrite(
@@ -184,6 +187,58 @@ class CapturedStatements:
             return [dict(zip(names, row, strict=True)) for row in found]
         finally:
             self._is_reading = False
+
+    # Rows
+
+    def _inserted(self, table: Table, sent: Sequence[Parameters], result: CursorResult[Any]) -> list[CapturedWrite]:
+        try:
+            keys = [tuple(key or ()) for key in result.inserted_primary_key_rows]
+        except (InvalidRequestError, AttributeError, TypeError):
+            keys = []
+        writes = []
+        for number, values in enumerate(sent):
+            row = {column.name: values[column.key] for column in table.c if column.key in values}
+            generated = tuple(column.name for column in table.c if column.key not in values)
+            for column, value in zip(table.primary_key, keys[number] if number < len(keys) else (), strict=False):
+                row[column.name] = value
+                if column.name in generated:
+                    self._made[column, value] = f"new {table.fullname}.{column.name} {len(self._made)}"
+            writes.append(self._write("insert", table, None, row, generated))
+        return writes
+
+    def _changed(self, table: Table, before: Rows, after: Rows | None) -> list[CapturedWrite]:
+        changed = {_key(table, row): row for row in after or ()}
+        generated = _generated_by_update(table)
+        kind: WriteKind = "update" if changed else "delete"
+        return [self._write(kind, table, row, changed.get(_key(table, row)), generated) for row in before]
+
+    def _write(
+        self, kind: WriteKind, table: Table, before: Row | None, after: Row | None, generated: Names
+    ) -> CapturedWrite:
+        row = before if before is not None else after or {}
+        first, last = (captured_json(each) if each is not None else None for each in (before, after))
+        made = {each.name: label for each in table.c if (label := self._name_of(each, row.get(each.name)))}
+        made_id = _key(table, {**row, **made}) if made else None
+        return CapturedWrite(
+            kind,
+            table.fullname,
+            _key(table, row),
+            first,
+            last,
+            generated=generated,
+            made=tuple(made.items()),
+            made_id=made_id,
+        )
+
+    def _name_of(self, column: Column[Any], value: Any) -> str | None:
+        """Return the name of a key that the database has made, for its column or one that refers to it."""
+        if not self._made or value is None:
+            return None
+        name = self._made.get((column, value))
+        for reference in column.foreign_keys:
+            with suppress(SQLAlchemyError):
+                name = name or self._made.get((reference.column, value))
+        return name
 
     # Texts
 
@@ -274,40 +329,10 @@ def _bound(bind: BindParameter[Any], values: Parameters) -> Any:
     return values.get(bind.key, bind.value)
 
 
-def _inserted(table: Table, sent: Sequence[Parameters], result: CursorResult[Any]) -> list[CapturedWrite]:
-    try:
-        made = [tuple(key or ()) for key in result.inserted_primary_key_rows]
-    except (InvalidRequestError, AttributeError, TypeError):
-        made = []
-    writes = []
-    for number, values in enumerate(sent):
-        row = {column.name: values[column.key] for column in table.c if column.key in values}
-        generated = tuple(column.name for column in table.c if column.key not in values)
-        if number < len(made):
-            row |= {each.name: value for each, value in zip(table.primary_key, made[number], strict=False)}
-        writes.append(_write("insert", table, None, row, generated))
-    return writes
-
-
 def _sent_rows(table: Table, statement: Insert, sent: Sequence[Parameters]) -> Rows | None:
     if getattr(statement, "_multi_values", None) or getattr(statement, "select", None) is not None:
         return None
     return [{column.name: values[column.key] for column in table.c if column.key in values} for values in sent]
-
-
-def _changed(table: Table, before: Rows, after: Rows | None) -> list[CapturedWrite]:
-    changed = {_key(table, row): row for row in after or ()}
-    generated = _generated_by_update(table)
-    return [
-        _write("update" if changed else "delete", table, row, changed.get(_key(table, row)), generated)
-        for row in before
-    ]
-
-
-def _write(kind: WriteKind, table: Table, before: Row | None, after: Row | None, names: Names) -> CapturedWrite:
-    id = _key(table, before if before is not None else after or {})
-    first, last = (captured_json(row) if row is not None else None for row in (before, after))
-    return CapturedWrite(kind, table.fullname, id, first, last, generated=names)
 
 
 def _generated_by_update(table: Table) -> tuple[str, ...]:
