@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -153,6 +154,13 @@ class Actor:
 
     def __str__(self) -> str:
         return f"{self.type}:{self.id}"
+
+
+def chain_key(actor: Actor | None) -> str:
+    """Return a text that is the same for actors with the same chain, and for no others; rights make no difference."""
+    if actor is None or actor.on_behalf_of is None:
+        return str(actor)
+    return json.dumps([*map(str, actor.chain)])
 
 
 def identity_of(actor: Actor | str) -> str:

@@ -10,7 +10,8 @@ from actionengine.context import Actor, Tenant
 
 
 class AccessRequest(NamedTuple):
-    """The question whether an actor may do something, asked before any input is read.
+    """The question whether an actor may do something, asked before any input is read. Of an actor that acts for others,
+    each actor in its chain is asked about by itself, the acting one first; all of them have to be allowed.
 
     The actor needs one of the roles `access_control` (any, if empty) and the `permission` (none, if None). `resource`
     is the one object of the question. While `resource_is_pending` is set, the same question will be asked once more

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from actionengine.context import Actor
+from actionengine.context import Actor, chain_key
 
 MAX_QUESTIONS = 100
 """Questions that are stored with a result."""
@@ -28,8 +28,9 @@ class Question(NamedTuple):
 
 
 class Questions:
-    """The questions of one execution that were answered with yes, each once. With `for_actor`, only that actor may
-    replay the result: there were too many questions to store, or some that no authorizer can answer again."""
+    """The questions of one execution that were answered with yes, each once. With `for_actor`, only the actor with that
+    `chain_key` may replay the result: there were too many questions to store, or some that no authorizer can answer
+    again."""
 
     __slots__ = ("_size", "asked", "for_actor", "secret")
 
@@ -46,7 +47,7 @@ class Questions:
             return
         size = len(json.dumps(question))
         if len(self.asked) == MAX_QUESTIONS or self._size + size > MAX_BYTES:
-            self.for_actor = str(actor)
+            self.for_actor = chain_key(actor)
             return
         self._size += size
         self.asked[question] = None

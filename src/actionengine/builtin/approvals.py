@@ -1,8 +1,9 @@
 """The built-in service `approvals`: list, get, approve, reject, cancel.
 
 An approver needs the permission that the policy names today, on the resource of the action. It cannot be an AI or the
-requester, under another spelling or actor type either. An approval executes the original action once, as its requester,
-in the same unit of work: both commit, or neither does.
+requester, under another spelling or actor type either. Of actors that act for others, this holds for each in the chain
+of the approver, against each in the chain of the requester. An approval executes the original action once, as its
+requester, in the same unit of work: both commit, or neither does.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class DecideApproval(Input):
 
 
 class Approval(Output):
-    """The public part of an approval. `input` is masked.
+    """The public part of an approval. `input` is masked. `on_behalf_of` names the principals that the requester acted
+    for (`type:id`), the nearest first.
 
     One that binds the effects has the writes and events that approving it commits, masked; `omitted` counts those that
     are left out because there are too many. Otherwise `writes` and `events` are None.
@@ -71,6 +73,7 @@ class Approval(Output):
     permission: str
     status: ApprovalStatus
     requested_by: str | None
+    on_behalf_of: tuple[str, ...] = ()
     reason: str | None
     input: Any
     created_at: datetime
@@ -93,6 +96,7 @@ class Approval(Output):
             permission=pending.permission,
             status="expired" if expired else pending.status,
             requested_by=pending.requested_by,
+            on_behalf_of=pending.requesters[1:],
             reason=pending.reason,
             input=pending.shown_input,
             created_at=pending.created_at,
@@ -194,7 +198,8 @@ async def _reject(data: DecideApproval, ctx: InternalContext) -> Result[Approval
 async def _cancel(data: DecideApproval, ctx: InternalContext) -> Result[Approval, ActionError]:
     pending = await _find(data.approval_id, ctx)
     if not _is_requester(pending, ctx.actor):
-        raise ActionError(ErrorCode.FORBIDDEN, f"only the requester can cancel the approval {pending.id}")
+        who = "the requester" if len(pending.requesters) < 2 else "the requester and the principals that it acted for"
+        raise ActionError(ErrorCode.FORBIDDEN, f"only {who} can cancel the approval {pending.id}")
     await _check_open(pending, ctx)
     decided = await _decide(pending, "cancelled", data, ctx)
     return Success(Approval.of(decided, await ctx.unit_of_work.now()))
@@ -203,18 +208,31 @@ async def _cancel(data: DecideApproval, ctx: InternalContext) -> Result[Approval
 async def _for_decision(data: DecideApproval, ctx: InternalContext) -> PendingApproval:
     pending = await _find(data.approval_id, ctx, to_decide=True)
     assert ctx.actor is not None
-    if pending.requester is not None and identity_of(pending.requester.actor) == identity_of(ctx.actor):
-        raise ActionError(
-            ErrorCode.FORBIDDEN,
-            f"{pending.requested_by} asked for the approval {pending.id}, and {ctx.actor} counts as the same actor: "
-            "another one has to decide",
-        )
+    _check_decider(pending, ctx.actor)
     if pending.has_secret_resource and pending.resource is not None:
         # The decision contains the resource, so it has to be masked.
         ctx.learn(pending.resource)
     await ctx.authorize_async(pending.permission, pending.resource)
     await _check_open(pending, ctx)
     return pending
+
+
+def _check_decider(pending: PendingApproval, decider: Actor) -> None:
+    """Raise `ActionError(forbidden)` for a decider with an AI, or with one of the requesters, in its chain."""
+    requesters = {identity_of(requester): requester for requester in pending.requesters}
+    for each in decider.chain:
+        if each.type not in _DECIDERS:
+            message = (
+                f"{decider} acts for {each}: no {each.type} actor decides an approval, nor anybody on behalf of one"
+            )
+            raise ActionError(ErrorCode.FORBIDDEN, message)
+        requester = requesters.get(identity_of(each))
+        if requester is not None:
+            raise ActionError(
+                ErrorCode.FORBIDDEN,
+                f"{requester} asked for the approval {pending.id}, and {each} counts as the same actor: another one "
+                "has to decide",
+            )
 
 
 async def _check_open(pending: PendingApproval, ctx: InternalContext) -> None:
@@ -268,7 +286,9 @@ async def _may_see(pending: PendingApproval, ctx: InternalContext) -> bool:
 
 
 def _is_requester(pending: PendingApproval, actor: Actor | None) -> bool:
-    return actor is not None and str(actor) == pending.requested_by
+    """Return whether the actor is the requester, or a principal that the requester acted for. Of an actor that acts for
+    others, each in its chain has to be one: an agent does not see for one person what it asked for another."""
+    return actor is not None and all(str(each) in pending.requesters for each in actor.chain)
 
 
 _reading = partial(declare, read_only=True)
@@ -282,6 +302,6 @@ approvals: Service = create_service(
         _reading("get", "One approval that you asked for or may decide", _get, GetApproval),
         _deciding("approve", "Approve: the original action is executed, as its requester", _approve, DecideApproval),
         _deciding("reject", "Reject: the original action is not executed", _reject, DecideApproval),
-        declare("cancel", "Cancel an approval that you asked for", _cancel, DecideApproval),
+        declare("cancel", "Cancel an approval that you, or an actor for you, asked for", _cancel, DecideApproval),
     ],
 )

@@ -194,12 +194,18 @@ async def _of_actor(data: ActorReference, ctx: InternalContext) -> Result[Assign
 
 async def _check_holds(ctx: InternalContext, rules: Iterable[Rule], role: str | None = None) -> None:
     """Raise `ActionError(forbidden)` if a caller without full power would give a right that it does not hold, or a role
-    that actions ask for by name. The check reads this transaction, not a cache."""
-    actor = ctx.actor
-    assert actor is not None
+    that actions ask for by name. So would each actor that the caller acts for. The check reads this transaction, not a
+    cache."""
+    assert ctx.actor is not None
     ctx.replay_for_actor_only()
-    if actor.type == "system":
+    if ctx.actor.type == "system":
         return
+    given = tuple(rules)
+    for actor in ctx.actor.chain:
+        await _check_actor_holds(ctx, actor, given, role)
+
+
+async def _check_actor_holds(ctx: InternalContext, actor: Actor, rules: Iterable[Rule], role: str | None) -> None:
     record = await ctx.unit_of_work.records(ROLE_ASSIGNMENTS).get(str(actor))
     rights = Rights.of(actor, *await load_roles(actor, record, ctx.unit_of_work.records(ROLES)))
     if rights.include(FULL_POWER):

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from actionengine.authorization.port import AccessRequest, Authorizer, Decision
 from actionengine.authorization.questions import Question, decode_questions
 from actionengine.concurrency.run_sync import run_sync
-from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor
+from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, chain_key
 from actionengine.errors import ActionError, ErrorCode, check_length
 from actionengine.pipeline.execution import Execution
 from actionengine.pipeline.user_code import log_crash
@@ -33,6 +33,9 @@ class Authorization:
                 )
             return
         check_length("the id of the actor", actor.id, MAX_ACTOR_ID_LENGTH)
+        if actor.on_behalf_of is not None:
+            for principal in actor.on_behalf_of.chain:
+                check_length("the id of a principal of the actor", principal.id, MAX_ACTOR_ID_LENGTH)
         if allowed is not None and actor.type not in allowed:
             execution.entry.record_decision(f"{actor.type} actors are not allowed")
             raise ActionError(
@@ -65,7 +68,7 @@ class Authorization:
         """Repeat the questions of the first execution for the actor of a replay. Raises `ActionError(forbidden)`."""
         questions, actor, name = decode_questions(encoded), execution.request.actor, execution.plan.name
         execution.secrets.learn(questions.secret)
-        if questions.for_actor is not None and questions.for_actor != str(actor):
+        if questions.for_actor is not None and questions.for_actor != chain_key(actor):
             execution.entry.record_decision("the result is for the actor that got it first")
             raise ActionError(
                 ErrorCode.FORBIDDEN, f"{name}: the idempotency key is another actor's, and so is its result"
@@ -100,6 +103,21 @@ class Authorization:
         return decision
 
     async def _put(self, execution: Execution, question: Question, actor: Actor, is_pending: bool = False) -> Decision:
+        """Return the decision on an actor. One that acts for others may do what each actor in its chain may do."""
+        if actor.on_behalf_of is None:
+            decision = await self._put_once(execution, question, actor, is_pending)
+            execution.entry.record_decision(decision.reason)
+            return decision
+        decision = Decision(False, "no actor")
+        for each in actor.chain:
+            allowed, reason = await self._put_once(execution, question, each, is_pending)
+            decision = Decision(allowed, f"{reason} (for {each})")
+            execution.entry.record_decision(decision.reason)
+            if not allowed:
+                break
+        return decision
+
+    async def _put_once(self, execution: Execution, question: Question, actor: Actor, is_pending: bool) -> Decision:
         tenant, mode = execution.request.tenant, execution.root.mode
         assert tenant is not None
         action, _, roles, permission, resource = question
@@ -114,7 +132,6 @@ class Authorization:
         except Exception as error:
             log_crash(execution, "the authorizer", error)
             raise ActionError(ErrorCode.INTERNAL, f"the authorizer raised {type(error).__name__}") from None
-        execution.entry.record_decision(decision.reason)
         return decision
 
 

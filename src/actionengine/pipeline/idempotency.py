@@ -9,6 +9,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from actionengine.authorization.questions import Questions
+from actionengine.context import chain_key
 from actionengine.errors import ActionError, ErrorCode, storable_text
 from actionengine.hooks import PipelineResult
 from actionengine.masking.masking import masked_json
@@ -158,7 +159,7 @@ def _claim_of(execution: Execution) -> Claim:
     )
     if execution.plan.before and execution.plan.action.resource is not None:
         # Only the hooks could tell the resource, and a replay does not run them: so only the first actor gets it.
-        print_of_payload = f"{print_of_payload}:{execution.request.actor}"
+        print_of_payload = f"{print_of_payload}:{chain_key(execution.request.actor)}"
     return Claim(execution.plan.name, key, print_of_payload)
 
 

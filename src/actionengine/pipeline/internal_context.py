@@ -14,7 +14,7 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import Action, ApprovalPolicy
 from actionengine.authorization.questions import Question
 from actionengine.concurrency.run_sync import Mode
-from actionengine.context import ActorType
+from actionengine.context import ActorType, chain_key
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.event_types import EventType
 from actionengine.masking.masking import masked_json
@@ -78,10 +78,11 @@ class InternalContext(ActionContext):
         return decision.allowed
 
     def require_actor_type(self, allowed: Iterable[ActorType], refusal: str) -> None:
-        """Raise `ActionError(forbidden)` with this message for an actor of another type, now and for each replay."""
+        """Raise `ActionError(forbidden)` with this message for an actor of another type, or one that acts for such an
+        actor. Each replay is refused by the type of its actor too."""
         execution = self._port.execution
         actor, allowed = execution.request.actor, tuple(allowed)
-        if actor is None or actor.type not in allowed:
+        if actor is None or any(each.type not in allowed for each in actor.chain):
             raise ActionError(ErrorCode.FORBIDDEN, refusal)
         if execution.asked is not None:
             execution.asked.add(Question(execution.plan.name, allowed, (), None, None), actor)
@@ -89,7 +90,7 @@ class InternalContext(ActionContext):
     def replay_for_actor_only(self) -> None:
         """Return the stored result to the first actor only: it depends on more than an authorizer can answer."""
         if self._port.execution.asked is not None:
-            self._port.execution.asked.for_actor = str(self._port.execution.request.actor)
+            self._port.execution.asked.for_actor = chain_key(self._port.execution.request.actor)
 
     async def execute_action(self, service: str, action: str, payload: Any) -> Result[Any, ActionError]:
         """Execute another action in a savepoint, as the same actor."""

@@ -30,7 +30,7 @@ _MARKED_AT_ONCE = 10
 
 
 class StoredActor(BaseModel):
-    """An actor with the rights that its token granted when it asked or approved."""
+    """An actor with the rights that its token granted when it asked or approved, and those for whom it acted."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,16 +38,25 @@ class StoredActor(BaseModel):
     id: str
     roles: tuple[str, ...] = ()
     permissions: tuple[str, ...] = ()
+    on_behalf_of: StoredActor | None = None
 
     @classmethod
     def of(cls, actor: Actor) -> StoredActor:
         """Return the stored form of an actor."""
-        return cls(type=actor.type, id=actor.id, roles=actor.roles, permissions=actor.permissions)
+        principal = actor.on_behalf_of
+        return cls(
+            type=actor.type,
+            id=actor.id,
+            roles=actor.roles,
+            permissions=actor.permissions,
+            on_behalf_of=cls.of(principal) if principal is not None else None,
+        )
 
     @property
     def actor(self) -> Actor:
         """Return the actor of a stored form."""
-        return Actor(self.type, self.id, self.roles, self.permissions)
+        principal = self.on_behalf_of
+        return Actor(self.type, self.id, self.roles, self.permissions, principal.actor if principal else None)
 
 
 class PendingApproval(BaseModel):
@@ -152,7 +161,17 @@ class PendingApproval(BaseModel):
     @property
     def requested_by(self) -> str | None:
         """The requester as `type:id`."""
-        return f"{self.requester.type}:{self.requester.id}" if self.requester else None
+        return next(iter(self.requesters), None)
+
+    @property
+    def requesters(self) -> tuple[str, ...]:
+        """The requester and the principals that it acted for, as `type:id`, the nearest first."""
+        found: list[str] = []
+        actor = self.requester
+        while actor is not None:
+            found.append(f"{actor.type}:{actor.id}")
+            actor = actor.on_behalf_of
+        return tuple(found)
 
     def is_open(self, now: datetime) -> bool:
         """Return whether the approval can still be decided."""
