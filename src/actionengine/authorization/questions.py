@@ -47,10 +47,15 @@ class Questions:
             return
         size = len(json.dumps(question))
         if len(self.asked) == MAX_QUESTIONS or self._size + size > MAX_BYTES:
-            self.for_actor = chain_key(actor)
+            self.keep_for(actor)
             return
         self._size += size
         self.asked[question] = None
+
+    def keep_for(self, actor: Actor | None) -> None:
+        """Let only this actor replay the result; only the first call counts."""
+        if self.for_actor is None:
+            self.for_actor = chain_key(actor)
 
     def encode(self, has_secret: Callable[[str], bool]) -> bytes | None:
         """Return the questions as JSON, in ASCII; None when a replay has nothing to ask. `has_secret` returns whether a

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from uuid_utils import uuid7
 
-from actionengine.context import MAX_ACTOR_ID_LENGTH
+from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor
 from actionengine.pipeline.action_log import LogRowBuilder, principals_behind
+from actionengine.pipeline.stored_actor import StoredActor
 from actionengine.storage.rows import EventRow
+
+
+def _chain_of(actor: Actor | None) -> tuple[tuple[str, ...], bytes | None]:
+    if actor is None or actor.on_behalf_of is None:
+        return (), None
+    return principals_behind(actor), StoredActor.of(actor).model_dump_json().encode()
 
 
 class EventBuffer(list[EventRow]):
@@ -32,7 +39,7 @@ class EventBuffer(list[EventRow]):
                 actor.id[:MAX_ACTOR_ID_LENGTH] if actor else None,
                 entry.started_at,
                 version,
-                principals_behind(actor) if actor else (),
+                *_chain_of(actor),
             )
         )
 

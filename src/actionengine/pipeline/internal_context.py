@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import Action, ApprovalPolicy
 from actionengine.authorization.questions import Question
 from actionengine.concurrency.run_sync import Mode
-from actionengine.context import ActorType, chain_key
+from actionengine.context import Actor, ActorType
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.event_types import EventType
 from actionengine.masking.masking import masked_json
@@ -89,8 +90,21 @@ class InternalContext(ActionContext):
 
     def replay_for_actor_only(self) -> None:
         """Return the stored result to the first actor only: it depends on more than an authorizer can answer."""
+        self.replay_for(self.actor)
+
+    def replay_for(self, actor: Actor | None) -> None:
+        """Return the stored result to this actor only."""
         if self._port.execution.asked is not None:
-            self._port.execution.asked.for_actor = chain_key(self._port.execution.request.actor)
+            self._port.execution.asked.keep_for(actor)
+
+    def act_on_behalf_of(self, principal: Actor) -> None:
+        """Continue this execution on behalf of a principal: its rights count from here on, and its row and events name
+        it. The rest of the actor stays."""
+        execution = self._port.execution
+        request = execution.request
+        assert request.actor is not None
+        execution.request = replace(request, actor=replace(request.actor, on_behalf_of=principal))
+        execution.entry.request = execution.request
 
     async def execute_action(self, service: str, action: str, payload: Any) -> Result[Any, ActionError]:
         """Execute another action in a savepoint, as the same actor."""

@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json
 from uuid_utils import uuid7
 
-from actionengine.context import Actor, ActorType, RequestContext
+from actionengine.context import Actor, RequestContext
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.masking.masking import scrub
 from actionengine.pipeline.execution import ApprovalNeeded, Execution
+from actionengine.pipeline.stored_actor import StoredActor
 from actionengine.pipeline.write_set import Effects
 from actionengine.storage.clock import sortable
 from actionengine.storage.port import UnitOfWork
@@ -27,36 +28,6 @@ EXPIRIES = f"{RESERVED_PREFIX}approval_expiries"
 
 _MARKED_AT_ONCE = 10
 """Expired approvals that storing one approval marks, at most. More than one, so that their number falls."""
-
-
-class StoredActor(BaseModel):
-    """An actor with the rights that its token granted when it asked or approved, and those for whom it acted."""
-
-    model_config = ConfigDict(frozen=True)
-
-    type: ActorType
-    id: str
-    roles: tuple[str, ...] = ()
-    permissions: tuple[str, ...] = ()
-    on_behalf_of: StoredActor | None = None
-
-    @classmethod
-    def of(cls, actor: Actor) -> StoredActor:
-        """Return the stored form of an actor."""
-        principal = actor.on_behalf_of
-        return cls(
-            type=actor.type,
-            id=actor.id,
-            roles=actor.roles,
-            permissions=actor.permissions,
-            on_behalf_of=cls.of(principal) if principal is not None else None,
-        )
-
-    @property
-    def actor(self) -> Actor:
-        """Return the actor of a stored form."""
-        principal = self.on_behalf_of
-        return Actor(self.type, self.id, self.roles, self.permissions, principal.actor if principal else None)
 
 
 class PendingApproval(BaseModel):
@@ -166,12 +137,7 @@ class PendingApproval(BaseModel):
     @property
     def requesters(self) -> tuple[str, ...]:
         """The requester and the principals that it acted for, as `type:id`, the nearest first."""
-        found: list[str] = []
-        actor = self.requester
-        while actor is not None:
-            found.append(f"{actor.type}:{actor.id}")
-            actor = actor.on_behalf_of
-        return tuple(found)
+        return self.requester.names if self.requester is not None else ()
 
     def is_open(self, now: datetime) -> bool:
         """Return whether the approval can still be decided."""

@@ -99,8 +99,12 @@ def _ascii(text: str, max_length: int) -> str:
 
 
 class EventRow(NamedTuple):
-    """An event to write to the event log and the outbox. `payload` is JSON, masked; `on_behalf_of` names the principals
-    behind the actor (`type:id`), the nearest first."""
+    """An event to write to the event log and the outbox. `payload` is JSON, masked.
+
+    `on_behalf_of` names the principals behind the actor (`type:id`), the nearest first. With any, `chain` is the JSON
+    of the actor and these principals with the rights that their tokens granted: a run that the event triggers acts for
+    them. The event log keeps it; an outbox need not.
+    """
 
     id: str
     tenant_id: UUID
@@ -114,6 +118,7 @@ class EventRow(NamedTuple):
     occurred_at: datetime
     version: int = 1
     on_behalf_of: tuple[str, ...] = ()
+    chain: bytes | None = None
 
 
 class StoredEvent(NamedTuple):

@@ -20,8 +20,8 @@ from actionengine.testing.sample import SampleHarness
 
 def comparable(event: EventRow) -> EventRow:
     """Return an event with its payload decoded, since a backend may format it in its own way."""
-    payload: Any = json.loads(event.payload)
-    return event._replace(payload=payload)
+    decoded: dict[str, Any] = {"payload": json.loads(event.payload), "chain": event.chain and json.loads(event.chain)}
+    return event._replace(**decoded)
 
 
 async def record_events(backend: Backend, *events: EventRow) -> None:
@@ -35,7 +35,7 @@ class EventConformance(Conformance):
 
     @run_in_mode
     async def test_an_event_comes_back_as_it_was_written(self, backend: Backend) -> None:
-        full = event_row(backend.tenant)
+        full = event_row(backend.tenant, chain=b'{"type":"ai","id":"gr\xc3\xbc\xc3\x9fe"}')
         bare = event_row(backend.tenant, subject=None, payload=b"null", actor_type=None, actor_id=None, on_behalf_of=())
 
         await record_events(backend, full, bare)

@@ -119,7 +119,8 @@ class RunSummary(Output):
     """A run without its steps.
 
     `step` is the one that comes next, or that the run is paused at; None once it has ended. `position` is the number of
-    steps that it has taken. `error` is the reason for which it is paused or has failed.
+    steps that it has taken. `error` is the reason for which it is paused or has failed. `on_behalf_of` names the actors
+    for whom the workflow acts (`type:id`), the nearest first: a starter that acts for others, and these.
     """
 
     id: str
@@ -134,6 +135,7 @@ class RunSummary(Output):
     error: dict[str, Any] | None
     input: dict[str, Any]
     started_by: str
+    on_behalf_of: tuple[str, ...] = ()
     trigger_id: str | None
     created_at: datetime
     updated_at: datetime

@@ -12,7 +12,7 @@ from pydantic_core import from_json, to_json
 
 from actionengine.storage.outbox import PendingEvent
 from actionengine.storage.rows import EventRow, LogRow
-from actionengine.storage.sql.rows import names_in, names_text
+from actionengine.storage.sql.rows import json_bytes, json_text, names_in, names_text
 
 
 def array(items: Iterable[object]) -> str:
@@ -51,6 +51,7 @@ def event_values(row: EventRow) -> list[Any]:
     values: list[Any] = list(row)
     values[_EVENT_PAYLOAD] = row.payload.decode()
     values[_EVENT_PRINCIPALS] = names_text(row.on_behalf_of)
+    values[_EVENT_CHAIN] = json_text(row.chain)
     return values
 
 
@@ -63,6 +64,7 @@ def event_row(values: list[Any]) -> EventRow:
         action_id=str(event.action_id),
         occurred_at=event.occurred_at.astimezone(UTC),
         on_behalf_of=names_in(values[_EVENT_PRINCIPALS]),
+        chain=json_bytes(event.chain),  # type: ignore[arg-type]
     )
 
 
@@ -115,4 +117,5 @@ _LOG_SUBJECTS = LogRow._fields.index("subjects")
 _LOG_PRINCIPALS = LogRow._fields.index("on_behalf_of")
 _LOG_STARTED = LogRow._fields.index("started_at")
 _EVENT_PAYLOAD = EventRow._fields.index("payload")
+_EVENT_CHAIN = EventRow._fields.index("chain")
 _EVENT_PRINCIPALS = EventRow._fields.index("on_behalf_of")

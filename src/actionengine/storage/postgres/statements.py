@@ -253,7 +253,7 @@ READ_LOG = postgres_page(
 _LISTED_EVENTS = PageQuery(
     table="public.ae_events",
     columns="position, id, tenant_id, type, subject, payload::pg_catalog.text, action, action_id, actor_type,\n"
-    "    actor_id, occurred_at, version, on_behalf_of::pg_catalog.text",
+    "    actor_id, occurred_at, version, on_behalf_of::pg_catalog.text, chain::pg_catalog.text",
     keys=("position",),
     json=("payload",),
     where="tenant_id OPERATOR(pg_catalog.=) %s AND position OPERATOR(pg_catalog.>) %s\n"
@@ -368,7 +368,7 @@ _PRINCIPALS = """principals AS (
 _LOG_ROW = f"({', '.join(['%s'] * len(LogRow._fields))})"
 _EVENTS = """events AS (
     INSERT INTO public.ae_events (id, tenant_id, type, subject, payload, action, action_id, actor_type, actor_id,
-        occurred_at, version, on_behalf_of)
+        occurred_at, version, on_behalf_of, chain)
     SELECT event.*
     FROM horizon, (VALUES {rows}) event
     RETURNING tenant_id, position, id, subject, type
@@ -384,7 +384,9 @@ _QUEUES = """, (
         {routes}
     ) queue
     WHERE queue.types IS NULL OR events.type OPERATOR(pg_catalog.=) ANY(queue.types)"""
-_EVENT_ROW = _row("uuid", "uuid", "text", "text", "json", "text", "uuid", "text", "text", "timestamptz", "int4", "json")
+_EVENT_ROW = _row(
+    "uuid", "uuid", "text", "text", "json", "text", "uuid", "text", "text", "timestamptz", "int4", "json", "json"
+)
 # A key that has already expired when it is written expires now: a purge looks for no earlier ones (see ae_purge_keys).
 _RESULTS = """results AS (
     UPDATE public.ae_idempotency_keys used

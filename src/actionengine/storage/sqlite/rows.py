@@ -54,6 +54,7 @@ def event_values(row: EventRow) -> tuple[Any, ...]:
         payload=row.payload.decode(),  # type: ignore[arg-type]
         occurred_at=bind_time(row.occurred_at),  # type: ignore[arg-type]
         on_behalf_of=names_text(row.on_behalf_of),  # type: ignore[arg-type]
+        chain=json_text(row.chain),  # type: ignore[arg-type]
     )
 
 
@@ -65,6 +66,7 @@ def event_row(values: Sequence[Any]) -> EventRow:
         payload=event.payload.encode(),
         occurred_at=datetime.fromisoformat(event.occurred_at),
         on_behalf_of=names_in(event.on_behalf_of),
+        chain=json_bytes(event.chain),
     )
     return read
 

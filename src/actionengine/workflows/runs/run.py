@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from actionengine.context import Actor
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import UnitOfWork
@@ -22,7 +23,7 @@ from actionengine.workflows.runs.events import (
     emit_run_started,
 )
 from actionengine.workflows.runs.step_handlers import StepContext, StepResult, run_scope
-from actionengine.workflows.runs.store import RUNS, Store, open_store, run_subject, step_id, timestamp
+from actionengine.workflows.runs.store import RUNS, Store, open_store, principal_of, run_subject, step_id, timestamp
 
 MAX_OUTPUT_BYTES = 64 * 1024
 """Bytes of JSON of an output that later steps can read. Of a longer one, they read only its length."""
@@ -273,12 +274,17 @@ def _without_nul(value: Any) -> Any:
 
 
 def check_workflow_actor(ctx: InternalContext, run: Record) -> None:
-    """Raise `ActionError(forbidden)` for another actor than the run's workflow."""
-    check_actor(ctx, run.data["workflow_key"], f"the run {run.id} is advanced")
+    """Raise `ActionError(forbidden)` for another actor than the run's workflow. The workflow then acts for the run's
+    principal, if it has one; an executor knows only the workflow."""
+    key = run.data["workflow_key"]
+    check_actor(ctx, key, f"the run {run.id} is advanced")
+    ctx.replay_for(Actor.workflow(key))
+    principal = principal_of(run)
+    if principal is not None:
+        ctx.act_on_behalf_of(principal.actor)
 
 
 def check_actor(ctx: InternalContext, key: str, what: str) -> None:
     """Raise `ActionError(forbidden)` for another actor than this workflow."""
     if ctx.actor is None or ctx.actor.id != key:
         raise ActionError(ErrorCode.FORBIDDEN, f"{what} only by workflow:{key}, not {ctx.actor}")
-    ctx.replay_for_actor_only()

@@ -6,8 +6,10 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from actionengine.context import MAX_CHAIN_LENGTH, Actor
 from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
+from actionengine.pipeline.stored_actor import StoredActor
 from actionengine.schemas.field_errors import summarize
 from actionengine.schemas.schema import Schema
 from actionengine.schemas.validation import field_problems, model_of
@@ -24,6 +26,27 @@ MAX_RUN_DEPTH = 50
 """Levels of runs that steps of runs start. A workflow may start itself."""
 
 
+def run_principal(starter: Actor | None) -> Actor | None:
+    """Return the actor that a run acts for: its starter with the chain behind it, and in place of a workflow the actor
+    that the workflow acted for. None for a starter that acts for nobody.
+
+    Raises `ActionError(unprocessable)` for a chain that leaves no place for the workflow.
+    """
+    if starter is None or starter.on_behalf_of is None:
+        return None
+    principal: Actor | None = starter
+    while principal is not None and principal.type == "workflow":
+        principal = principal.on_behalf_of
+    if principal is not None and len(principal.chain) >= MAX_CHAIN_LENGTH:
+        raise ActionError(
+            ErrorCode.UNPROCESSABLE,
+            f"{principal} is the first of {len(principal.chain)} actors that act for each other, and the workflow "
+            f"would be one more: at most {MAX_CHAIN_LENGTH} may, so start it with a shorter chain",
+            {"chain": list(map(str, principal.chain))},
+        )
+    return principal
+
+
 async def start_run(
     ctx: InternalContext,
     key: str,
@@ -36,11 +59,14 @@ async def start_run(
 ) -> Record:
     """Insert a run of a workflow's active version, and return it. It is enqueued once this transaction commits.
 
-    `outer` is the run that caused it; by default, the run whose step this is.
+    The run acts for the actor of this execution if that acts for others (see `run_principal`). `outer` is the run that
+    caused it; by default, the run whose step this is.
 
     Raises `ActionError`: `not_found` for an unknown workflow, `conflict` for one that is not active, `invalid_input`
-    for an input that does not match the definition, `unprocessable` beyond `MAX_RUN_DEPTH`.
+    for an input that does not match the definition, `unprocessable` beyond `MAX_RUN_DEPTH` and for a chain of actors
+    that is too long.
     """
+    principal = run_principal(ctx.actor)
     store = open_store(ctx)
     head = await store.heads.get(key)
     if head is None:
@@ -82,6 +108,7 @@ async def start_run(
         "started_by": started_by,
         # The actors that started the runs which led to this one.
         "ancestors": [] if outer is None else list(dict.fromkeys((outer.data["started_by"], *outer.data["ancestors"]))),
+        "on_behalf_of": StoredActor.of(principal).model_dump(mode="json") if principal is not None else None,
         "trigger_id": trigger_id,
         "created_at": now,
         "updated_at": now,

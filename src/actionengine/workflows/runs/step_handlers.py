@@ -31,7 +31,15 @@ from actionengine.workflows.definitions.steps import (
     Step,
 )
 from actionengine.workflows.runs.events import WORKFLOW_ASSIGNED, WORKFLOW_NOTIFICATION, Assignment, Notification
-from actionengine.workflows.runs.store import Store, insert_once, is_in_force, lock_id, run_subject, workflow_subject
+from actionengine.workflows.runs.store import (
+    Store,
+    insert_once,
+    is_in_force,
+    lock_id,
+    principal_of,
+    run_subject,
+    workflow_subject,
+)
 
 ASSIGNMENTS = "workflow_assignments"
 """The collection of the assignments of workflows. The host may read and change it."""
@@ -100,8 +108,9 @@ def run_scope(run: Record) -> dict[str, Any]:
 
 
 def initiators(run: Record) -> frozenset[str]:
-    """Return the actors that started a run, or a run that led to it."""
-    return frozenset((run.data["started_by"], *run.data["ancestors"]))
+    """Return the actors that started a run, or a run that led to it, and those for whom they did."""
+    principal = principal_of(run)
+    return frozenset((run.data["started_by"], *run.data["ancestors"], *(principal.names if principal else ())))
 
 
 def description(run: Record, step: Step) -> str:
@@ -122,12 +131,15 @@ def _check_approver(context: StepContext, step: Step) -> None:
     approved = context.ctx.approved
     if approved is None or (isinstance(step, ApprovalStep) and step.by_starter):
         return
-    if identity_of(approved.approved_by) in map(identity_of, initiators(context.run)):
-        raise ActionError(
-            ErrorCode.FORBIDDEN,
-            f"{approved.approved_by} started the run {context.run.id}: another actor has to decide",
-            {"run_id": context.run.id},
-        )
+    refused = set(map(identity_of, initiators(context.run)))
+    for approver in approved.granted.values():
+        for each in approver.chain:
+            if identity_of(each) in refused:
+                raise ActionError(
+                    ErrorCode.FORBIDDEN,
+                    f"{each} started the run {context.run.id}: another actor has to decide",
+                    {"run_id": context.run.id},
+                )
 
 
 async def _action(context: StepContext, step: ActionStep) -> StepResult:

@@ -23,6 +23,7 @@ from pydantic_core import to_json
 from actionengine.authorization.cache import BoundedCache
 from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
+from actionengine.pipeline.stored_actor import StoredActor
 from actionengine.storage.clock import sortable
 from actionengine.storage.port import UnitOfWork
 from actionengine.storage.records import MAX_ID_LENGTH, AsyncRecords
@@ -179,6 +180,12 @@ def lock_id(collection: str, id: str) -> str:
     no slash."""
     whole = f"{quote(collection, safe=' ')}/{id}"
     return whole if len(whole) <= MAX_ID_LENGTH else sha256(whole.encode()).hexdigest()
+
+
+def principal_of(run: Record) -> StoredActor | None:
+    """Return the actor that a run acts for, with the chain behind it."""
+    stored = run.data.get("on_behalf_of")
+    return StoredActor.model_validate(stored) if stored is not None else None
 
 
 def workflow_subject(key: str) -> str:

@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from returns.result import Failure
 
 from actionengine.conditions.conditions import evaluate
-from actionengine.context import Tenant
+from actionengine.context import Actor, Tenant
 from actionengine.durable.client import DurableClient
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
 from actionengine.engine import Engine
@@ -35,6 +35,7 @@ from actionengine.workflows.runs.events import (
     WORKFLOW_RESUMED,
     WORKFLOW_STARTED,
 )
+from actionengine.workflows.runs.start import run_principal
 from actionengine.workflows.runs.store import TRIGGERS as TRIGGER_DOCUMENTS
 from actionengine.workflows.runtime.queries import Queries
 from actionengine.workflows.runtime.scheduler import Scheduler
@@ -191,21 +192,31 @@ class WorkflowPublisher:
                 continue
             if sees(trigger, event.position) and _may_match(trigger, event):
                 by_workflow.setdefault(trigger.data["workflow_key"], []).append(trigger.id)
+        if not by_workflow:
+            return
+        try:
+            principal = run_principal(await self._queries.actor_of(event, tenant)) if event.on_behalf_of else None
+        except (ActionError, ValueError) as refusal:
+            # No trigger can mend the chain. The event does not wait for it.
+            logger.warning("the event %s of the type %s starts no run: %s", event.id, event.type, refusal)
+            return
         slots = self._start_slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_MAX_CONCURRENT_STARTS))
 
         async def start(key: str, trigger_ids: Sequence[str]) -> PublishError | None:
             async with slots:
-                return await self._start(event, tenant, key, trigger_ids)
+                return await self._start(event, tenant, key, trigger_ids, principal)
 
         for failed in await asyncio.gather(*(start(*each) for each in by_workflow.items())):
             if failed is not None:
                 raise failed
 
-    async def _start(self, event: Event, tenant: Tenant, key: str, trigger_ids: Sequence[str]) -> PublishError | None:
+    async def _start(
+        self, event: Event, tenant: Tenant, key: str, trigger_ids: Sequence[str], principal: Actor | None
+    ) -> PublishError | None:
         """Start the run of a workflow for an event, by the first of its triggers that matches."""
         failed: PublishError | None = None
         for trigger_id in trigger_ids:
-            answer = await self._actions.fire_event(tenant, key, trigger_id, event)
+            answer = await self._actions.fire_event(tenant, key, trigger_id, event, principal)
             if isinstance(answer, Failure) and answer.failure().code not in _RETRYABLE:
                 # The trigger is wrong. The event does not wait for it.
                 logger.warning("the trigger %s of the workflow %s failed: %s", trigger_id, key, answer.failure())

@@ -71,8 +71,10 @@ class StepActions:
         """Continue a run whose approval is refused."""
         return await self._execute("decline", {"approval_id": approval_id}, tenant, key)
 
-    async def fire_event(self, tenant: Tenant, key: str, trigger_id: str, event: Event) -> Result[Any, ActionError]:
-        """Start the run that an event triggers, once."""
+    async def fire_event(
+        self, tenant: Tenant, key: str, trigger_id: str, event: Event, principal: Actor | None
+    ) -> Result[Any, ActionError]:
+        """Start the run that an event triggers, once, on behalf of a principal, if there is one."""
         known = to_trigger_input(event)
         payload = {
             "trigger_id": trigger_id,
@@ -84,7 +86,8 @@ class StepActions:
             "position": event.position,
         }
         reason = f"event {event.type} {event.id}"
-        return await self._execute("fire", payload, tenant, key, once=f"{trigger_id}/{event.id}", reason=reason)
+        once = f"{trigger_id}/{event.id}"
+        return await self._execute("fire", payload, tenant, key, once=once, reason=reason, principal=principal)
 
     async def fire_schedule(self, tenant: Tenant, key: str, trigger_id: str, at: datetime) -> Result[Any, ActionError]:
         """Start the run that is scheduled for a time, once."""
@@ -103,8 +106,15 @@ class StepActions:
         self, action: str, tenant: Tenant, cursor: RunCursor, *, once: str | None = None, **more: Any
     ) -> Result[RunCursor, ActionError]:
         payload = {"run_id": cursor.run_id, "position": cursor.position, **more}
-        names = {"once": once, "reason": cursor.description, "request_id": cursor.run_id}
-        return await self._execute(action, payload, tenant, cursor.workflow_key, **names)
+        return await self._execute(
+            action,
+            payload,
+            tenant,
+            cursor.workflow_key,
+            once=once,
+            reason=cursor.description,
+            request_id=cursor.run_id,
+        )
 
     async def _execute(
         self,
@@ -116,9 +126,11 @@ class StepActions:
         once: str | None = None,
         reason: str | None = None,
         request_id: str | None = None,
+        principal: Actor | None = None,
     ) -> Result[Any, ActionError]:
         try:
-            actor = Actor.workflow(key, roles=() if self._roles is None else self._roles(tenant, key))
+            roles = () if self._roles is None else self._roles(tenant, key)
+            actor = Actor.workflow(key, roles, on_behalf_of=principal)
         except Exception as error:
             logger.exception("the roles function raised for the workflow %s of tenant %s", key, tenant.slug)
             message = f"the roles function raised {type(error).__name__} for the workflow {key!r}: see the log"

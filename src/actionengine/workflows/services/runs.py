@@ -14,7 +14,7 @@ from actionengine.workflows.models import CancelRun, ListRuns, Run, RunReference
 from actionengine.workflows.runs.events import emit_run_ended, emit_run_started
 from actionengine.workflows.runs.start import start_run
 from actionengine.workflows.runs.step_handlers import ASSIGNMENTS
-from actionengine.workflows.runs.store import open_store, step_id, timestamp
+from actionengine.workflows.runs.store import open_store, principal_of, step_id, timestamp
 from actionengine.workflows.services.steps import cancel_approval
 
 _MAX_LISTED_STEPS = 1000
@@ -134,4 +134,5 @@ async def list_runs(data: ListRuns, ctx: InternalContext) -> Result[tuple[RunSum
 
 def to_summary(run: Record) -> RunSummary:
     """Return a run as callers see it."""
-    return RunSummary.model_validate({"id": run.id, **run.data})
+    principal = principal_of(run)
+    return RunSummary.model_validate({"id": run.id, **run.data, "on_behalf_of": principal.names if principal else ()})

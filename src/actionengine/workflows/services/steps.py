@@ -208,6 +208,7 @@ async def _fire(data: FireTrigger, ctx: InternalContext) -> Result[str | None, A
     scope = {"input": data.input}
     if head is not None:
         check_actor(ctx, head.id, f"the trigger {data.trigger_id} is fired")
+        ctx.replay_for_actor_only()
     if record is not None and head is not None and head.data["active"] and sees(record, data.position):
         trigger = parse_trigger(record.data["trigger"], stored=True)
         if not isinstance(trigger, EventTrigger) or trigger.when is None or evaluate(trigger.when, scope):

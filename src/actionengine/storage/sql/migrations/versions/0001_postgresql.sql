@@ -193,6 +193,7 @@ CREATE TABLE public.ae_events (
     occurred_at  timestamptz NOT NULL,
     version      integer     NOT NULL,
     on_behalf_of json,
+    chain        json,
     PRIMARY KEY (tenant_id, position)
 );
 CREATE INDEX ae_events_type ON public.ae_events (tenant_id, type, position);

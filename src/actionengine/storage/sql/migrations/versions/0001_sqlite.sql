@@ -132,7 +132,8 @@ CREATE TABLE ae_events (
     actor_id     TEXT,
     occurred_at  TEXT NOT NULL,
     version      INTEGER NOT NULL,
-    on_behalf_of TEXT
+    on_behalf_of TEXT,
+    chain        TEXT
 ) STRICT;
 CREATE INDEX ae_events_tenant ON ae_events (tenant_id, position);
 CREATE INDEX ae_events_type ON ae_events (tenant_id, type, position);
