@@ -23,7 +23,8 @@ from actionengine import (
     Tenant,
 )
 from actionengine.concurrency.run_sync import run_sync
-from actionengine.pipeline.pending_approval import PendingApproval, StoredActor, error_for, find_approval
+from actionengine.pipeline.pending_approval import PendingApproval, error_for, find_approval
+from actionengine.pipeline.stored_actor import StoredActor
 from actionengine.storage.records import APPROVALS
 from actionengine.storage.rows import Claim, Record
 from tests.conftest import EngineOf, Execute, log_of, make_action
