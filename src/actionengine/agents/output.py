@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from actionengine.agents.dialects.vocabulary import kinds_of, resolved
-from actionengine.agents.results import PENDING_SCHEMA, TRUNCATED_SCHEMA
+from actionengine.agents.results import PENDING_SCHEMA, PREVIEWED_SCHEMA, TRUNCATED_SCHEMA
 from actionengine.catalogue.descriptions import ActionDescription
 
 
@@ -26,7 +26,9 @@ def result_schema(action: ActionDescription) -> tuple[dict[str, Any], bool | Non
         success = {"type": "object", "properties": {"result": schema}, "required": ["result"]}
     else:
         success = {"type": "object", **resolved(schema, definitions)}
-    others = [TRUNCATED_SCHEMA] if action.read_only else [PENDING_SCHEMA, TRUNCATED_SCHEMA]
+    others = [PREVIEWED_SCHEMA, TRUNCATED_SCHEMA]
+    if not action.read_only:
+        others.insert(0, PENDING_SCHEMA)
     whole: dict[str, Any] = {"type": "object", "anyOf": [success, *map(dict, others)]}
     if definitions:
         whole["$defs"] = definitions

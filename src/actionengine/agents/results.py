@@ -11,8 +11,9 @@ from pydantic_core import from_json, to_json
 from actionengine.agents.truncation import truncated
 from actionengine.errors import ActionError, ErrorCode, ErrorCodeValue, bounded_text
 from actionengine.masking.masking import masked_json
+from actionengine.pipeline.preview import Preview
 
-ToolStatus = Literal["succeeded", "pending_approval"] | ErrorCodeValue
+ToolStatus = Literal["succeeded", "previewed", "pending_approval"] | ErrorCodeValue
 """The outcome of a call; of an error, its code."""
 
 MAX_ERROR_LENGTH = 8_000
@@ -66,6 +67,18 @@ TRUNCATED_SCHEMA: Mapping[str, Any] = {
 }
 
 
+PREVIEWED_SCHEMA: Mapping[str, Any] = {
+    "title": "Preview",
+    "description": "Nothing has been done: what the call would do.",
+    "type": "object",
+    "properties": {
+        "status": {"const": "previewed"},
+        "plan": {"type": "string", "description": "Holds a later call to this preview."},
+    },
+    "required": ["status", "plan"],
+}
+
+
 @dataclass(frozen=True, slots=True)
 class ToolResult:
     """The result of a tool call.
@@ -102,6 +115,20 @@ def _truncated(encoded: bytes, max_bytes: int) -> ToolResult:
     cut = truncated(from_json(encoded), max_bytes)
     structured = {"status": "truncated", "note": note, "result": cut}
     return ToolResult(False, "succeeded", structured, f"{note}\n{to_json(cut).decode()}")
+
+
+def previewed(preview: Preview, is_wrapped: bool | None, max_bytes: int) -> ToolResult:
+    """Return the result of a preview. Its value, writes and events are cut together to `max_bytes` as JSON."""
+    shown = {"result": preview.value, "writes": preview.writes, "events": preview.events}
+    encoded = masked_json(shown)
+    plain = from_json(encoded)
+    note = "Nothing has been done. To do exactly this, call the tool again with this plan."
+    if len(encoded) > max_bytes:
+        plain = truncated(plain, max_bytes)
+        note += f" The preview has {len(encoded)} bytes: lists and texts are cut."
+    approval = preview.approval and {"action": preview.approval.action, "permission": preview.approval.permission}
+    structured = {"status": "previewed", "plan": preview.plan, "approval": approval, "note": note, **plain}
+    return ToolResult(False, "previewed", structured, to_json(structured).decode())
 
 
 def pending(error: ActionError, action: str, look_up: str | None) -> ToolResult:

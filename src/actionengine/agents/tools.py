@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, final
 
 from pydantic_core import from_json, to_json
-from returns.result import Failure, Success
+from returns.result import Failure, Result, Success
 
 from actionengine.agents import results
 from actionengine.agents.arguments import KEY, KEY_SCHEMA, Arguments
@@ -139,6 +139,20 @@ class Tools:
         """Do what `call` does, under an event loop. Handlers may be `async def` or `def`."""
         return await self._call(name, arguments, context, "async")
 
+    def preview(self, name: str, arguments: Any, context: RequestContext) -> ToolResult:
+        """Return what a call would do, without doing it, as `engine.preview` says it.
+
+        The status is `previewed`. The structured result has `result`, `approval`, `writes`, `events`, and the `plan` to
+        which `RequestContext(plan=…)` holds a later call.
+        """
+        if self._blocking is not None:
+            return self._blocking.wait_for(self._preview, name, arguments, context, "async")
+        return run_sync(self._preview(name, arguments, context, "sync"))
+
+    async def preview_async(self, name: str, arguments: Any, context: RequestContext) -> ToolResult:
+        """Return what `preview` returns, under an event loop."""
+        return await self._preview(name, arguments, context, "async")
+
     def name_of(self, action: str) -> str | None:
         """Return the name of the tool of an action (`service.action`); None if it is not a tool here."""
         tool = self._by_action.get(action)
@@ -163,14 +177,8 @@ class Tools:
         return [self._by_action[action.name] for action in found.unwrap()]
 
     async def _call(self, name: str, arguments: Any, context: RequestContext, mode: Mode) -> ToolResult:
-        tool = self._by_name.get(name) if isinstance(name, str) else None
+        tool = self._find(name, context)
         if tool is None:
-            logger.warning(
-                "there is no tool %r (tenant %s, actor %s)",
-                shortened(name),
-                getattr(context.tenant, "slug", None),
-                shortened(context.actor),
-            )
             return await self._unknown(name, context, mode)
         payload, key, error = tool.arguments.read(arguments)
         if key is not None:
@@ -180,15 +188,43 @@ class Tools:
         if error is None:
             answer = await self._engine.execute(tool.service, tool.short, payload, context, mode)
             if isinstance(answer, Success):
-                return self._succeeded(answer.unwrap(), tool)
+                return self._shown(results.succeeded, answer.unwrap(), tool)
         else:
             answer = await self._engine.refuse(tool.service, tool.short, payload, error, context, mode)
         shown = tool.arguments.shown if error is None else str
         return await self._failed(answer.failure(), tool, name, shown, context, mode)
 
-    def _succeeded(self, value: Any, tool: _Tool) -> ToolResult:
+    async def _preview(self, name: str, arguments: Any, context: RequestContext, mode: Mode) -> ToolResult:
+        tool = self._find(name, context)
+        if tool is None:
+            return await self._unknown(name, context, mode)
+        payload, _, error = tool.arguments.read(arguments)
+        answer: Result[Any, ActionError]
+        if error is not None:
+            answer = await self._engine.refuse(tool.service, tool.short, payload, error, context, mode)
+        elif mode == "sync":
+            answer = self._engine.preview(tool.service, tool.short, payload, context)
+        else:
+            answer = await self._engine.preview_async(tool.service, tool.short, payload, context)
+        if isinstance(answer, Success):
+            return self._shown(results.previewed, answer.unwrap(), tool)
+        shown = tool.arguments.shown if error is None else str
+        return await self._failed(answer.failure(), tool, name, shown, context, mode)
+
+    def _find(self, name: object, context: RequestContext) -> _Tool | None:
+        tool = self._by_name.get(name) if isinstance(name, str) else None
+        if tool is None:
+            logger.warning(
+                "there is no tool %r (tenant %s, actor %s)",
+                shortened(name),
+                getattr(context.tenant, "slug", None),
+                shortened(context.actor),
+            )
+        return tool
+
+    def _shown(self, show: Callable[[Any, bool | None, int], ToolResult], value: Any, tool: _Tool) -> ToolResult:
         try:
-            return results.succeeded(value, tool.is_wrapped, self._max_result_bytes)
+            return show(value, tool.is_wrapped, self._max_result_bytes)
         except Exception as error:
             logger.error("%s returned a value that is not JSON: %r", tool.action, error)
             message = f"{tool.action} was executed, and its result cannot be shown: it is not JSON"

@@ -97,6 +97,8 @@ class ObjectReader:
     def _unknown(self, key: Any, item: Any, trail: Trail) -> Any:
         if not self._is_closed or type(key) is not str:
             return trail.read(self._rest, str(key), item)
+        if len(trail.problems) >= MAX_PROBLEMS:
+            return item
         trail.path.append(shortened(key))
         nearest = nearest_of(key, self._properties)
         names = "" if nearest else f": the fields are {', '.join(self._properties)}" if self._properties else ""
