@@ -70,6 +70,8 @@ from actionengine.hooks import HookLog as HookLog
 from actionengine.hooks import HookLogEntry as HookLogEntry
 from actionengine.hooks import PipelineResult as PipelineResult
 from actionengine.masking.secret_types import Sensitive as Sensitive
+from actionengine.mcp.identity import MCPRequest as MCPRequest  # extra: mcp
+from actionengine.mcp.server import create_mcp_server as create_mcp_server  # extra: mcp
 from actionengine.pipeline.budgets import Budget as Budget
 from actionengine.pipeline.capture import NeededApproval as NeededApproval
 from actionengine.pipeline.payload import Limits as Limits

@@ -52,9 +52,10 @@ def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]
         try:
             value = getattr(import_module(module), name)
         except ModuleNotFoundError as error:
-            if extra is None or (error.name or "").startswith("actionengine"):
+            package_name = (error.name or "").partition(".")[0]
+            if extra is None or package_name == "actionengine":
                 raise
-            raise ImportError(f"{name} needs {error.name}: pip install 'actionengine[{extra}]'") from error
+            raise ImportError(f"{name} needs {package_name}: pip install 'actionengine[{extra}]'") from error
         namespace[name] = value
         return value
 

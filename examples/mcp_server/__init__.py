@@ -1,0 +1,28 @@
+"""The business for agents: a server of the Model Context Protocol, over stdio and over HTTP."""
+
+from mcp.server import Server
+
+from actionengine import Engine
+from actionengine.mcp import create_mcp_server
+from examples.mcp_server.identity import Tokens, identify_process, identify_token
+
+SERVICES = ("customers", "jobs", "payments", "invoices", "approvals")
+"""The services that agents get. Administration of roles, record types and workflows is left to people."""
+
+INSTRUCTIONS = """The office of a field-service company: customers, their jobs, payments and invoices. Amounts are in
+cents. A result with the status pending_approval is no error: a manager has to decide. Ask approvals__get later."""
+
+
+def create_stdio_server(engine: Engine) -> Server:
+    """Return a server for one desktop client: the environment of the process names tenant and person."""
+    return create_mcp_server(
+        engine, identify_process(engine), SERVICES, name="field-service", instructions=INSTRUCTIONS
+    )
+
+
+def create_http_server(engine: Engine) -> Server:
+    """Return a server for many clients: each request carries a bearer token."""
+    return create_mcp_server(engine, identify_token(engine), SERVICES, name="field-service", instructions=INSTRUCTIONS)
+
+
+__all__ = ["Tokens", "create_http_server", "create_stdio_server"]

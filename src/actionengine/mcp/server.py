@@ -1,0 +1,119 @@
+"""The server object: lists the tools of a caller, and calls them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mcp.server import Server
+from mcp.server.context import ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from mcp.types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+    TextContent,
+    Tool,
+)
+
+from actionengine.agents.results import ToolResult
+from actionengine.agents.tools import Tools
+from actionengine.engine import Engine
+from actionengine.errors import ActionError, ConfigurationError
+from actionengine.mcp.calls import run_call
+from actionengine.mcp.identity import Identification, Identify
+from actionengine.mcp.meta import read_meta
+
+logger = logging.getLogger("actionengine")
+
+Context = ServerRequestContext[Any, Any]
+
+
+def create_mcp_server(
+    engine: Engine,
+    identify: Identify,
+    services: Iterable[str] | None = None,
+    *,
+    aliases: Mapping[str, str] | None = None,
+    max_result_bytes: int = 64 * 1024,
+    name: str = "actionengine",
+    version: str = "",
+    instructions: str | None = None,
+    list_ttl_ms: int = 0,
+    heartbeat: float = 5.0,
+) -> Server[Any]:
+    """Return a server of the official SDK whose tools are the actions that its caller may execute.
+
+    Run it over stdio (`server.run`), or serve `server.streamable_http_app()` over HTTP.
+
+    Args:
+        engine: the engine. Its actions run under the event loop of the server, `def` handlers in threads.
+        identify: makes the request context of each request from an `MCPRequest`. It is an `async def`, or a `def`,
+            which runs in a thread. An exception refuses the request.
+        services: the services whose actions are tools; all by default.
+        aliases: other names of tools, by action: `{"payments.refund": "refund"}`.
+        max_result_bytes: the size of a result as JSON, at most. A larger one is cut, with a note.
+        name: the name of the server, for clients.
+        version: the version of the server, for clients.
+        instructions: a text for the model about all tools.
+        list_ttl_ms: the milliseconds for which a client may keep a list of tools. Rights may change meanwhile: each
+            call checks them.
+        heartbeat: the seconds between two notifications of progress, while a call runs whose client asked for them.
+
+    Raises:
+        ConfigurationError: for an unknown service or alias, for a name of a tool that is illegal or not unique, and for
+            a number that is out of range.
+    """
+    if not callable(identify):
+        raise ConfigurationError(f"identify is a function that returns a RequestContext, not {identify!r}")
+    if not isinstance(list_ttl_ms, int) or list_ttl_ms < 0:
+        raise ConfigurationError(f"list_ttl_ms is a whole number of milliseconds, 0 or more, not {list_ttl_ms!r}")
+    if not heartbeat > 0:
+        raise ConfigurationError(f"heartbeat is a number of seconds above 0, not {heartbeat!r}")
+    tools = Tools(engine, "mcp", services, aliases=aliases, max_result_bytes=max_result_bytes)
+    identification = Identification(identify)
+
+    async def list_tools(ctx: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
+        if params is not None and params.cursor is not None:
+            raise MCPError(INVALID_PARAMS, "unknown cursor: the list of tools has one page")
+        context = await identification.context_of(ctx)
+        try:
+            definitions = await tools.list_async(context)
+        except ActionError as refusal:
+            raise MCPError(INTERNAL_ERROR, refusal.message) from None
+        listed = [Tool.model_validate(each) for each in definitions]
+        return ListToolsResult(tools=listed, ttl_ms=list_ttl_ms, cache_scope="private")
+
+    async def call_tool(ctx: Context, params: CallToolRequestParams) -> CallToolResult:
+        meta = read_meta(ctx.meta)
+        context = meta.complete(await identification.context_of(ctx, params.name), ctx.request_id)
+        ask = tools.preview_async if meta.preview else tools.call_async
+        try:
+            result = await run_call(ask(params.name, params.arguments, context), ctx, params.name, heartbeat)
+        except Exception:
+            # The SDK would send the text of the exception to a client of the older protocol.
+            logger.exception("the call of a tool raised (request %s)", context.request_id)
+            raise MCPError(INTERNAL_ERROR, "the call failed on the server, and its log says why") from None
+        return _result_of(result)
+
+    return Server(
+        name,
+        version=version,
+        instructions=instructions,
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+        # No schema mirrors arguments in headers. Without this, the SDK would list the tools before each call.
+        get_tool_input_schema=lambda name: None,
+    )
+
+
+def _result_of(result: ToolResult) -> CallToolResult:
+    return CallToolResult(
+        content=[TextContent(type="text", text=result.text)],
+        structured_content=result.structured,
+        is_error=result.is_error,
+    )
