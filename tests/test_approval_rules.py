@@ -187,7 +187,11 @@ def test_the_error_says_what_is_waited_for(till: Till, storage: InMemoryStorage,
     assert error.message == "work.pay needs an approval by an actor with the permission pay.approve"
     assert error.details == {
         "approval_id": kept.id,
+        "status": "pending",
+        "action": "work.pay",
+        "policy": "work.pay",
         "permission": "pay.approve",
+        "requested_by": "human:ann",
         "expires_at": kept.expires_at.isoformat(),
     }
 
@@ -234,8 +238,10 @@ def test_what_is_approved_runs_once_as_it_was_asked_for(till: Till, storage: InM
     assert approval.input == {"amount": 5, "card": "**********"}
     assert approval.created_at <= approval.decided_at <= datetime.now(UTC)
     kept = stored(storage, acme, id)
-    assert (kept.status, kept.decided_by, kept.comment, kept.version) == ("approved", "human:boss", "fine", 2)
-    assert till.do("approvals.get", {"approval_id": id}).unwrap() == approval
+    assert (kept.status, kept.decided_by, kept.comment, kept.version) == ("approved", "human:boss", "fine", 3)
+    (ran,) = log_of(till.engine, acme, action="work.pay", outcome="succeeded")
+    outcome = {"action_id": ran.id, "result": {"paid": 5}, "further_approval_id": None, "failure": None}
+    assert till.do("approvals.get", {"approval_id": id}).unwrap().model_dump() == {**approval.model_dump(), **outcome}
     (row,) = log_of(till.engine, acme, action="approvals.approve")
     assert row.subjects == (f"approval/{id}",)
     assert row.output == {
@@ -243,7 +249,6 @@ def test_what_is_approved_runs_once_as_it_was_asked_for(till: Till, storage: InM
         "result": {"paid": 5},
         "further_approval_id": None,
     }
-    (ran,) = log_of(till.engine, acme, action="work.pay", outcome="succeeded")
     assert (ran.approved_by, ran.approval_id, ran.actor_id) == ("human:boss", id, "ann")
 
 

@@ -47,7 +47,7 @@ def test_what_has_expired_is_marked_when_others_are_asked_for(
     first = lasting.ask(1)
     brief = Till(engine_of, execute, acme, policy(expires_after=AT_ONCE))
     for number in range(30):
-        brief.ask(number)
+        brief.ask(100 + number)
     lasting.ask(2)
 
     assert statuses(storage, acme) == ["pending", *["expired"] * 30, "pending"]
@@ -65,8 +65,8 @@ def test_each_request_marks_some_of_many_expired_approvals(
     expire(storage, acme, *ids)
 
     seen = []
-    for _ in range(3):
-        till.ask()
+    for number in range(3):
+        till.ask(100 + number)
         seen.append(statuses(storage, acme).count("expired"))
 
     assert seen == [10, 20, 25]

@@ -374,7 +374,10 @@ async def test_an_approved_change_that_fails_is_marked(harness: Harness, way: st
 
     error = refused(answer, ErrorCode.UNPROCESSABLE, "remove_field job.nothing")
     assert error.details["op_id"] == bad.id
-    assert besides_the_log(before, harness.dump()) == WRITTEN_BY_A_FAILED_MERGE
+    written = besides_the_log(before, harness.dump())
+    assert written.pop("ae_changes") == WRITTEN_BY_A_FAILED_MERGE["ae_changes"]
+    # The approval knows its failure.
+    assert set(written) in ({"ae_approvals"}, {"ae_documents"})
     expect(await harness.delete_op(change, bad))
     await harness.move(change, "Validating", "Ready")
     # The change differs from the approved one: it needs another approval.

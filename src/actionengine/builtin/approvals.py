@@ -13,11 +13,13 @@ from functools import partial
 from heapq import merge
 from operator import attrgetter
 from typing import Any
+from uuid import UUID
 
 from pydantic import Field
 from returns.result import Result, Success
 
 from actionengine.actions import Binds, Service, create_service
+from actionengine.builtin.action_log import LogEntry
 from actionengine.builtin.declarations import declare
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType, identity_of
 from actionengine.errors import ActionError, ErrorCode, conflict
@@ -28,8 +30,9 @@ from actionengine.pipeline.plan import sync_and_async
 from actionengine.pipeline.write_set import PreviewedEvent, Write
 from actionengine.schemas.models import Id, Input, Output
 from actionengine.storage.pages import Page
+from actionengine.storage.port import UnitOfWork
 from actionengine.storage.records import APPROVALS
-from actionengine.storage.rows import Record
+from actionengine.storage.rows import LogQuery, Record
 
 _MIN_EXAMINED = 50
 """Approvals that a page reads at least, however small its limit is."""
@@ -111,6 +114,29 @@ class Approval(Output):
         )
 
 
+class FailedAttempt(Output):
+    """The error of an approved action that failed, and its time. The approval stayed pending."""
+
+    code: str
+    message: str
+    details: dict[str, Any]
+    failed_at: datetime
+
+
+class ApprovalState(Approval):
+    """An approval, and what came of it.
+
+    Once it has run, `action_id` is the execution on the action log, and `result` the masked result as the log shows it.
+    If the execution waits for a further approval, `further_approval_id` is the one to ask for next. `failure` is the
+    last attempt that failed; another one may follow while the approval is pending.
+    """
+
+    action_id: str | None
+    result: Any
+    further_approval_id: str | None
+    failure: FailedAttempt | None
+
+
 class ApprovalPage(Output):
     """A page of approvals, newest first; `next` is the `after` of the following page, or None.
 
@@ -163,9 +189,25 @@ async def _stored(data: ListApprovals, ctx: InternalContext) -> Page[Record]:
 
 
 @sync_and_async
-async def _get(data: GetApproval, ctx: InternalContext) -> Result[Approval, ActionError]:
+async def _get(data: GetApproval, ctx: InternalContext) -> Result[ApprovalState, ActionError]:
     pending = await _find(data.approval_id, ctx)
-    return Success(Approval.of(pending, await ctx.unit_of_work.now()))
+    approval = Approval.of(pending, await ctx.unit_of_work.now())
+    state = ApprovalState(
+        **dict(approval),
+        action_id=pending.action_id,
+        result=await _logged_result(pending.action_id, ctx) if pending.action_id is not None else None,
+        further_approval_id=pending.further_approval_id,
+        failure=FailedAttempt(**pending.failure) if pending.failure is not None else None,
+    )
+    # The log has the result already, and the requester may ask often.
+    ctx.set_logged_output(state.model_dump(mode="json", exclude={"result"}))
+    return Success(state)
+
+
+async def _logged_result(action_id: str, ctx: InternalContext) -> Any:
+    next_id = str(UUID(int=UUID(action_id).int + 1))
+    rows = await ctx.unit_of_work.read_log(LogQuery(before=next_id, limit=1))
+    return next((LogEntry.of(row).output for row in rows if row.id == action_id), None)
 
 
 @sync_and_async
@@ -175,8 +217,14 @@ async def _approve(data: DecideApproval, ctx: InternalContext) -> Result[Approva
     assert ctx.actor is not None
     granted = {policy: approver.actor for policy, approver in pending.granted.items()} | {pending.policy: ctx.actor}
     name = f"{pending.service}.{pending.action}"
-    approved = GrantedApproval(pending.id, str(ctx.actor), granted, name, pending.created_at)
-    result, further = await ctx.execute_approved(pending, approved)
+    approved = GrantedApproval(pending.id, str(ctx.actor), granted, name, pending.created_at, pending.request_key)
+    try:
+        action_id, result, further = await ctx.execute_approved(pending, approved)
+    except ActionError as error:
+        ctx.after_failure(partial(_record_failure, pending.id, error))
+        raise
+    ran = decided.model_copy(update={"action_id": action_id, "further_approval_id": further, "failure": None})
+    await ctx.unit_of_work.records(APPROVALS).update(ran.id, ran.document(), ran.version)
     given = ApprovalResult(
         approval=Approval.of(decided, await ctx.unit_of_work.now()), result=result, further_approval_id=further
     )
@@ -255,9 +303,18 @@ async def _decide(
         }
     )
     ctx.replay_for_actor_only()
-    await ctx.unit_of_work.records(APPROVALS).update(pending.id, decided.document(), pending.version)
+    record = await ctx.unit_of_work.records(APPROVALS).update(pending.id, decided.document(), pending.version)
     ctx.add_subject(f"approval/{pending.id}")
-    return decided
+    return decided.model_copy(update={"version": record.version})
+
+
+async def _record_failure(approval_id: str, error: ActionError, unit_of_work: UnitOfWork) -> None:
+    approvals = unit_of_work.records(APPROVALS)
+    pending = await find_approval(approvals, approval_id)
+    if pending is not None and pending.status == "pending":
+        failure = {**error.to_dict(), "failed_at": (await unit_of_work.now()).isoformat()}
+        failed = pending.model_copy(update={"failure": failure})
+        await approvals.update(approval_id, failed.document(), pending.version)
 
 
 async def _find(approval_id: str, ctx: InternalContext, to_decide: bool = False) -> PendingApproval:
@@ -299,7 +356,7 @@ approvals: Service = create_service(
     description="Actions that wait for the decision of a second person",
     actions=[
         _reading("list", "The approvals that you asked for or may decide, newest first", _list, ListApprovals),
-        _reading("get", "One approval that you asked for or may decide", _get, GetApproval),
+        _reading("get", "One approval that you asked for or may decide, and what came of it", _get, GetApproval),
         _deciding("approve", "Approve: the original action is executed, as its requester", _approve, DecideApproval),
         _deciding("reject", "Reject: the original action is not executed", _reject, DecideApproval),
         declare("cancel", "Cancel an approval that you, or an actor for you, asked for", _cancel, DecideApproval),

@@ -10,11 +10,18 @@ from actionengine.pipeline.authorization import Authorization
 from actionengine.pipeline.capture import NeededApproval
 from actionengine.pipeline.execution import ApprovalNeeded, Execution
 from actionengine.pipeline.idempotency import Idempotency
-from actionengine.pipeline.payload import check_approvable, fingerprint
-from actionengine.pipeline.pending_approval import PendingApproval, store_approval
+from actionengine.pipeline.payload import check_approvable
+from actionengine.pipeline.pending_approval import (
+    PendingApproval,
+    cancel_outdated,
+    request_key,
+    store_approval,
+)
 from actionengine.pipeline.routing import Plans
 from actionengine.pipeline.user_code import call_user_code
 from actionengine.pipeline.write_set import Effects
+from actionengine.storage.errors import SerializationFailure
+from actionengine.storage.rows import Claim
 
 
 class Approvals:
@@ -61,17 +68,39 @@ class Approvals:
                 return
             raise ApprovalNeeded(plan.name, policy, execution.resource)
 
+    async def meet(self, execution: Execution, needed: ApprovalNeeded) -> Claim | None:
+        """Return the claim that the approval of an execution will belong to: of its idempotency key, or of its request;
+        None for a request without key and actor.
+
+        Raises `ActionError(approval_required)` where the same requester has asked the same, and that approval is open.
+        An open one that has failed with `conflict` is cancelled instead: it was about a state that has changed.
+        """
+        if execution.claim is not None:
+            return execution.claim
+        key = request_key(execution, needed)
+        if key is None:
+            return None
+        replaces = execution.approved.approval_id if execution.approved is not None else None
+        claim = await self._idempotency.claim_request(execution, key, replaces)
+        if claim.replaces is not None:
+            try:
+                await cancel_outdated(execution.open(), claim.replaces)
+            except ActionError as conflict:
+                raise SerializationFailure(f"the approval {claim.replaces} is being decided") from conflict
+        return claim
+
     async def ask_for(
-        self, execution: Execution, needed: ApprovalNeeded, effects: Effects | None = None
+        self, execution: Execution, needed: ApprovalNeeded, claim: Claim | None, effects: Effects | None = None
     ) -> PendingApproval:
-        """Store the approval that an execution waits for, with the writes that belong to it. It binds these effects."""
+        """Store the approval that an execution waits for, with the writes that belong to it. `claim` comes from `meet`.
+        It binds these effects."""
         received, unit_of_work = execution.received, execution.open()
         assert received is not None
         check_approvable(received, execution.plan.validator)
-        claimed = execution.claim.fingerprint if execution.claim else fingerprint(received.copy())
-        pending = PendingApproval.for_execution(execution, claimed, needed, await unit_of_work.now(), effects)
+        pending = PendingApproval.for_execution(execution, claim, needed, await unit_of_work.now(), effects)
         await store_approval(unit_of_work, pending)
-        self._idempotency.store_approval(execution, pending)
+        if claim is not None:
+            self._idempotency.store_approval(execution, claim, pending)
         if execution.when_asked is not None:
             await execution.when_asked(unit_of_work, pending.id)
         return pending

@@ -41,13 +41,22 @@ AskedWrite = Callable[[UnitOfWork, str], Awaitable[None]]
 
 class GrantedApproval(NamedTuple):
     """The approval that an execution runs on: its id, the approvers as a text, the approver of each action's policy,
-    the stored action, and the time at which it was stored."""
+    the stored action, the time at which it was stored, and the key of its request, None for none."""
 
     approval_id: str
     approved_by: str
     granted: Mapping[str, Actor]
     action: str
     asked_at: datetime
+    request_key: str | None
+
+
+class ApprovedRun(NamedTuple):
+    """The run of an approved action: its id on the action log, and its value or the id of a further approval."""
+
+    action_id: str
+    value: Any
+    further_approval_id: str | None
 
 
 class ApprovalNeeded(BaseException):

@@ -22,7 +22,7 @@ from actionengine.hooks import HookContext
 from actionengine.masking.masking import masked_finite_json
 from actionengine.pipeline.authorization import Authorization, enforce
 from actionengine.pipeline.budgets import BudgetRule
-from actionengine.pipeline.execution import Execution, GrantedApproval
+from actionengine.pipeline.execution import ApprovedRun, Execution, GrantedApproval
 from actionengine.pipeline.guarded_records import GuardedRecords
 from actionengine.pipeline.payload import Limits
 from actionengine.pipeline.pending_approval import PendingApproval
@@ -48,9 +48,8 @@ class Nesting(Protocol):
 
     def execute_approved(
         self, parent: Execution, pending: PendingApproval, approved: GrantedApproval
-    ) -> Coroutine[Any, Any, tuple[Any, str | None]]:
-        """Run an approved action in the unit of work of its approval. Return its value, or the id of a further
-        approval."""
+    ) -> Coroutine[Any, Any, ApprovedRun]:
+        """Run an approved action in the unit of work of its approval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,9 @@ from actionengine.storage.port import UnitOfWork
 from actionengine.storage.records import APPROVALS
 from actionengine.storage.rows import Claim, ClaimAnswer, IdempotentResult
 
+REQUESTS = "ae_requests"
+"""The scope, in place of an action's name, of claims of requests without a key that wait for an approval."""
+
 
 class Replayed(Exception):
     """Ends an execution whose key already has an answer."""
@@ -65,12 +68,7 @@ class Idempotency:
     async def claim(self, execution: Execution) -> None:
         """Run stage 6. Raises `ActionError` (`idempotency_mismatch` or `idempotency_in_progress`), or `Replayed` where
         the key has an answer."""
-        if execution.claim is None:
-            execution.claim = _claim_of(execution)
-        unit_of_work = execution.open()
-        answer = await unit_of_work.claim(execution.claim, execution.remaining(self._limits.idempotency_wait))
-        while answer.status == "replay" and answer.approval_id is not None:
-            answer = await self._after_approval(execution, unit_of_work, answer.approval_id)
+        execution.claim, answer = await self._take(execution, execution.claim or _claim_of(execution))
         if answer.status == "claimed":
             execution.asked = Questions()
             return
@@ -85,7 +83,19 @@ class Idempotency:
                 f"the idempotency key {key!r} was used for {execution.plan.name} with another payload: use a new "
                 "key for a new request",
             )
-        raise _in_progress(execution)
+        raise _in_progress(execution, execution.claim)
+
+    async def claim_request(self, execution: Execution, request_key: str, replaces: str | None) -> Claim:
+        """Claim a request that needs an approval, in the place of the decided approval `replaces`.
+
+        Raises `ActionError`: `approval_required` where an approval of the same request is open, and
+        `idempotency_in_progress` where another execution has been asking for it for too long.
+        """
+        claim, answer = await self._take(execution, Claim(REQUESTS, request_key, request_key, replaces))
+        if answer.status != "claimed":
+            check_deadline(execution)
+            raise _in_progress(execution, claim)
+        return claim
 
     async def claim_approved(self, execution: Execution, pending: PendingApproval) -> None:
         """Claim the key of an approved action. Raises `ActionError(conflict)` where the key has been used since."""
@@ -127,27 +137,34 @@ class Idempotency:
         execution.results.append(IdempotentResult(execution.claim, encoded, None, now + self._ttl, asked))
         return value
 
-    def store_approval(self, execution: Execution, pending: PendingApproval) -> None:
-        """Queue that the claimed key, where there is one, waits for an approval."""
-        if execution.claim is not None:
-            until = max(pending.created_at + self._ttl, pending.expires_at)
-            execution.results.append(IdempotentResult(execution.claim, None, pending.id, until))
+    def store_approval(self, execution: Execution, claim: Claim, pending: PendingApproval) -> None:
+        """Queue that a claimed key or request waits for an approval."""
+        until = max(pending.created_at + self._ttl, pending.expires_at)
+        execution.results.append(IdempotentResult(claim, None, pending.id, until))
 
-    async def _after_approval(self, execution: Execution, unit_of_work: UnitOfWork, approval_id: str) -> ClaimAnswer:
-        """Return the answer of a key that waits for an approval: still pending, or a claim where the approval came to
-        nothing."""
+    async def _take(self, execution: Execution, claim: Claim) -> tuple[Claim, ClaimAnswer]:
+        """Claim, also in the place of an approval that came to nothing. Return the claim as it was made, and the
+        answer. Raises `ActionError(approval_required)` where an approval is open."""
+        unit_of_work = execution.open()
+        while True:
+            answer = await unit_of_work.claim(claim, execution.remaining(self._limits.idempotency_wait))
+            if answer.status != "replay" or answer.approval_id is None:
+                return claim, answer
+            await self._check_decided(execution, unit_of_work, claim, answer.approval_id)
+            claim = claim._replace(replaces=answer.approval_id)
+
+    async def _check_decided(
+        self, execution: Execution, unit_of_work: UnitOfWork, claim: Claim, approval_id: str
+    ) -> None:
         record = await unit_of_work.records(APPROVALS).get(approval_id)
         if record is None:
             # Committed after this transaction began to read: the next attempt sees it.
-            raise _in_progress(execution)
+            raise _in_progress(execution, claim)
         pending = PendingApproval.of(record)
         execution.entry.kept_input = to_json(pending.shown_input)
-        if pending.is_open(await unit_of_work.now()):
+        if pending.is_open(await unit_of_work.now()) and not (claim.action == REQUESTS and pending.is_outdated):
             permission = self._permission_to_approve(pending)
             raise error_for(pending.model_copy(update={"permission": permission}))
-        assert execution.claim is not None
-        execution.claim = execution.claim._replace(replaces=approval_id)
-        return await unit_of_work.claim(execution.claim, execution.remaining(self._limits.idempotency_wait))
 
 
 def _claim_of(execution: Execution) -> Claim:
@@ -163,10 +180,9 @@ def _claim_of(execution: Execution) -> Claim:
     return Claim(execution.plan.name, key, print_of_payload)
 
 
-def _in_progress(execution: Execution) -> ActionError:
-    assert execution.claim is not None
+def _in_progress(execution: Execution, claim: Claim) -> ActionError:
+    same = "by the same actor" if claim.action == REQUESTS else f"with the idempotency key {claim.key!r}"
     return ActionError(
         ErrorCode.IDEMPOTENCY_IN_PROGRESS,
-        f"the first execution of {execution.plan.name} with the idempotency key {execution.claim.key!r} "
-        f"is still running: retry later",
+        f"the first execution of {execution.plan.name} {same} is still running: retry later",
     )

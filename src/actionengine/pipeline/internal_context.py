@@ -23,6 +23,7 @@ from actionengine.pipeline.budgets import BudgetRule
 from actionengine.pipeline.execution import (
     AfterCommitCallback,
     ApprovalNeeded,
+    ApprovedRun,
     AskedWrite,
     Execution,
     FailureWrite,
@@ -110,8 +111,8 @@ class InternalContext(ActionContext):
         """Execute another action in a savepoint, as the same actor."""
         return await self._port.execute(service, action, payload, self.mode)
 
-    async def execute_approved(self, pending: PendingApproval, approved: GrantedApproval) -> tuple[Any, str | None]:
-        """Run an approved action here. Return its value, or the id of a further approval."""
+    async def execute_approved(self, pending: PendingApproval, approved: GrantedApproval) -> ApprovedRun:
+        """Run an approved action here. Raises the `ActionError` of its failure."""
         return await self._port.services.nesting.execute_approved(self._port.execution, pending, approved)
 
     @property

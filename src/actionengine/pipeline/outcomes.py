@@ -7,6 +7,7 @@ from time import perf_counter
 
 from returns.result import Failure, Success
 
+from actionengine.concurrency.backoff import delay, full_jitter, sleep
 from actionengine.concurrency.uninterrupted import uninterrupted
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.hooks import PipelineResult
@@ -22,9 +23,13 @@ from actionengine.pipeline.stages import ActionResult, Stage
 from actionengine.pipeline.stored_plan import find_plan, use_plan
 from actionengine.pipeline.user_code import log_crash, logger, timeout_error
 from actionengine.pipeline.validation import try_accept_payload
+from actionengine.pipeline.write_set import Effects
 from actionengine.storage.errors import SerializationFailure, StorageError, StorageTimeout, StorageUnavailable
 from actionengine.storage.port import Storage
 from actionengine.storage.rows import LogRow, Recording
+
+RERUN_DELAY = 0.004
+"""The upper bound of the delay before the first rerun, in seconds. It doubles with each rerun."""
 
 _FAILURE_ROW_TIMEOUT = 2.0
 """Seconds that writing the row of a failed execution may take, for an action with a deadline."""
@@ -70,28 +75,8 @@ class Outcomes:
 
     async def settle_approval(self, execution: Execution, needed: ApprovalNeeded) -> ActionResult:
         """Store the outermost action as a pending approval, in a transaction of its own."""
-        await execution.roll_back()
-        execution.unit_of_work = None
-        execution.events.clear()
-        execution.log.mark_rolled_back()
         try:
-            effects = None
-            if needed.policy.binds == "effects" or execution.request.plan is not None:
-                effects = await self._rehearsals.effects(execution)
-            unit_of_work = execution.open()
-            if execution.claim is not None:
-                await self._claim(execution)
-            if execution.request.plan is not None:
-                await use_plan(execution, *await find_plan(execution))
-            pending = await self._approvals.ask_for(execution, needed, effects)
-            error = error_for(pending)
-            execution.ended = True
-            execution.entry.output = None
-            execution.add_row("approval_required", error)
-            secrets = execution.secrets
-            rows, events = secrets.scrub_rows(execution.log), secrets.scrub_events(execution.events)
-            await unit_of_work.record(Recording(rows, events, execution.results))
-            await unit_of_work.commit()
+            error = await self._ask(execution, needed, await self._effects(execution, needed))
         except Replayed as replayed:
             return await self.settle_replay(execution, replayed)
         except ActionError as refusal:
@@ -100,6 +85,50 @@ class Outcomes:
             return await self.settle_failure(execution, storage_error(execution, crash))
         await self._mark_expired(execution)
         return Failure(error)
+
+    async def _effects(self, execution: Execution, needed: ApprovalNeeded) -> Effects | None:
+        """Return the effects that an approval will bind; None for none."""
+        if needed.policy.binds != "effects" and execution.request.plan is None:
+            return None
+        await _start_over(execution)
+        if execution.claim is None:
+            # For an approval that is open already, nothing has to be rehearsed.
+            await self._approvals.meet(execution, needed)
+            await _start_over(execution)
+        return await self._rehearsals.effects(execution)
+
+    async def _ask(self, execution: Execution, needed: ApprovalNeeded, effects: Effects | None) -> ActionError:
+        """Store a pending approval, again where the transaction lost against another one. Return the error for the
+        caller."""
+        reruns = 0
+        while True:
+            await _start_over(execution)
+            try:
+                return await self._store_approval(execution, needed, effects)
+            except SerializationFailure:
+                if reruns == self._limits.reruns:
+                    raise
+            reruns += 1
+            await sleep(execution.mode, full_jitter(delay(reruns, RERUN_DELAY)))
+
+    async def _store_approval(
+        self, execution: Execution, needed: ApprovalNeeded, effects: Effects | None
+    ) -> ActionError:
+        unit_of_work = execution.open()
+        if execution.claim is not None:
+            await self._claim(execution)
+        if execution.request.plan is not None:
+            await use_plan(execution, *await find_plan(execution))
+        claim = await self._approvals.meet(execution, needed)
+        error = error_for(await self._approvals.ask_for(execution, needed, claim, effects))
+        execution.ended = True
+        execution.entry.output = None
+        execution.add_row("approval_required", error)
+        secrets = execution.secrets
+        rows, events = secrets.scrub_rows(execution.log), secrets.scrub_events(execution.events)
+        await unit_of_work.record(Recording(rows, events, execution.results))
+        await unit_of_work.commit()
+        return error
 
     async def settle_failure(self, execution: Execution, error: ActionError) -> ActionResult:
         """Roll back, and log the failure in a transaction of its own.
@@ -182,6 +211,16 @@ class Outcomes:
             logger.debug("the approvals that have expired are marked later: %r", error)
         finally:
             await unit_of_work.rollback()
+
+
+async def _start_over(execution: Execution) -> None:
+    """Drop all writes of an execution, so that it can store its approval."""
+    await execution.roll_back()
+    execution.unit_of_work = None
+    execution.events.clear()
+    execution.results.clear()
+    execution.log.discard_row(execution.id)
+    execution.log.mark_rolled_back()
 
 
 def storage_error(execution: Execution, error: Exception) -> ActionError:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 from uuid_utils import uuid7
 
 from actionengine.context import Actor, RequestContext
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.masking.masking import scrub
 from actionengine.pipeline.execution import ApprovalNeeded, Execution
+from actionengine.pipeline.payload import fingerprint
 from actionengine.pipeline.stored_actor import StoredActor
 from actionengine.pipeline.write_set import Effects
 from actionengine.storage.clock import sortable
 from actionengine.storage.port import UnitOfWork
 from actionengine.storage.records import APPROVALS, RESERVED_PREFIX, AsyncRecords, same_json
-from actionengine.storage.rows import Record
+from actionengine.storage.rows import Claim, Record
 
 ApprovalStatus = Literal["pending", "approved", "rejected", "cancelled", "expired"]
 
@@ -38,7 +40,10 @@ class PendingApproval(BaseModel):
     `policy` is the action whose policy applies; `permission` is what it named and `resource` what it was about when the
     approval was asked for; `has_secret_resource` says that a secret is in its name. `granted` are the policies that
     earlier approvals have satisfied, with their approvers. `effects` are what the approval binds; None where it binds
-    the payload only.
+    the payload only. `request_key` is the same for the same request by the same requester, None where an idempotency
+    key takes its place. `action_id` is the execution on the action log that followed the approval,
+    `further_approval_id` the approval that it waits for, and `failure` the error of the last attempt, which left the
+    approval pending.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -67,18 +72,22 @@ class PendingApproval(BaseModel):
     decided_at: datetime | None = None
     comment: str | None = None
     effects: Effects | None = None
+    request_key: str | None = None
+    action_id: str | None = None
+    further_approval_id: str | None = None
+    failure: dict[str, Any] | None = None
     version: int = 0
 
     @classmethod
     def for_execution(
         cls,
         execution: Execution,
-        fingerprint: str,
+        claim: Claim | None,
         needed: ApprovalNeeded,
         now: datetime,
         effects: Effects | None = None,
     ) -> PendingApproval:
-        """Return the approval that an execution waits for, beginning at `now`."""
+        """Return the approval that an execution waits for, beginning at `now`. It belongs to the claim."""
         request, received = execution.request, execution.received
         masked = execution.entry.input
         assert received is not None
@@ -101,13 +110,14 @@ class PendingApproval(BaseModel):
             reason=request.reason and execution.secrets.scrub_text(request.reason),
             request_id=request.request_id,
             idempotency_key=execution.claim.key if execution.claim else None,
-            fingerprint=fingerprint,
+            fingerprint=execution.claim.fingerprint if execution.claim is not None else fingerprint(received.copy()),
             payload=payload,
             input=None if shows_payload else input,
             shows_payload=shows_payload,
             created_at=now,
             expires_at=now + needed.policy.expires_after,
             effects=effects,
+            request_key=claim.key if claim is not None and execution.claim is None else None,
         )
 
     @classmethod
@@ -143,6 +153,11 @@ class PendingApproval(BaseModel):
         """Return whether the approval can still be decided."""
         return self.status == "pending" and now < self.expires_at
 
+    @property
+    def is_outdated(self) -> bool:
+        """True if its last attempt found that the state which it was about has changed."""
+        return self.failure is not None and self.failure["code"] == ErrorCode.CONFLICT
+
     def request(self, current: RequestContext) -> RequestContext:
         """Return the requester's request, in the tenant and with the resources of the current request."""
         requester = self.requester
@@ -161,10 +176,35 @@ def _stored(granted: Mapping[str, Actor]) -> dict[str, StoredActor]:
     return {policy: StoredActor.of(approver) for policy, approver in granted.items()}
 
 
+def request_key(execution: Execution, needed: ApprovalNeeded) -> str | None:
+    """Return a key that is the same for the same request by the same requester. A further approval has the key of the
+    first one. None for a request without an actor, whose next one may be another person's."""
+    if execution.approved is not None:
+        return execution.approved.request_key
+    actor, received = execution.request.actor, execution.received
+    if actor is None:
+        return None
+    assert received is not None
+    requester = [str(each) for each in actor.chain]
+    about = [execution.plan.name, fingerprint(received.copy()), execution.request.plan, needed.action, needed.resource]
+    return sha256(to_json([requester, about])).hexdigest()
+
+
 async def store_approval(unit_of_work: UnitOfWork, pending: PendingApproval) -> None:
     """Store a new approval."""
     await unit_of_work.records(APPROVALS).insert(pending.document(), pending.id)
     await unit_of_work.records(EXPIRIES).insert({}, f"{sortable(pending.expires_at)}/{pending.id}")
+
+
+async def cancel_outdated(unit_of_work: UnitOfWork, approval_id: str) -> None:
+    """Cancel an approval in whose place the same requester asks again, where it is pending still."""
+    approvals = unit_of_work.records(APPROVALS)
+    pending = await find_approval(approvals, approval_id)
+    now = await unit_of_work.now()
+    if pending is not None and pending.is_open(now):
+        decision = {"status": "cancelled", "decided_by": pending.requested_by, "decided_at": now}
+        decided = pending.model_copy(update={**decision, "comment": "requested again, because its state has changed"})
+        await approvals.update(approval_id, decided.document(), pending.version)
 
 
 async def mark_expired(unit_of_work: UnitOfWork) -> None:
@@ -198,7 +238,11 @@ def error_for(pending: PendingApproval) -> ActionError:
         f"{pending.policy} needs an approval by an actor with the permission {pending.permission}",
         {
             "approval_id": pending.id,
+            "status": "pending",
+            "action": f"{pending.service}.{pending.action}",
+            "policy": pending.policy,
             "permission": pending.permission,
+            "requested_by": pending.requested_by,
             "expires_at": pending.expires_at.isoformat(),
         },
     )

@@ -42,12 +42,19 @@ from actionengine.pipeline.action_log import outcome_of
 from actionengine.pipeline.approvals import Approvals, permission_to_approve
 from actionengine.pipeline.authorization import Authorization
 from actionengine.pipeline.budgets import BudgetRule
-from actionengine.pipeline.execution import ApprovalNeeded, Execution, FailureWrite, GrantedApproval, Phase
+from actionengine.pipeline.execution import (
+    ApprovalNeeded,
+    ApprovedRun,
+    Execution,
+    FailureWrite,
+    GrantedApproval,
+    Phase,
+)
 from actionengine.pipeline.handler import Handlers
 from actionengine.pipeline.handler_api import HandlerAPI, HandlerServices
 from actionengine.pipeline.idempotency import Idempotency, Replayed
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.outcomes import Outcomes, storage_error
+from actionengine.pipeline.outcomes import RERUN_DELAY, Outcomes, storage_error
 from actionengine.pipeline.payload import Limits, copy_payload
 from actionengine.pipeline.pending_approval import PendingApproval
 from actionengine.pipeline.plan import ActionPlan
@@ -64,9 +71,6 @@ from actionengine.storage.errors import SerializationFailure, StorageUnavailable
 from actionengine.storage.guards import DocumentGuard, RecordGuard
 from actionengine.storage.port import Storage
 from actionengine.storage.rows import Recording, Route
-
-_RERUN_DELAY = 0.004
-"""The upper bound of the delay before the first rerun, in seconds. It doubles with each rerun."""
 
 
 class Pipeline:
@@ -226,7 +230,7 @@ class Pipeline:
         await execution.roll_back()
         if reruns == self.limits.reruns:
             raise lost
-        await sleep(execution.mode, full_jitter(delay(reruns + 1, _RERUN_DELAY)))
+        await sleep(execution.mode, full_jitter(delay(reruns + 1, RERUN_DELAY)))
         await self._prepare(execution)
         return reruns + 1
 
@@ -317,11 +321,10 @@ class Pipeline:
 
     async def execute_approved(
         self, parent: Execution, pending: PendingApproval, approved: GrantedApproval
-    ) -> tuple[Any, str | None]:
+    ) -> ApprovedRun:
         """Run an approved action in the unit of work of its approval, as its requester.
 
-        Return its value and None, or None and the id of the approval that a further policy requires. Raises the
-        `ActionError` of a failure.
+        Raises the `ActionError` of a failure.
         """
         plan = route(self.plans, pending.service, pending.action)
         if isinstance(plan, ActionError):
@@ -342,12 +345,14 @@ class Pipeline:
             effects = pending.effects
             if effects is None and needed.policy.binds == "effects":
                 effects = await self._rehearse_nested(execution, parent)
-            return None, (await self._approvals.ask_for(execution, needed, effects)).id
+            claim = await self._approvals.meet(execution, needed)
+            further = await self._approvals.ask_for(execution, needed, claim, effects)
+            return ApprovedRun(execution.id, None, further.id)
         if isinstance(answer, Failure):
             raise answer.failure()
         if pending.effects is not None:
             pending.effects.check_equal(plan.name, await captured(execution, mark))
-        return await self._idempotency.store_result(execution, answer.unwrap()), None
+        return ApprovedRun(execution.id, await self._idempotency.store_result(execution, answer.unwrap()), None)
 
     async def _rehearse_nested(self, asking: Execution, parent: Execution) -> Effects:
         """Run an approved action past the further approval that it needs, and undo it. Return its effects."""

@@ -117,6 +117,87 @@ class ApprovalConformance(Conformance):
         assert len(await harness.backend.ids("payments")) == 1
         assert (await harness.outcomes("payments.pay"))[-1] == "replayed"
 
+    @run_in_mode
+    async def test_the_same_request_meets_the_open_approval(self, harness: SampleHarness) -> None:
+        first = error_of(await harness.execute("payments.pay", LARGE), ErrorCode.APPROVAL_REQUIRED)
+        again = error_of(await harness.execute("payments.pay", LARGE), ErrorCode.APPROVAL_REQUIRED)
+
+        assert again.details == first.details
+        assert await harness.outcomes("payments.pay") == ["approval_required"] * 2
+        for different in ({"payload": {"amount": 6000}}, {"actor": AGENT}, {"key": "key"}):
+            assert await request_approval(harness, **different) != first.details["approval_id"]
+
+    @run_in_mode
+    async def test_of_many_equal_requests_at_once_one_approval_is_open(self, harness: SampleHarness) -> None:
+        ids = await harness.backend.gather(*(request_approval(harness) for _ in range(16)))
+
+        assert len(set(ids)) == 1
+        assert len(value_of(await harness.execute("approvals.list", {}, actor=MANAGER)).items) == 1
+
+    @run_in_mode
+    async def test_a_request_while_its_approval_is_decided_meets_it_or_not(self, harness: SampleHarness) -> None:
+        first = await request_approval(harness)
+
+        at_once: list[Any] = [decide(harness, "approve", first), *(request_approval(harness) for _ in range(8))]
+        decision, *ids = await harness.backend.gather(*at_once)
+
+        value_of(decision)
+        assert len({first, *ids}) <= 2
+        assert len(await harness.backend.ids("payments")) == 1
+        pending = value_of(await harness.execute("approvals.list", {"status": "pending"}, actor=MANAGER)).items
+        assert {item.id for item in pending} == {*ids} - {first}
+
+    @pytest.mark.parametrize(("decision", "actor"), [("approve", MANAGER), ("reject", MANAGER), ("cancel", CLERK)])
+    @run_in_mode
+    async def test_a_decided_approval_is_not_met_again(
+        self, harness: SampleHarness, decision: str, actor: Actor
+    ) -> None:
+        first = await request_approval(harness)
+
+        value_of(await decide(harness, decision, first, actor))
+
+        second = await request_approval(harness)
+        assert second != first
+        assert await request_approval(harness) == second
+
+    @run_in_mode
+    async def test_an_expired_approval_is_not_met_again(self, backend: Backend) -> None:
+        harness = SampleHarness(backend, approvals_expire_after=timedelta(microseconds=1))
+
+        assert await request_approval(harness) != await request_approval(harness)
+
+    @run_in_mode
+    async def test_the_same_request_meets_the_further_approval(self, harness: SampleHarness) -> None:
+        action, payload = "payments.pay_all_carefully", {"amounts": [1, 2000, 3]}
+        first = await request_approval(harness, payload, action=action)
+
+        second = value_of(await decide(harness, "approve", first)).further_approval_id
+
+        assert await request_approval(harness, payload, action=action) == second
+        assert value_of(await decide(harness, "approve", second)).result == 3
+        assert await request_approval(harness, payload, action=action) not in (first, second)
+
+    @run_in_mode
+    async def test_an_approval_shows_what_came_of_it(self, harness: SampleHarness) -> None:
+        approval_id = await request_approval(harness, actor=AGENT)
+
+        async def state() -> Any:
+            return value_of(await harness.execute("approvals.get", {"approval_id": approval_id}, actor=AGENT))
+
+        pending = await state()
+        harness.is_open = False
+        error_of(await decide(harness, "approve", approval_id), ErrorCode.UNPROCESSABLE)
+        failed = await state()
+        harness.is_open = True
+        approved = value_of(await decide(harness, "approve", approval_id))
+        ran = await state()
+
+        assert (pending.status, pending.action_id, pending.result, pending.failure) == ("pending", None, None, None)
+        assert (failed.status, failed.action_id, failed.failure.code) == ("pending", None, "unprocessable")
+        assert (ran.status, ran.result, ran.failure) == ("approved", approved.result, None)
+        (row,) = [row for row in await harness.log(action="payments.pay") if row.outcome == "succeeded"]
+        assert ran.action_id == row.id
+
     @pytest.mark.parametrize(("decision", "actor"), [("reject", MANAGER), ("cancel", CLERK)])
     @run_in_mode
     async def test_a_rejected_or_cancelled_approval_frees_the_key(
@@ -238,7 +319,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_approvals_are_listed_newest_first_by_status(self, harness: SampleHarness) -> None:
-        ids = [await request_approval(harness) for _ in range(4)]
+        ids = [await request_approval(harness, {"amount": 5000 + number}) for number in range(4)]
         value_of(await decide(harness, "approve", ids[1]))
         value_of(await decide(harness, "reject", ids[2]))
 
