@@ -298,7 +298,7 @@ async def _decide(
         update={
             "status": status,
             "decided_by": str(ctx.actor),
-            "decided_at": await ctx.unit_of_work.now(),
+            "decided_at": await ctx.time(),
             "comment": data.comment,
         }
     )

@@ -22,7 +22,7 @@ from actionengine.errors import ActionError, ErrorCode, conflict
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
 from actionengine.schemas.models import Input, Output, Page
-from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES, AsyncRecords, new_id
+from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES, AsyncRecords
 from actionengine.storage.rows import MAX_SUBJECT_LENGTH, Record
 from actionengine.text.names import MAX_PERMISSION_LENGTH, clean, fold
 
@@ -124,7 +124,7 @@ async def _define(data: RoleInput, ctx: InternalContext) -> Result[DefinedRole, 
     document = {**data.model_dump(), "folded_name": fold(data.name)}
     if current is None:
         await _check_name(data.name, records)
-        await records.insert({**document, "id": new_id()}, data.name)
+        await records.insert({**document, "id": ctx.new_id()}, data.name)
     else:
         await records.update(data.name, {**document, "id": current.data.get("id")}, current.version)
     known = [Rule(permission) for permission in ctx.known_permissions()]

@@ -10,7 +10,6 @@ from actionengine.changes.ops import PatchOp
 from actionengine.changes.states import ACCEPTS_OPS, ACCEPTS_TARGETS
 from actionengine.changes.store import Store, to_op
 from actionengine.errors import ActionError, ErrorCode, conflict, not_found
-from actionengine.storage.records import new_id
 from actionengine.storage.tables import Row
 
 MAX_OPS = 1000
@@ -26,7 +25,7 @@ async def create_change(
     """Insert and return a draft."""
     at = await store.now()
     change: Row = {
-        "id": new_id(),
+        "id": store.new_id(),
         "project_id": project_id,
         "title": title,
         "description": description,
@@ -53,7 +52,7 @@ async def insert_target(store: Store, change: Row, type: str, selector: Mapping[
     there = await store.targets.find({"change_id": change["id"]}, columns=("id",), limit=MAX_TARGETS)
     if len(there) == MAX_TARGETS:
         raise _too_many("targets", MAX_TARGETS, change)
-    target = target_row(change, type, selector, await store.now())
+    target = target_row(store.new_id(), change, type, selector, await store.now())
     await store.targets.insert([target])
     return target
 
@@ -90,7 +89,7 @@ async def insert_op(store: Store, change: Row, target_id: str | None, op: PatchO
     position = change["op_count"] + 1
     if position > MAX_OPS:
         raise _too_many("ops", MAX_OPS, change)
-    row = op_row(change, target["id"], op, position, version, await store.now())
+    row = op_row(store.new_id(), change, target["id"], op, position, version, await store.now())
     await store.ops.insert([row])
     await store.changes.update([{"id": change["id"], "op_count": position, "updated_at": row["created_at"]}])
     return row
@@ -120,10 +119,10 @@ async def _check_others(store: Store, change: Row, op: PatchOp) -> None:
             )
 
 
-def target_row(change: Row, type: str, selector: Mapping[str, Any], at: datetime) -> Row:
+def target_row(id: str, change: Row, type: str, selector: Mapping[str, Any], at: datetime) -> Row:
     """Return the row of a new target."""
     return {
-        "id": new_id(),
+        "id": id,
         "change_id": change["id"],
         "project_id": change["project_id"],
         "type": type,
@@ -132,10 +131,10 @@ def target_row(change: Row, type: str, selector: Mapping[str, Any], at: datetime
     }
 
 
-def op_row(change: Row, target_id: str, op: PatchOp, position: int, version: int | None, at: datetime) -> Row:
+def op_row(id: str, change: Row, target_id: str, op: PatchOp, position: int, version: int | None, at: datetime) -> Row:
     """Return the row of a new op; `version` is that of its record type."""
     return {
-        "id": new_id(),
+        "id": id,
         "change_id": change["id"],
         "project_id": change["project_id"],
         "target_id": target_id,

@@ -11,6 +11,7 @@ from actionengine.errors import not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.schemas.schema import Schema
 from actionengine.storage.port import UnitOfWork
+from actionengine.storage.records import new_id
 from actionengine.storage.tables import (
     CHANGES,
     PATCH_OPS,
@@ -29,10 +30,12 @@ TYPE_GRAPH = ("key", "base_type")
 class Store:
     """The tables inside one unit of work."""
 
-    def __init__(self, unit_of_work: UnitOfWork) -> None:
+    def __init__(self, unit_of_work: UnitOfWork, ctx: InternalContext | None = None) -> None:
         rows = unit_of_work.rows
-        self.now = unit_of_work.now
-        """Returns the time of the storage's clock."""
+        self.now = unit_of_work.now if ctx is None else ctx.time
+        """Returns the time for what is written, by the storage's clock."""
+        self.new_id = new_id if ctx is None else ctx.new_id
+        """Returns a new id, which sorts by time."""
         self.projects = rows(PROJECTS)
         self.record_types = rows(RECORD_TYPES)
         self.changes = rows(CHANGES)
@@ -104,7 +107,7 @@ class Store:
 
 def open_store(ctx: InternalContext) -> Store:
     """Return the tables inside an action's unit of work."""
-    return Store(ctx.unit_of_work)
+    return Store(ctx.unit_of_work, ctx)
 
 
 async def page(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -63,6 +64,12 @@ class InternalContext(ActionContext):
     def as_action_context(self) -> ActionContext:
         """Return the context without these rights, for the host's code."""
         return ActionContext(self._port, self._is_async)
+
+    async def time(self) -> datetime:
+        """Return the time for what is written: by the storage's clock, or that of the preview that this execution has
+        to equal. Compare an expiry with `unit_of_work.now` instead."""
+        capture = self._port.execution.capture
+        return await self.unit_of_work.now() if capture is None else capture.now
 
     def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of the unit of work to its end inside a `def` handler."""

@@ -448,7 +448,8 @@ class Pipeline:
         if parent.plan.action.read_only and not plan.action.read_only:
             raise ActionError(ErrorCode.INTERNAL, f"{parent.plan.name} is read-only and cannot execute {plan.name}")
         check_deadline(parent)
-        if plan.action.idempotency == "required" and not execution.is_claimed:
+        rehearses = execution.capture is not None and execution.capture.rehearses
+        if plan.action.idempotency == "required" and not execution.is_claimed and not rehearses:
             raise ActionError(
                 ErrorCode.INVALID_INPUT,
                 f"{plan.name} needs an idempotency key: call {execution.root.plan.name}, which executes it, with one",

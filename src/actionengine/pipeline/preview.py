@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,9 +82,11 @@ class Previews:
                 return await self._fail(execution, refusal.without_traceback())
             except Exception as error:
                 return await self._fail(execution, storage_error(execution, error))
-        except BaseException:
+        except BaseException as cut:
             execution.ended = True
             await execution.roll_back()
+            if isinstance(cut, CancelledError):
+                await self._outcomes.settle_cancellation(execution)
             raise
 
     async def _store(self, execution: Execution, value: Any, writes: WriteSet) -> Preview:

@@ -61,20 +61,21 @@ async def draft_compensation(store: Store, change: Row, title: str | None, files
         op_count=len(planned) + len(edits),
     )
     at = draft["created_at"]
-    targets = {key: target_row(draft, "record_type", {"record_type_key": key}, at) for key in keys}
-    of_files = {path: target_row(draft, "file", {"file_path": path}, at) for path in paths}
+    targets = {key: target_row(store.new_id(), draft, "record_type", {"record_type_key": key}, at) for key in keys}
+    of_files = {path: target_row(store.new_id(), draft, "file", {"file_path": path}, at) for path in paths}
     await store.targets.insert([*targets.values(), *of_files.values()])
     drafted = []
     named = Counter[tuple[str, str | None]]()
     for position, op in enumerate(planned, 1):
         assert op.record_type is not None
-        row = op_row(draft, targets[op.record_type]["id"], op, position, types[op.record_type]["version"], at)
+        target_id, version = targets[op.record_type]["id"], types[op.record_type]["version"]
+        row = op_row(store.new_id(), draft, target_id, op, position, version, at)
         # G1 allows another op on a name after an earlier op has taken it from another field: in the next turn.
         row["turn"] = named[op.record_type, op.field]
         named[op.record_type, op.field] += 1
         drafted.append(row)
     drafted += [
-        op_row(draft, of_files[op.file_path]["id"], op, position, None, at)
+        op_row(store.new_id(), draft, of_files[op.file_path]["id"], op, position, None, at)
         for position, op in enumerate(edits, len(planned) + 1)
     ]
     if drafted:

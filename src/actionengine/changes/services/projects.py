@@ -17,7 +17,6 @@ from actionengine.errors import ActionError, conflict
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
 from actionengine.schemas.models import Page
-from actionengine.storage.records import new_id
 
 
 @sync_and_async
@@ -25,7 +24,7 @@ async def _create(data: CreateProject, ctx: InternalContext) -> Result[Project, 
     store = open_store(ctx)
     if await store.projects.find({"name": data.name}, columns=("id",)):
         raise conflict(f"the tenant has a project {data.name!r} already: choose another name", name=data.name)
-    project = {"id": new_id(), **data.model_dump(), "created_at": await store.now()}
+    project = {"id": store.new_id(), **data.model_dump(), "created_at": await store.now()}
     await store.projects.insert([project])
     ctx.add_subject(f"project/{project['id']}")
     return Success(Project(**project))

@@ -29,7 +29,6 @@ from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
 from actionengine.schemas.schema import Schema
-from actionengine.storage.records import new_id
 from actionengine.storage.tables import Row
 
 
@@ -46,7 +45,7 @@ async def _create(data: CreateRecordType, ctx: InternalContext) -> Result[Record
     await _check_base(store, data, document)
     at = await store.now()
     row = {
-        "id": new_id(),
+        "id": store.new_id(),
         "project_id": data.project_id,
         "key": data.key,
         "name": name,

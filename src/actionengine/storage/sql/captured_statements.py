@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from secrets import token_hex
 from typing import Any
 
 from sqlalchemy import Column, Delete, Insert, Table, Update, event, select, tuple_
@@ -18,7 +19,6 @@ from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, ColumnElement
 from sqlalchemy.sql.operators import eq
-from sqlalchemy.sql.visitors import iterate
 
 from actionengine.storage.captured import CapturedWrite, WriteJournal, WriteKind, captured_json
 from actionengine.storage.errors import SerializationFailure
@@ -50,6 +50,7 @@ class CapturedStatements:
         self._session: Session | None = None
         self._is_reading = False
         self._before: Rows | None = None
+        self._expected: int | None = None
         # Keys that the database has made, by column and value, each with a name that two runs share.
         self._made: dict[tuple[Column[Any], Any], str] = {}
 
@@ -87,15 +88,16 @@ class CapturedStatements:
         self._check_open()
         given = list(many) or [one]
         keys = _inserted_keys(statement, given) if isinstance(statement, Insert) else _compared_keys(statement, given)
-        self._before = None
-        if isinstance(statement, Insert) and keys is None:
-            return
+        self._before, self._expected = None, None
         if keys is not None:
             self._before = self._read(connection, statement.table, keys, isinstance(statement, Delete))
-        elif len(given) == 1 and statement.whereclause is not None:
+            if self._before is not None and len(set(keys)) < len(keys):
+                # Each repetition of a row counts as a changed row.
+                self._expected = -1
+        elif len(given) == 1 and not isinstance(statement, Insert):
             self._before = self._find(connection, statement, given[0])
-        elif len(given) == 1:
-            self._before = self._find(connection, statement, {})
+        if self._before is not None and self._expected is None:
+            self._expected = len(self._before)
 
     def _after_execute(
         self,
@@ -116,7 +118,9 @@ class CapturedStatements:
             rows = None if writes is not None or before is not None else _sent_rows(table, statement, sent)
             after = rows if before is None else self._reread(connection, table, statement, many, one)
         else:
-            if before is not None and result.rowcount not in (-1, len(before)):
+            if before is not None and -1 not in (result.rowcount, self._expected) and result.rowcount != self._expected:
+                # A handler may catch this, and then its writes must equal those of no plan.
+                self._add(CapturedWrite("statement", table.fullname, None, statement=f"unknown rows {token_hex(8)}"))
                 raise SerializationFailure(f"rows of {table.fullname} have changed while a statement changed them")
             after = self._after(connection, statement, before, sent, is_flush)
             writes = self._changed(table, before, after) if is_flush and before is not None else None
@@ -164,20 +168,22 @@ class CapturedStatements:
             found: ColumnElement[bool] = columns[0].in_([key[0] for key in keys])
         else:
             found = tuple_(*columns).in_(list(keys))
-        query = select(table).where(found).order_by(*columns)
+        query = select(*table.c).where(found).order_by(*columns)
         return self._rows(connection, table, query if locks is None else query.with_for_update(key_share=not locks))
 
     def _find(self, connection: Connection, statement: Any, parameters: Parameters) -> Rows | None:
-        """Return the rows that a statement will change, locked; None where there are too many, or no key."""
+        """Return the rows that a statement will change, locked; None where there are too many, or the table has no
+        key."""
         table = statement.table
-        if not table.primary_key.columns or _has_other_tables(statement):
+        if not table.primary_key.columns:
             return None
-        query = select(table).order_by(*table.primary_key).limit(MAX_IMAGES + 1)
+        query = select(*table.c).order_by(*table.primary_key).limit(MAX_IMAGES + 1)
         if statement.whereclause is not None:
             query = query.where(statement.whereclause)
-        query = query.with_for_update(key_share=isinstance(statement, Update))
+        query = query.with_for_update(of=table, key_share=isinstance(statement, Update))
         rows = self._rows(connection, table, query, parameters)
-        return rows if len(rows) <= MAX_IMAGES else None
+        # A condition on several tables may find a row more than once.
+        return list({_key(table, row): row for row in rows}.values()) if len(rows) <= MAX_IMAGES else None
 
     def _rows(self, connection: Connection, table: Table, query: Any, parameters: Parameters | None = None) -> Rows:
         self._is_reading = True
@@ -280,22 +286,10 @@ def _is_on_table(statement: Any) -> bool:
     return isinstance(statement, Insert | Update | Delete) and isinstance(statement.table, Table)
 
 
-def _has_other_tables(statement: Any) -> bool:
-    """Return whether a statement names further tables (UPDATE … FROM), which its condition needs."""
-    if not _has_where(statement):
-        return False
-    columns = (each for each in iterate(statement.whereclause) if isinstance(each, Column))
-    return any(isinstance(each.table, Table) and each.table.fullname != statement.table.fullname for each in columns)
-
-
-def _has_where(statement: Any) -> bool:
-    return statement.whereclause is not None
-
-
 def _compared_keys(statement: Any, given: Sequence[Parameters]) -> list[tuple[Any, ...]] | None:
     """Return the keys that a condition of equal columns names, one for each set of parameters; None for others."""
     columns = list(statement.table.primary_key)
-    if not columns or not _has_where(statement):
+    if not columns or statement.whereclause is None:
         return None
     binds: dict[str, BindParameter[Any]] = {}
     clauses = getattr(statement.whereclause, "clauses", [statement.whereclause])

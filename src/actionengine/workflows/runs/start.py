@@ -13,7 +13,6 @@ from actionengine.pipeline.stored_actor import StoredActor
 from actionengine.schemas.field_errors import summarize
 from actionengine.schemas.schema import Schema
 from actionengine.schemas.validation import field_problems, model_of
-from actionengine.storage.records import new_id
 from actionengine.storage.rows import Record
 from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.runs.events import emit_run_started
@@ -114,7 +113,7 @@ async def start_run(
         "updated_at": now,
         "ended_at": None,
     }
-    inserted = await store.runs.insert(run, id or new_id())
+    inserted = await store.runs.insert(run, id or ctx.new_id())
     emit_run_started(ctx, inserted, first=True)
     return inserted
 

@@ -200,4 +200,4 @@ def run_subject(run_id: str) -> str:
 
 async def timestamp(ctx: InternalContext) -> str:
     """Return the time by the storage's clock, as an ISO text in UTC."""
-    return (await ctx.unit_of_work.now()).isoformat()
+    return (await ctx.time()).isoformat()

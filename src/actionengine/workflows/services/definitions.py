@@ -9,7 +9,6 @@ from actionengine.errors import ActionError, ErrorCode, conflict
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
 from actionengine.storage.pages import MAX_PAGE_BYTES
-from actionengine.storage.records import new_id
 from actionengine.text.names import hint
 from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.definitions.parse import parse_definition, to_document
@@ -38,7 +37,7 @@ async def define(data: DefineWorkflow, ctx: InternalContext) -> Result[Workflow,
     workflow = {
         "key": data.key,
         "version": version,
-        "definition_id": new_id(),
+        "definition_id": ctx.new_id(),
         "name": data.name or data.key,
         "description": data.description,
         "status": "draft",

@@ -12,7 +12,6 @@ from actionengine.builtin.declarations import declare
 from actionengine.errors import ActionError, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
-from actionengine.storage.records import new_id
 from actionengine.storage.rows import Record
 from actionengine.workflows.definitions.parse import parse_trigger, to_document
 from actionengine.workflows.definitions.triggers import EventTrigger, ScheduleTrigger
@@ -123,7 +122,7 @@ async def _insert(
 ) -> Record:
     await count_trigger(store, trigger.type, 1)
     now = await timestamp(ctx)
-    kept = remembered or {"id": new_id(), "status": "active"}
+    kept = remembered or {"id": ctx.new_id(), "status": "active"}
     record = await store.triggers.insert(
         {
             "workflow_key": key,
