@@ -14,6 +14,7 @@ from actionengine.actions import create_action as create_action
 from actionengine.actions import create_actions as create_actions
 from actionengine.actions import create_service as create_service
 from actionengine.actions import create_services as create_services
+from actionengine.agents.claims import actor_from_claims as actor_from_claims
 from actionengine.agents.results import ToolResult as ToolResult
 from actionengine.agents.tools import Tools as Tools
 from actionengine.authorization.port import AccessRequest as AccessRequest
