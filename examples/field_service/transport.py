@@ -61,14 +61,13 @@ def slug_of(headers: Headers) -> Result[str, ActionError]:
 
 
 def request_context(headers: Headers, tenant: Tenant) -> Result[RequestContext, ActionError]:
-    """Make the request context. Roles come from storage, never from headers.
+    """Make the request context. An agent that works for a person sends both headers. Roles come from storage.
 
     A real host checks a token here; these examples trust the headers, as behind a gateway that has checked them.
     """
     user, agent = headers.get("x-user-id"), headers.get("x-agent-id")
-    if user and agent:
-        return Failure(ActionError(ErrorCode.INVALID_INPUT, "send x-user-id or x-agent-id, not both"))
-    actor = Actor.human(user) if user else Actor.ai(agent) if agent else None
+    person = Actor.human(user) if user else None
+    actor = Actor.ai(agent, on_behalf_of=person) if agent else person
     return Success(
         RequestContext(
             tenant=tenant,

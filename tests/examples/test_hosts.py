@@ -155,10 +155,6 @@ def test_a_payment_without_a_proper_idempotency_key_is_400(host: Host, headers: 
     assert host.payments_of(job) == []
 
 
-def test_a_user_and_an_agent_at_once_are_400(host: Host) -> None:
-    refused(host.post("customers/list", {}, {**CARLA, **BOT}), 400, "invalid_input")
-
-
 # 401
 
 
@@ -224,6 +220,14 @@ def test_an_agent_uses_its_role_and_is_logged_as_an_agent(host: Host) -> None:
     row = host.log(actor_type="ai", action="customers.create")[0]
     assert (row["actor_id"], row["reason"], row["request_id"]) == ("helper-bot", "a call", "r-1")
     assert row["output"]["id"] == created["id"]
+
+
+def test_an_agent_for_a_person_may_do_what_both_may(host: Host) -> None:
+    created = host.do("customers/create", {"name": "By both"}, {**CARLA, **BOT})
+    refused(host.post("customers/create", {"name": "By both"}, {**TOM, **BOT}), 403, "forbidden")
+    refused(host.post("invoices/draft", {"job_id": "j-1"}, {**MARIA, **BOT}), 403, "forbidden")
+    (row,) = [row for row in host.log(action="customers.create") if row["subjects"] == [f"customers/{created['id']}"]]
+    assert (row["actor_id"], row["on_behalf_of"]) == ("helper-bot", ["human:carla"])
 
 
 def test_an_agent_administers_no_roles_even_as_a_manager(fresh_host: Host) -> None:

@@ -75,8 +75,9 @@ class Rehearsals:
 async def captured(execution: Execution, first_event: int = 0) -> WriteSet:
     """Return the write set of an execution that has a capture, with the events since the first one. Nothing can be
     written any more."""
-    capture = execution.capture
+    capture, tenant = execution.capture, execution.request.tenant
     assert capture is not None
+    assert tenant is not None
     execution.ended = True
     unit_of_work = execution.root.unit_of_work
     if (execution.root.has_session or execution.root.unanswered) and unit_of_work is not None:
@@ -84,7 +85,7 @@ async def captured(execution: Execution, first_event: int = 0) -> WriteSet:
         execution.entry.add_flushed(await unit_of_work.flushed_subjects())
     # Inside another execution, the same session goes on.
     capture.journal.is_closed = execution.parent is None
-    return write_set(capture, execution.events[first_event:], execution.secrets)
+    return write_set(capture, execution.events[first_event:], execution.secrets, tenant)
 
 
 def begin_rehearsal(execution: Execution) -> Capture:

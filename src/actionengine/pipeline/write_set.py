@@ -11,6 +11,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json, to_json
 
+from actionengine.context import Tenant
 from actionengine.errors import conflict
 from actionengine.pipeline.capture import Capture
 from actionengine.pipeline.secrets import Secrets
@@ -105,13 +106,13 @@ class Effects(BaseModel):
         )
 
 
-def write_set(capture: Capture, events: Sequence[EventRow], secrets: Secrets) -> WriteSet:
-    """Return the write set of an execution with these events. `secrets` are those of the execution."""
+def write_set(capture: Capture, events: Sequence[EventRow], secrets: Secrets, tenant: Tenant) -> WriteSet:
+    """Return the write set of an execution with these events. `secrets` and `tenant` are those of the execution."""
     writes = net_effect(capture.journal)
     names = [each.names for each in capture.secrets]
     parts = [(_label(write), _digest(capture.seed, _compared(write))) for write in writes]
     parts += [(f"event {event.type}", _digest(capture.seed, _compared_event(event))) for event in events]
-    shown = list(_bounded(_shown(write, secrets, names) for write in writes))
+    shown = list(_bounded(_shown(write, secrets, names, tenant) for write in writes))
     shown_events = list(_bounded(_shown_event(event, secrets) for event in events))
     return WriteSet(
         writes=tuple(Write(**each) for each in shown),
@@ -183,9 +184,13 @@ def _shared_row(row: dict[str, Any], write: CapturedWrite) -> dict[str, Any]:
     return kept | {name: value for name, value in write.made if name in row}
 
 
-def _shown(write: CapturedWrite, secrets: Secrets, names: Sequence[frozenset[str]]) -> dict[str, Any]:
+def _shown(write: CapturedWrite, secrets: Secrets, names: Sequence[frozenset[str]], tenant: Tenant) -> dict[str, Any]:
     values = [from_json(each) if each is not None else None for each in (write.before, write.after, write.parameters)]
-    before, after, parameters = from_json(secrets.scrub_json(secrets.mask(to_json(values), *names)))
+    encoded = secrets.scrub_json(secrets.mask(to_json(values), *names))
+    for id in (str(tenant.id), tenant.id.hex):
+        # Rows of the host's tables name their tenant. Outside, a tenant is its slug.
+        encoded = encoded.replace(to_json(id), to_json(tenant.slug))
+    before, after, parameters = from_json(encoded)
     return {
         "kind": write.kind,
         "target": secrets.scrub_text(write.target),
