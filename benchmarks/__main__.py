@@ -15,6 +15,7 @@ from benchmarks import (
     bare_pipeline,
     boot,
     boundary_checks,
+    budget_cost,
     change_merge,
     document_guard,
     event_cost,
@@ -54,6 +55,7 @@ BENCHMARKS: Mapping[str, Callable[..., list[Row]]] = {
     "workflow_steps": workflow_steps.run,
     "boundary_checks": boundary_checks.run,
     "runner_queue": runner_queue.run,
+    "budget_cost": budget_cost.run,
 }
 
 _WIDTH = 140

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
@@ -20,6 +20,7 @@ from actionengine import (
     ActionContext,
     ActionError,
     Actor,
+    Budget,
     Engine,
     RequestContext,
     Tenant,
@@ -45,6 +46,9 @@ REFUNDS = Table(
 
 MORE_EVENTS = (2, 5)
 """Events of the actions `refund_2` and `refund_5`; the others emit one."""
+
+UNKEYED = "refund_unkeyed"
+"""The action that claims no idempotency key."""
 
 _NUMBERS = count()
 
@@ -101,11 +105,13 @@ def with_workers(url: str, workers: int) -> Application:
     return application(PostgresStorage(url, pool_size=workers, max_overflow=0))
 
 
-def application(storage: PostgresStorage) -> Application:
+def application(storage: PostgresStorage, budgets: Iterable[Budget] = ()) -> Application:
     """The application. Its tenant is new."""
     tenant = storage.create_tenant(slug=f"acme-{uuid7()}", name="Acme")
     engine = create_engine(
-        services=[create_service(name="payments", description="Money", actions=_actions())], storage=storage
+        services=[create_service(name="payments", description="Money", actions=_actions())],
+        storage=storage,
+        budgets=budgets,
     )
     operator = RequestContext(tenant=tenant, actor=Actor.system())
     role = {"name": "csr", "allow": [{"permission": PERMISSION}]}
@@ -118,6 +124,7 @@ def application(storage: PostgresStorage) -> Application:
 def _actions() -> list[Action]:
     handlers: dict[str, Handler] = {
         "refund": refund,
+        UNKEYED: refund,
         "refund_async": refund_async,
         "refund_core": refund_core,
         "refund_core_async": refund_core_async,
@@ -130,7 +137,7 @@ def _actions() -> list[Action]:
             handler=handler,
             validation=Refund,
             permission=PERMISSION,
-            idempotency="required",
+            idempotency="none" if name == UNKEYED else "required",
         )
         for name, handler in handlers.items()
     ]

@@ -55,6 +55,12 @@ ROWS = {
     "document_guard": ["document_guard_typed", "document_guard_untyped"],
     "workflow_steps": ["workflow_step_writing", "workflow_step_empty"],
     "boundary_checks": ["boundary_checks_request", "boundary_checks_file", "boundary_checks_command"],
+    "budget_cost": [
+        f"budget_cost_{budgets}_{key}_{workers}"
+        for workers in (1, 4)
+        for key in ("keyed", "unkeyed")
+        for budgets in (1, 3)
+    ],
     "runner_queue": ["runner_queue_2", "runner_queue_4"],
 }
 QUICK = ("full_pipeline", "workflow_steps", "boundary_checks")

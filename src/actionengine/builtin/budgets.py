@@ -89,8 +89,7 @@ async def _usage(data: UsageQuery, ctx: InternalContext) -> Result[BudgetUsages,
 
 
 def _usage_of(rule: BudgetRule, counter: Counter | None, now: datetime) -> BudgetUsage:
-    resets_at = counter.started_at + rule.window if counter is not None else now
-    used = counter.used if counter is not None and resets_at > now else 0
+    used = counter.used_at(now) if counter is not None else 0
     return BudgetUsage(
         name=rule.name,
         actions=rule.actions,
@@ -100,7 +99,7 @@ def _usage_of(rule: BudgetRule, counter: Counter | None, now: datetime) -> Budge
         used=to_decimal(used),
         remaining=to_decimal(max(0, rule.limit - used)),
         window=rule.window.total_seconds(),
-        resets_at=resets_at if resets_at > now else None,
+        resets_at=counter.expires_at if counter is not None and counter.expires_at > now else None,
     )
 
 

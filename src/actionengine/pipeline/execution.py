@@ -6,7 +6,7 @@ The pipeline makes it, never shares it, and drops it at the end.
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from math import inf
 from time import perf_counter
@@ -114,6 +114,8 @@ class Execution:
     """Of the root: the number of document writes that tasks of a handler have begun and that have not returned."""
     capture: Capture | None = None
     """The capture of a preview, or of an execution that has to equal one."""
+    announced: Sequence[Reservation] = ()
+    """The reservations that were sent with the claim."""
     counted_usage: AIUsage | None = None
     """The AI usage that budgets have counted."""
     deferred: tuple[Reservation, ...] = ()
@@ -188,7 +190,7 @@ class Execution:
         self.external_effect_count = 0
         if self.capture is not None:
             self.capture.reset()
-        self.deferred = ()
+        self.announced = self.deferred = ()
 
     @property
     def root(self) -> Execution:

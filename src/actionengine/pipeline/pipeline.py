@@ -210,6 +210,8 @@ class Pipeline:
         while True:
             try:
                 if execution.claim is not None or self._idempotency.is_wanted(execution):
+                    if execution.plan.budgets:
+                        self._reservations.announce(execution)
                     await self.claim(execution)
                 if execution.request.plan is not None:
                     await self._perform_plan(execution)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from math import ceil
 from typing import Final
@@ -25,17 +26,30 @@ class Reservations:
     def __init__(self, rules: Sequence[BudgetRule]) -> None:
         self._rules = {rule.name: rule for rule in rules}
 
+    def announce(self, execution: Execution) -> None:
+        """Send the reservations of an execution with its claim. One that is refused is refused after the claim: a
+        replay reserves nothing."""
+        if execution.plan.before or execution.plan.action.read_only:
+            return
+        with suppress(ActionError):
+            reservations = merged(_known_before(execution))
+            self._refuse_impossible(execution, reservations)
+            execution.open().announce(reservations)
+            execution.announced = reservations
+
     async def reserve(self, execution: Execution) -> None:
         """Reserve what is known before the handler. Raises `ActionError`: `rate_limited` where a budget has no room, or
         `invalid_input` for an amount in the input that cannot be counted.
 
         A read-only transaction can write no counter: it reads whether there is room, and `finish` reserves.
         """
-        reservations = merged(_known_before(execution))
+        reservations, execution.announced = execution.announced, ()
         execution.counted_usage = execution.entry.usage
         if not reservations:
-            return
-        self._refuse_impossible(execution, reservations)
+            reservations = merged(_known_before(execution))
+            if not reservations:
+                return
+            self._refuse_impossible(execution, reservations)
         unit_of_work = execution.open()
         if execution.plan.action.read_only:
             execution.deferred = tuple(reservations)
@@ -48,6 +62,8 @@ class Reservations:
 
         Raises `ActionError(rate_limited)`.
         """
+        if not execution.deferred and execution.entry.usage is execution.counted_usage:
+            return
         added = [*execution.deferred, *_usage(execution, execution.counted_usage)]
         execution.counted_usage = execution.entry.usage
         if not added:
@@ -88,9 +104,7 @@ class Reservations:
         full = [
             each
             for each, counter in zip(reservations, counters, strict=True)
-            if counter is not None
-            and counter.started_at + each.window > now
-            and counter.used + each.amount > each.limit
+            if counter is not None and counter.used_at(now) + each.amount > each.limit
         ]
         if full:
             raise await self._rate_limited(execution, unit_of_work, full)
@@ -102,12 +116,12 @@ class Reservations:
         counters = await unit_of_work.read_counters([each[:2] for each in full])
         now = await unit_of_work.now()
         waits = [
-            (counter.started_at + each.window - now if counter is not None else _MILLISECOND, each, counter)
+            (counter.expires_at - now if counter is not None else _MILLISECOND, each, counter)
             for each, counter in zip(full, counters, strict=True)
         ]
         wait, reservation, counter = max(waits, key=lambda each: each[0])
         rule = self._rules[reservation.budget]
-        retry_after = min(max(1, ceil(wait / _MILLISECOND)) / 1000, max(rule.window.total_seconds(), 0.001))
+        retry_after = max(1, ceil(wait / _MILLISECOND)) / 1000
         used = counter.used if counter is not None else 0
         return ActionError(
             ErrorCode.RATE_LIMITED,

@@ -1,7 +1,7 @@
 """Counters of budgets: the values that go through the storage port.
 
-A counter belongs to one tenant, one budget and one scope of it. Its window begins at the first reservation; the first
-reservation after the end of the window begins another one. Amounts are whole numbers of trillionths, so that they add
+A counter belongs to one tenant, one budget and one scope of it. Its window begins with the first reservation, and the
+first reservation after its end begins another one. Amounts are whole numbers of trillionths, so that they add
 up exactly.
 """
 
@@ -32,10 +32,14 @@ class Reservation(NamedTuple):
 
 
 class Counter(NamedTuple):
-    """A counter as stored: the amount since the beginning of its window, in trillionths, and that time, in UTC."""
+    """A counter as stored: the amount in its window, in trillionths, and the end of the window, in UTC."""
 
     used: int
-    started_at: datetime
+    expires_at: datetime
+
+    def used_at(self, now: datetime) -> int:
+        """Return the amount in the present window: none where it is over."""
+        return self.used if self.expires_at > now else 0
 
 
 def to_text(amount: int) -> str:
@@ -51,6 +55,9 @@ def from_text(text: str) -> int:
 
 def merged(reservations: Iterable[Reservation]) -> list[Reservation]:
     """Return one reservation for each counter, in the order in which all transactions lock counters."""
+    reservations = list(reservations)
+    if len(reservations) < 2:
+        return reservations
     counters: dict[tuple[str, str], Reservation] = {}
     for each in reservations:
         before = counters.get(each[:2])

@@ -39,6 +39,10 @@ class UnitOfWork(Protocol):
     async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
         """Claim an idempotency key, waiting up to `wait` seconds for another unit of work that holds it."""
 
+    def announce(self, reservations: Sequence[Reservation]) -> None:
+        """Name the reservations that follow the next `claim` if it is successful. A backend can make them with it, and
+        so save a round trip; `reserve` is called with them nevertheless."""
+
     async def reserve(self, reservations: Sequence[Reservation]) -> Sequence[Reservation]:
         """Add amounts to counters of budgets, each counter once, in their order. Return those without room.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Generic, NamedTuple, TypeVar
 
 from actionengine.storage.counters import Counter, Reservation
@@ -29,17 +29,15 @@ class Hold(NamedTuple):
 class CounterState(Generic[Owner]):
     """One counter. `Owner` is a unit of work: what it holds leaves no room for others, and counts once it commits."""
 
-    __slots__ = ("counter", "expires_at", "holds")
+    __slots__ = ("counter", "holds")
 
     def __init__(self) -> None:
         self.counter: Counter | None = None
-        self.expires_at = datetime.max.replace(tzinfo=UTC)
         self.holds: list[tuple[Owner, Hold]] = []
 
     def room(self, wanted: Reservation, now: datetime) -> int:
         """Return the amount that would be left in the window if only this reservation were added."""
-        is_running = self.counter is not None and self.counter.started_at + wanted.window > now
-        used = self.counter.used if is_running and self.counter is not None else 0
+        used = self.counter.used_at(now) if self.counter is not None else 0
         return wanted.limit - used - wanted.amount
 
     def held(self, owner: Owner | None = None) -> int:
@@ -52,24 +50,19 @@ class CounterState(Generic[Owner]):
 
     def seen_by(self, owner: Owner) -> Counter | None:
         """Return the counter with the amounts of one unit of work."""
-        own = [hold for holder, hold in self.holds if holder is owner]
-        if not own:
-            return self.counter
         counter = self.counter
-        for hold in own:
-            counter = _added(counter, hold)
+        for holder, hold in self.holds:
+            if holder is owner:
+                counter = _added(counter, hold)
         return counter
 
-    def commit(self, hold: Hold) -> datetime | None:
-        """Add a held amount. Return the end of the window if it begins one."""
+    def commit(self, hold: Hold) -> bool:
+        """Add a held amount. Return whether it begins a window."""
         before, self.counter = self.counter, _added(self.counter, hold)
-        if before is not None and before.started_at == self.counter.started_at:
-            return None
-        self.expires_at = self.counter.started_at + hold.window
-        return self.expires_at
+        return before is None or before.expires_at != self.counter.expires_at
 
 
 def _added(counter: Counter | None, hold: Hold) -> Counter:
-    if counter is None or counter.started_at + hold.window <= hold.at:
-        return Counter(hold.amount, hold.at)
-    return Counter(counter.used + hold.amount, counter.started_at)
+    if counter is None or counter.expires_at <= hold.at:
+        return Counter(hold.amount, hold.at + hold.window)
+    return counter._replace(used=counter.used + hold.amount)

@@ -222,7 +222,7 @@ class InMemoryStorage:
 def _purge_counter(data: TenantData, key: CounterKey, now: datetime) -> bool:
     """Delete a counter if its window has ended. One that a unit of work uses is left to a later purge."""
     state = data.counters.get(key)
-    if state is None or state.expires_at > now:
+    if state is None or state.counter is None or state.counter.expires_at > now:
         return False
     if state.holds:
         data.expiries.add(now + timedelta(seconds=1), data, key)

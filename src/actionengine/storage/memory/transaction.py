@@ -347,9 +347,9 @@ class MemoryTransaction:
         """Add what is held to its counters."""
         data = self._data
         for hold in self._holds:
-            expires_at = data.counters[hold.key].commit(hold)
-            if expires_at is not None:
-                data.expiries.add(expires_at, data, hold.key)
+            state = data.counters[hold.key]
+            if state.commit(hold) and state.counter is not None:
+                data.expiries.add(state.counter.expires_at, data, hold.key)
 
     def _publish(self) -> None:
         data = self._data

@@ -13,7 +13,7 @@ from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.storage.captured import WriteJournal
 from actionengine.storage.clock import steady_now
-from actionengine.storage.counters import Counter
+from actionengine.storage.counters import Counter, Reservation
 from actionengine.storage.errors import StorageError
 from actionengine.storage.memory.claims import ClaimHolder, can_claim, to_answer
 from actionengine.storage.memory.records import MemoryRecords
@@ -66,6 +66,9 @@ class MemoryUnitOfWork(MemoryTransaction):
                 ended = OneShotEvent(self._mode)
                 entry.waiters.append(ended.set)
             await ended.wait(remaining)
+
+    def announce(self, reservations: Sequence[Reservation]) -> None:
+        """Do nothing: there are no round trips."""
 
     async def read_counters(self, counters: Sequence[tuple[str, str]]) -> Sequence[Counter | None]:
         """Return counters, by budget and scope, as this transaction sees them; None for one without amounts."""

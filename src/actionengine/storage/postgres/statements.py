@@ -27,10 +27,12 @@ BEGIN = {
 
 
 class Opening(NamedTuple):
-    """The statements that open a unit of work: without a claim, and with one."""
+    """The statements that open a unit of work: without a claim, and with one, and the same forms for `reserving`."""
 
     plain: str
     claiming: str
+    plain_form: str
+    claiming_form: str
 
 
 # Settings are local to the transaction. The claim's row is read from them, so that they are made before it is inserted:
@@ -43,7 +45,11 @@ BEGAN = "(pg_catalog.date_part('epoch', pg_catalog.now()) OPERATOR(pg_catalog.*)
 CLOCK = BEGAN.replace("now", "clock_timestamp")
 """The time after a claim has waited for the lock of its key."""
 
-OPEN = f"WITH context AS MATERIALIZED ({{settings}}\n)\nSELECT {BEGAN}, public.ae_is_deleted(%s) FROM context"
+OPEN = f"""
+WITH context AS MATERIALIZED ({{settings}}
+){{reserved}}
+SELECT {BEGAN}, public.ae_is_deleted(%s){{room}} FROM context
+"""
 OPEN_AND_CLAIM = f"""
 WITH context AS MATERIALIZED ({{settings}},
         pg_catalog.current_setting('lock_timeout') AS lock_timeout,
@@ -54,9 +60,9 @@ WITH context AS MATERIALIZED ({{settings}},
     FROM context
     ON CONFLICT DO NOTHING
     RETURNING true
-)
+){{reserved}}
 SELECT {BEGAN}, public.ae_is_deleted(%s), EXISTS (SELECT FROM claimed),
-    pg_catalog.set_config('lock_timeout', (SELECT lock_timeout FROM context), true), {CLOCK}
+    pg_catalog.set_config('lock_timeout', (SELECT lock_timeout FROM context), true){{room}}, {CLOCK}
 """
 
 CLAIM = """
@@ -64,9 +70,23 @@ SELECT status, result, approval_id, asked
 FROM public.ae_claim(%s, %s, %s, %s, %s)
 """
 
-RESERVE = "SELECT public.ae_reserve(%s)"
+# A reservation adds to a counter if there is room, or if its window is over: then another one begins. The time is the
+# statement's, so that all its parts decide alike. The columns of a statement are evaluated in their order, so that
+# counters are locked in that order, and after the claim.
+_IS_OVER = "c.expires_at OPERATOR(pg_catalog.<=) pg_catalog.statement_timestamp()"
+_RESERVED = f"""reserved_{{number}} AS (
+    INSERT INTO public.ae_budget_counters AS c (tenant_id, budget, scope, used, expires_at)
+    SELECT %s::pg_catalog.uuid, %s, %s, %s::pg_catalog.numeric,
+        pg_catalog.statement_timestamp() OPERATOR(pg_catalog.+) %s::pg_catalog.interval
+    {{source}}
+    ON CONFLICT (tenant_id, budget, scope) DO UPDATE
+    SET used = CASE WHEN {_IS_OVER} THEN excluded.used ELSE c.used OPERATOR(pg_catalog.+) excluded.used END,
+        expires_at = CASE WHEN {_IS_OVER} THEN excluded.expires_at ELSE c.expires_at END
+    WHERE c.used OPERATOR(pg_catalog.+) excluded.used OPERATOR(pg_catalog.<=) %s::pg_catalog.numeric OR {_IS_OVER}
+    RETURNING true
+)"""
 READ_COUNTER = """
-SELECT used::pg_catalog.text, started_at
+SELECT used::pg_catalog.text, expires_at
 FROM public.ae_budget_counters
 WHERE tenant_id OPERATOR(pg_catalog.=) %s AND budget OPERATOR(pg_catalog.=) %s AND scope OPERATOR(pg_catalog.=) %s
 """
@@ -449,7 +469,37 @@ def opening_statements(settings: Sequence[str], read_only: bool, signed: bool) -
     made += "".join(f",\n        pg_catalog.set_config('{name}', %s, true)" for name in settings)
     if read_only:
         made += ",\n        pg_catalog.set_config('transaction_read_only', 'on', true)"
-    return Opening(*(form.format(settings=SETTINGS + made) for form in (OPEN, OPEN_AND_CLAIM)))
+    forms = [
+        form.replace("{settings}", SETTINGS + made).replace("{{", "{").replace("}}", "}")
+        for form in (OPEN, OPEN_AND_CLAIM)
+    ]
+    return Opening(*(form.format(reserved="", room="") for form in forms), *forms)
+
+
+@lru_cache(maxsize=64)
+def reserve_statement(number: int) -> str:
+    """Return the statement that makes so many reservations, and returns for each whether there was room."""
+    return f"WITH {_reserved(number, '')}\nSELECT {_room(number)}"
+
+
+@lru_cache(maxsize=64)
+def reserving(form: str, number: int, source: str) -> str:
+    """Return a statement that opens a unit of work and makes so many reservations: one each for a row of `source`,
+    which is `context` or `claimed`.
+
+    The parameters of the reservations come before the last one. Their columns are the last, but for the time after a
+    claim.
+    """
+    reserved = f", {_reserved(number, f'FROM {source}')}"
+    return form.format(reserved=reserved, room=f", {_room(number)}")
+
+
+def _reserved(number: int, source: str) -> str:
+    return ", ".join(_RESERVED.format(number=each, source=source) for each in range(number))
+
+
+def _room(number: int) -> str:
+    return ", ".join(f"EXISTS (SELECT FROM reserved_{each})" for each in range(number))
 
 
 @lru_cache(maxsize=256)

@@ -12,7 +12,6 @@ from uuid import UUID
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from pydantic_core import to_json
 from sqlalchemy.engine import Connection
 
 from actionengine.concurrency.run_sync import Mode
@@ -37,6 +36,8 @@ _ROLLBACK_TIMEOUT = 1.0
 """Seconds that a rollback may take beyond the deadline of its execution."""
 
 _DOCUMENTS = "ae_documents"
+_COUNTERS = "ae_budget_counters"
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class PostgresUnitOfWork(SQLUnitOfWork):
@@ -52,6 +53,8 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         self._began = 0
         self._ahead = 0.0
         self._latches: list[str] = []
+        self._announced: Sequence[Reservation] = ()
+        self._room: Sequence[bool] = ()
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         """Run a statement at the level of the driver."""
@@ -115,28 +118,43 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             signature = database.signer.context(mode, tenant_id, self._action_id)
             parameters += (tenant_id, self._action_id, mode, signature)
         parameters.extend(database.limits)
-        opening = database.opening[self._read_only]
+        opening, wanted = database.opening[self._read_only], self._announced
         begin = database.begin_reading if self._read_only and not self._is_lookup else database.begin
         if claim is None:
+            statement = opening.plain
+            if wanted:
+                statement = sql.reserving(opening.plain_form, len(wanted), "context")
+                parameters += self._reserved(wanted)
             parameters.append(tenant_id)
-            ((self._began, is_deleted),) = self._driver.execute(
-                (begin, ()), (opening.plain, parameters), until=self._deadline
+            ((self._began, is_deleted, *room),) = self._driver.execute(
+                (begin, ()), (statement, parameters), until=self._deadline
             )
             self._set_clock(self._began)
             self._check_deleted(is_deleted)
+            self._room = room
             return None
-        parameters += (milliseconds(wait), tenant_id, claim.action, claim.key, claim.fingerprint, tenant_id)
+        parameters += (milliseconds(wait), tenant_id, claim.action, claim.key, claim.fingerprint)
+        statement = opening.claiming
+        if wanted:
+            statement = sql.reserving(opening.claiming_form, len(wanted), "claimed")
+            parameters += self._reserved(wanted)
+        parameters.append(tenant_id)
         try:
-            ((self._began, is_deleted, is_claimed, _, now),) = self._driver.execute(
-                (begin, ()), (opening.claiming, parameters), until=self._deadline
+            ((self._began, is_deleted, is_claimed, _, *room, now),) = self._driver.execute(
+                (begin, ()), (statement, parameters), until=self._deadline
             )
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
+            if _COUNTERS in (error.diag.context or ""):
+                raise
             return ClaimAnswer("in_progress")
         except psycopg.errors.ProgramLimitExceeded:
             raise key_too_long() from None
         self._set_clock(now)
         self._check_deleted(is_deleted)
-        return CLAIMED if is_claimed else self._claim_in_transaction(claim, wait)
+        if not is_claimed:
+            return self._claim_in_transaction(claim, wait)
+        self._room = room
+        return CLAIMED
 
     def _set_clock(self, now: int) -> None:
         """Record by how much the database's clock, at this time in microseconds, is ahead of ours."""
@@ -163,13 +181,30 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             return CLAIMED
         return ClaimAnswer(status, json_bytes(result), approval_id, json_bytes(asked))
 
+    def announce(self, reservations: Sequence[Reservation]) -> None:
+        """Send these reservations with the statement that opens the transaction, if that claims a key."""
+        self._announced = reservations
+
     def _reserve(self, reservations: Sequence[Reservation]) -> Sequence[Reservation]:
-        ((without_room,),) = self.query(sql.RESERVE, (_reserved(reservations),))
-        return [reservations[number - 1] for number in without_room]
+        if self._pooled is None and not self._unmade:
+            self._announced = reservations
+            self._open(None, 0.0)
+        room, self._room = self._room, ()
+        if not room or self._announced != reservations:
+            (room,) = self.query(sql.reserve_statement(len(reservations)), self._reserved(reservations))
+        return [each for each, has_room in zip(reservations, room, strict=True) if not has_room]
+
+    def _reserved(self, reservations: Sequence[Reservation]) -> list[Any]:
+        parameters: list[Any] = []
+        for budget, scope, amount, limit, window in reservations:
+            # In microseconds: days can have 23 or 25 hours.
+            length = f"{window // _MICROSECOND} microseconds"
+            parameters += (self.tenant.id, budget, scope, to_text(amount), length, to_text(limit))
+        return parameters
 
     def _read_counter(self, budget: str, scope: str) -> Counter | None:
-        for used, started_at in self.query(sql.READ_COUNTER, (self.tenant.id, budget, scope)):
-            return Counter(from_text(used), started_at.astimezone(UTC))
+        for used, expires_at in self.query(sql.READ_COUNTER, (self.tenant.id, budget, scope)):
+            return Counter(from_text(used), expires_at.astimezone(UTC))
         return None
 
     def _find_log(self, walk: Walk, limit: int) -> list[Examined]:
@@ -305,13 +340,3 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         # The transaction ends with the connection, but a running statement would go on for some time.
         if self._driver.transaction_status == TransactionStatus.ACTIVE:
             self._driver.cancel()
-
-
-def _reserved(reservations: Sequence[Reservation]) -> str:
-    """Return reservations as `ae_reserve` takes them."""
-    return to_json(
-        [
-            (budget, scope, to_text(amount), to_text(limit), window // timedelta(microseconds=1))
-            for budget, scope, amount, limit, window in reservations
-        ]
-    ).decode()

@@ -50,6 +50,9 @@ class SQLUnitOfWork(SavepointTransaction):
         """Claim a key, waiting up to `wait` seconds for another unit of work that holds it."""
         return await self.run(self._claim, claim, wait)
 
+    def announce(self, reservations: Sequence[Reservation]) -> None:
+        """Do nothing."""
+
     async def reserve(self, reservations: Sequence[Reservation]) -> Sequence[Reservation]:
         """Add amounts to counters of budgets. Return those without room."""
         self.track_write("budgets")

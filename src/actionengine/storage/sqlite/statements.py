@@ -132,16 +132,16 @@ RETURNING true
 """
 
 READ_COUNTER = """
-SELECT used, started_at
+SELECT used, expires_at
 FROM main.ae_budget_counters
 WHERE tenant_id = ? AND budget = ? AND scope = ?
 """
 
 WRITE_COUNTER = """
-INSERT INTO main.ae_budget_counters (tenant_id, budget, scope, used, started_at, expires_at)
-VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO main.ae_budget_counters (tenant_id, budget, scope, used, expires_at)
+VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (tenant_id, budget, scope) DO UPDATE
-SET used = excluded.used, started_at = excluded.started_at, expires_at = excluded.expires_at
+SET used = excluded.used, expires_at = excluded.expires_at
 """
 
 CREATE_TENANT = """

@@ -118,19 +118,18 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         full: list[Reservation] = []
         for each in reservations:
             now, counter = self._clock(), self._read_counter(each.budget, each.scope)
-            if counter is None or counter.started_at + each.window <= now:
-                counter = Counter(0, now)
+            if counter is None or counter.expires_at <= now:
+                counter = Counter(0, now + each.window)
             if counter.used + each.amount > each.limit:
                 full.append(each)
                 continue
-            times = bind_time(counter.started_at), bind_time(counter.started_at + each.window)
-            used = to_text(counter.used + each.amount)
-            self.query(sql.WRITE_COUNTER, (self._tenant_id, each.budget, each.scope, used, *times))
+            used, expires_at = to_text(counter.used + each.amount), bind_time(counter.expires_at)
+            self.query(sql.WRITE_COUNTER, (self._tenant_id, each.budget, each.scope, used, expires_at))
         return full
 
     def _read_counter(self, budget: str, scope: str) -> Counter | None:
-        for used, started_at in self.query(sql.READ_COUNTER, (self._tenant_id, budget, scope)):
-            return Counter(from_text(used), datetime.fromisoformat(started_at))
+        for used, expires_at in self.query(sql.READ_COUNTER, (self._tenant_id, budget, scope)):
+            return Counter(from_text(used), datetime.fromisoformat(expires_at))
         return None
 
     def _find_log(self, walk: Walk, limit: int) -> list[Examined]:

@@ -113,14 +113,13 @@ CREATE TABLE public.ae_idempotency_keys (
 );
 CREATE INDEX ae_idempotency_keys_expiry ON public.ae_idempotency_keys (expires_at);
 
--- The amounts that budgets have counted since the beginning of their window.
+-- The amounts that budgets have counted in a window, until it ends.
 
 CREATE TABLE public.ae_budget_counters (
     tenant_id  uuid             NOT NULL,
     budget     text COLLATE "C" NOT NULL,
     scope      text COLLATE "C" NOT NULL,
     used       numeric          NOT NULL,
-    started_at timestamptz      NOT NULL,
     expires_at timestamptz      NOT NULL,
     PRIMARY KEY (tenant_id, budget, scope)
 );
@@ -770,49 +769,6 @@ CREATE POLICY ae_owner ON public.ae_budget_counters TO CURRENT_USER USING (true)
 CREATE POLICY ae_owner ON public.ae_outbox TO CURRENT_USER USING (true);
 CREATE POLICY ae_owner ON public.ae_events FOR SELECT TO CURRENT_USER USING (true);
 CREATE POLICY ae_owner ON public.ae_document_keys FOR SELECT TO CURRENT_USER USING (true);
-
--- Add amounts to counters of budgets, in the tenant's transaction: an array of [budget, scope, amount, limit, window in
--- microseconds], in the order in which all transactions lock counters. The first amount after the end of a window begins
--- another. Return the numbers (from 1) of those without room.
-
-CREATE FUNCTION public.ae_reserve(wanted json) RETURNS integer[]
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    this_tenant pg_catalog.uuid := current_setting('app.tenant_id')::pg_catalog.uuid;
-    without_room integer[] := '{}';
-    one          json;
-    number       integer := 0;
-    amount       numeric;
-    most         numeric;
-    length       interval;
-BEGIN
-    FOR one IN SELECT w.value FROM json_array_elements(wanted) w LOOP
-        number := number + 1;
-        amount := (one ->> 2)::numeric;
-        most := (one ->> 3)::numeric;
-        length := (one ->> 4)::bigint * interval '1 microsecond';
-        INSERT INTO public.ae_budget_counters AS c (tenant_id, budget, scope, used, started_at, expires_at)
-        SELECT this_tenant, one ->> 0, one ->> 1, amount, clock.now, clock.now + length
-        FROM (SELECT clock_timestamp() AS now) clock
-        WHERE amount <= most
-        ON CONFLICT (tenant_id, budget, scope) DO UPDATE
-        SET (used, started_at, expires_at) = (
-            SELECT CASE WHEN state.is_over THEN amount ELSE c.used + amount END,
-                CASE WHEN state.is_over THEN state.now ELSE c.started_at END,
-                CASE WHEN state.is_over THEN state.now ELSE c.started_at END + length
-            FROM (
-                -- The clock is read twice. What had no room then is here because its window was over.
-                SELECT c.started_at + length <= clock.now OR c.used + amount > most AS is_over, clock.now
-                FROM (SELECT clock_timestamp() AS now) clock
-            ) state
-        )
-        WHERE c.used + amount <= most OR c.started_at + length <= clock_timestamp();
-        IF NOT FOUND THEN
-            without_room := without_room || number;
-        END IF;
-    END LOOP;
-    RETURN without_room;
-END $$;
 
 -- Claim an idempotency key, in the tenant's transaction. `wait` is in milliseconds; `status` is `claimed`, `replay` or
 -- `mismatch`. If the key is still held when the wait is over, raise a lock timeout (55P03).

@@ -55,14 +55,13 @@ CREATE TABLE ae_idempotency_keys (
 ) STRICT;
 CREATE INDEX ae_idempotency_keys_expiry ON ae_idempotency_keys (expires_at);
 
--- The amounts that budgets have counted since the beginning of their window, as decimal numbers.
+-- The amounts that budgets have counted in a window, as decimal numbers, until it ends.
 
 CREATE TABLE ae_budget_counters (
     tenant_id  TEXT NOT NULL,
     budget     TEXT NOT NULL,
     scope      TEXT NOT NULL,
     used       TEXT NOT NULL,
-    started_at TEXT NOT NULL,
     expires_at TEXT NOT NULL,
     PRIMARY KEY (tenant_id, budget, scope)
 ) STRICT, WITHOUT ROWID;
