@@ -3,6 +3,7 @@ an idempotency key, by one worker and by four whose actors differ."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -39,7 +40,7 @@ def run(seconds: float) -> list[Row]:
             with PostgresStorage(made.app_url, pool_size=workers, max_overflow=0) as storage:
                 apps = {number: application(storage, budgets) for number, budgets in _BUDGETS.items()}
                 for name, action, how in (("keyed", "refund", "with a key"), ("unkeyed", UNKEYED, "without one")):
-                    measures: dict[str, Call] = {}
+                    measures: dict[str, Callable[[], float]] = {}
                     for number, app in apps.items():
                         calls = [_call(app, action, worker) for worker in range(workers)]
                         in_threads(calls, WARM_UP)

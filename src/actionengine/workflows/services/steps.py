@@ -51,6 +51,7 @@ RETRYABLE = frozenset(
         ErrorCode.UNAVAILABLE,
         ErrorCode.HANDLER_ERROR,
         ErrorCode.IDEMPOTENCY_IN_PROGRESS,
+        ErrorCode.RATE_LIMITED,
     }
 )
 """Errors after which another attempt at the step may succeed."""
