@@ -8,10 +8,11 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 from pydantic import BaseModel, RootModel
+from typing_extensions import is_typeddict
 
 from actionengine.storage.counters import DECIMALS, MAX_LIMIT, ONE
 

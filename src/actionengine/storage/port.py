@@ -44,7 +44,8 @@ class UnitOfWork(Protocol):
         so save a round trip; `reserve` is called with them nevertheless."""
 
     async def reserve(self, reservations: Sequence[Reservation]) -> Sequence[Reservation]:
-        """Add amounts to counters of budgets, each counter once, in their order. Return those without room.
+        """Add amounts, each at most its limit, to counters of budgets, each counter once, in their order. Return those
+        without room.
 
         Wait for other units of work that have added to the same counters: no sum ever exceeds a limit, however many
         there are. The window of a counter begins and ends by the clock of `now`. If one has no room, the caller rolls

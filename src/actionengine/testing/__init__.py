@@ -24,6 +24,7 @@ PARTS = (
     "action_log",
     "approvals",
     "base",
+    "budgets",
     "events",
     "idempotency",
     "outbox",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from actionengine.testing.action_log import ActionLogConformance
 from actionengine.testing.approvals import ApprovalConformance
+from actionengine.testing.budgets import BudgetConformance
 from actionengine.testing.events import EventConformance
 from actionengine.testing.idempotency import IdempotencyConformance
 from actionengine.testing.outbox import OutboxConformance
@@ -23,6 +24,7 @@ class StorageConformance(
     ActionLogConformance,
     EventConformance,
     OutboxConformance,
+    BudgetConformance,
     ApprovalConformance,
     RolesConformance,
 ):
