@@ -132,7 +132,7 @@ def test_a_numeric_field_can_be_counted(path: str) -> None:
 
 @pytest.mark.parametrize("validation", [Typed, Row, TypeAdapter(Typed)], ids=["TypedDict", "dataclass", "TypeAdapter"])
 def test_fields_of_other_types_are_checked_too(validation: Any) -> None:
-    budget = {"actions": "payments.refund", "limit": 10, "window": HOUR}
+    budget: dict[str, Any] = {"actions": "payments.refund", "limit": 10, "window": HOUR}
     engine_with(Budget(**budget, unit="input.amount"), validation=validation)
     with pytest.raises(ConfigurationError, match="no number"):
         engine_with(Budget(**budget, unit="input.job"), validation=validation)

@@ -369,10 +369,8 @@ async def test_nested_reads_count_together(backend: Backend) -> None:
 
 @run_in_mode
 async def test_counters_are_per_actor_principal_or_tenant(backend: Backend) -> None:
-    each = [
-        Budget(per, actions="payments.refund", per=per, limit=limit, window=HOUR)
-        for per, limit in (("actor", 9), ("principal", 3), ("tenant", 4))
-    ]
+    limits: dict[Any, int] = {"actor": 9, "principal": 3, "tenant": 4}
+    each = [Budget(per, actions="payments.refund", per=per, limit=limit, window=HOUR) for per, limit in limits.items()]
     desk = Desk(backend, *each)
     bots = [Actor.ai(name, on_behalf_of=ANN) for name in ("one", "two")]
     for bot in (bots[0], bots[0], bots[1]):
