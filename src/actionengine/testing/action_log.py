@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from uuid_utils import uuid7
 
-from actionengine.context import Tenant
+from actionengine.context import Actor, Tenant
 from actionengine.errors import ErrorCode
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.rows import LogQuery, LogRow, Recording
@@ -235,6 +235,28 @@ class ActionLogConformance(Conformance):
         rows = await harness.log(subject="notes/n1")
 
         assert [(row.actor_id, row.action) for row in rows] == [("clerk", "notes.put"), ("agent", "notes.change")]
+
+    @run_in_mode
+    async def test_the_log_says_for_whom_an_actor_acted(self, harness: SampleHarness) -> None:
+        lead = Actor.ai("lead", permissions=["payments.pay"], on_behalf_of=CLERK)
+        agent = Actor.ai("agent", permissions=["payments.pay"], on_behalf_of=lead)
+        for number, actor in enumerate((agent, CLERK, lead, AGENT)):
+            value_of(await harness.execute("notes.put", {"id": f"n{number}"}, actor=actor))
+        error_of(await harness.execute("roles.define", {"name": "x"}, actor=agent), ErrorCode.FORBIDDEN)
+
+        async def for_whom(principal: str, **more: Any) -> list[tuple[str, str | None]]:
+            return [(row.action, row.actor_id) for row in await harness.log(principal=principal, **more)]
+
+        assert await for_whom("human:clerk") == [
+            ("notes.put", "agent"),
+            ("notes.put", "lead"),
+            ("roles.define", "agent"),
+        ]
+        assert await for_whom("ai:lead", outcome="succeeded") == [("notes.put", "agent")]
+        assert await for_whom("human:clerk", subject="notes/n2") == [("notes.put", "lead")]
+        assert await for_whom("human:Clerk") == await for_whom("ai:agent") == []
+        rows = await harness.log(action="notes.put")
+        assert [row.on_behalf_of for row in rows] == [("ai:lead", "human:clerk"), (), ("human:clerk",), ()]
 
     @run_in_mode
     async def test_a_nested_execution_points_at_its_parent(self, harness: SampleHarness) -> None:

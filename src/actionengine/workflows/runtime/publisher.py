@@ -6,14 +6,14 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from pydantic_core import from_json
 from returns.result import Failure
 
 from actionengine.conditions.conditions import evaluate
-from actionengine.context import Actor, Tenant
+from actionengine.context import Actor, ActorType, Tenant
 from actionengine.durable.client import DurableClient
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
 from actionengine.engine import Engine
@@ -21,8 +21,10 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.events.consumers.consumer import TenantOf, Tenants
 from actionengine.events.event import Event
 from actionengine.events.publishers.port import Failures, PublishError, PublisherUnavailable, failed_action
+from actionengine.pipeline.stored_actor import StoredActor
 from actionengine.storage.errors import StorageUnavailable
 from actionengine.storage.outbox import TRIGGERS, WORKFLOWS
+from actionengine.storage.port import Storage
 from actionengine.storage.records import APPROVALS
 from actionengine.storage.rows import Record
 from actionengine.text.names import nfc
@@ -91,6 +93,7 @@ class WorkflowPublisher:
         self._tenants = Tenants(engine.storage, tenant_of)
         self._actions = StepActions(engine, "async", roles)
         self._queries = Queries(engine.storage, "async")
+        self._storage = engine.storage
         self._handlers: Mapping[str, Callable[[Event, Tenant], Any]] = {
             WORKFLOW_STARTED.type: self._enqueue_run,
             WORKFLOW_RESUMED.type: self._enqueue_run,
@@ -195,7 +198,7 @@ class WorkflowPublisher:
         if not by_workflow:
             return
         try:
-            principal = run_principal(await self._queries.actor_of(event, tenant)) if event.on_behalf_of else None
+            principal = run_principal(await _actor_of(event, tenant, self._storage)) if event.on_behalf_of else None
         except (ActionError, ValueError) as refusal:
             # No trigger can mend the chain. The event does not wait for it.
             logger.warning("the event %s of the type %s starts no run: %s", event.id, event.type, refusal)
@@ -253,6 +256,20 @@ class _QueuePublisher:
     async def stop(self) -> None:
         """Stop the publisher with its last queue."""
         await self._whole._stop_at(self._queue)
+
+
+async def _actor_of(event: Event, tenant: Tenant, storage: Storage) -> Actor:
+    """Return the actor of an event with the chain behind it. Where the event log has no rights of it, the actors have
+    those that the authorizer finds. Raise `ValueError` for names of no actors."""
+    for stored in await storage.read_events_async(tenant, after=event.position - 1, limit=1):
+        if stored.event.id == event.id and stored.event.chain is not None:
+            return StoredActor.model_validate_json(stored.event.chain).actor
+    actor: Actor | None = None
+    for name in reversed((f"{event.actor_type}:{event.actor_id}", *event.on_behalf_of)):
+        type, _, id = name.partition(":")
+        actor = Actor(cast("ActorType", type), id, on_behalf_of=actor)
+    assert actor is not None
+    return actor
 
 
 def _may_match(record: Record, event: Event) -> bool:

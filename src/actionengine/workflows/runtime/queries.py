@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 from uuid_utils import uuid7
 
 from actionengine.concurrency.run_sync import Mode
-from actionengine.context import Actor, ActorType, Tenant
-from actionengine.events.event import Event
+from actionengine.context import Tenant
 from actionengine.pipeline.pending_approval import find_approval
-from actionengine.pipeline.stored_actor import StoredActor
 from actionengine.storage.port import Storage, UnitOfWork
 from actionengine.storage.records import APPROVALS
 from actionengine.storage.rows import Record
@@ -44,22 +42,6 @@ class Queries:
             if page.next is None:
                 return
             after = page.next
-
-    async def actor_of(self, event: Event, tenant: Tenant) -> Actor:
-        """Return the actor of an event with the chain behind it. Where the event log has no rights of it, the actors
-        have those that the authorizer finds. Raise `ValueError` for names of no actors."""
-        place: Any = {"after": event.position - 1, "limit": 1}
-        read, read_async = self._storage.read_events, self._storage.read_events_async
-        found = read(tenant, **place) if self._mode == "sync" else await read_async(tenant, **place)
-        for stored in found:
-            if stored.event.id == event.id and stored.event.chain is not None:
-                return StoredActor.model_validate_json(stored.event.chain).actor
-        actor: Actor | None = None
-        for name in reversed((f"{event.actor_type}:{event.actor_id}", *event.on_behalf_of)):
-            type, _, id = name.partition(":")
-            actor = Actor(cast("ActorType", type), id, on_behalf_of=actor)
-        assert actor is not None
-        return actor
 
     async def now(self, tenant: Tenant) -> datetime:
         """Return the time by the storage's clock."""
