@@ -40,6 +40,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.durable.host import upgrade
+from examples.demo_agent import tell_of_agent
 from examples.demo_changes import tell_of_changes
 from examples.demo_events import tell_of_events
 from examples.demo_workflows import tell_of_workflows
@@ -47,16 +48,7 @@ from examples.field_service.app import HostStorage, create_business, open_storag
 from examples.field_service.db.tables import APP_ROLE, CustomerRow, create_tables
 from examples.field_service.seed import SEEDED
 from examples.field_service.services.config import services
-from examples.short import short, short_ids
-
-_COLOURS = {
-    "succeeded": "green",
-    "replayed": "cyan",
-    "approval_required": "yellow",
-    "denied": "red",
-    "invalid": "red",
-    "failed": "red",
-}
+from examples.short import OUTCOME_COLOURS, short, short_ids
 
 
 def _import_all(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
@@ -287,6 +279,7 @@ def _tell(console: Console, place: Place, storage: HostStorage, traces: Traces) 
     tell_of_events(story, storage, acme)
     tell_of_changes(story, acme, job_id)
     tell_of_workflows(story, storage, acme, job_id, place.url, place.workflows_url)
+    tell_of_agent(story, acme, place.url)
 
 
 def _refund_and_die(url: str, key: str, refund: dict[str, Any]) -> None:
@@ -323,7 +316,7 @@ def _log_table(engine: Engine, tenant: Tenant) -> Table:
             lines.append(f"[dim]approved by {entry.approved_by}[/]")
         table.add_row(
             f"{entry.actor_type}:{entry.actor_id}",
-            f"[{_COLOURS[entry.outcome]}]{entry.outcome}[/]",
+            f"[{OUTCOME_COLOURS[entry.outcome]}]{entry.outcome}[/]",
             "\n".join(lines),
         )
     return table

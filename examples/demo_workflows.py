@@ -1,4 +1,4 @@
-"""The last part of the demo's story: a long workflow, and a worker that is killed in the middle of it."""
+"""The workflow's part of the demo's story: a long run, and a worker that is killed in the middle of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short forms of values for the demo: JSON, with only the end of each id, escaped for the console."""
+"""Short forms of values for the demo: JSON, with only the end of each id, escaped for the console; and its colours."""
 
 import json
 import re
@@ -6,6 +6,15 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 from rich.markup import escape
+
+OUTCOME_COLOURS = {
+    "succeeded": "green",
+    "replayed": "cyan",
+    "approval_required": "yellow",
+    "denied": "red",
+    "invalid": "red",
+    "failed": "red",
+}
 
 
 def short(value: Any) -> str:

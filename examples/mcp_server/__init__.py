@@ -6,7 +6,7 @@ from actionengine import Engine
 from actionengine.mcp import create_mcp_server
 from examples.mcp_server.identity import Tokens, identify_process, identify_token
 
-SERVICES = ("customers", "jobs", "payments", "invoices", "approvals")
+SERVICES = ("customers", "jobs", "payments", "invoices", "approvals", "budgets")
 """The services that agents get. Administration of roles, record types and workflows is left to people."""
 
 INSTRUCTIONS = """The office of a field-service company: customers, their jobs, payments and invoices. Amounts are in

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def told_in(environment: dict[str, str], *arguments: str) -> str:
-    """Return the output of the demo in this environment, without a terminal."""
+@cache
+def told(columns: str, *arguments: str, encoding: str = "utf-8") -> str:
+    """Return the output of the demo, without a terminal."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "examples.demo", *arguments],
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={**os.environ, "COLUMNS": columns, "PYTHONIOENCODING": encoding},
         capture_output=True,
         encoding="utf-8",
         check=True,
@@ -67,6 +69,17 @@ EVERYWHERE = (
     "succeeded, by a second worker",
     "workflow:escalation   invoices.escalate",
     "local-stand-in (risk-1)",
+    "helper-bot alone: 24, maria: 29, both: 24, listed: 24",
+    "✘ rate_limited payments.refund: the budget 'refunds of agents'",
+    "payments__refund  preview  What would",
+    '{"version": "4 → 5", "refunded": "4500 → 204500"}',
+    "✘ not_found You have no tool 'approvals__approve'",
+    "✘ forbidden human:maria asked for the approval",
+    "✘ conflict payments.refund would not do what its preview showed",
+    '{"version": "5 → 6", "refunded": "5500 → 205500"}',
+    "helper-bot → maria: Done: human:max has approved it.",
+    "budget refunds of agents: 204500 of 600000 input.amount",
+    "refunded in all: 205500 cents, what Max approved among them",
 )
 ON_SQLITE = ("Storage is a SQLite file", "no such function: ae_writing_tenant", "ae_action_log: it is append-only")
 ON_POSTGRES = (
@@ -87,14 +100,14 @@ ON_POSTGRES = (
     ids=["sqlite-80", "sqlite-120", "postgres-80"],
 )
 def test_the_demo_shows_each_promise_kept(columns: str, arguments: tuple[str, ...], there: tuple[str, ...]) -> None:
-    story = told_in({"COLUMNS": columns, "PYTHONIOENCODING": "utf-8"}, *arguments)
-    for told in (*EVERYWHERE, *there):
-        assert told in story
+    story = told(columns, *arguments)
+    for line in (*EVERYWHERE, *there):
+        assert line in story
     assert all(len(line) <= int(columns) for line in story.splitlines())
 
 
 def test_the_demo_reads_missed_events_from_the_broker() -> None:
-    story = told_in({"COLUMNS": "120", "PYTHONIOENCODING": "utf-8"})
+    story = told("80")
     _, _, back = story.partition("NATS is back")
     lines, _, after = back.partition("in order: ")
     rows = [line.split() for line in lines.splitlines() if line.strip().startswith("…")]
@@ -109,6 +122,6 @@ def test_the_demo_reads_missed_events_from_the_broker() -> None:
 
 @pytest.mark.soak
 def test_the_demo_is_told_where_only_ascii_can_be_written() -> None:
-    story = told_in({"PYTHONIOENCODING": "ascii"})
+    story = told("80", encoding="ascii")
     assert "? forbidden" in story
     assert story.isascii()
