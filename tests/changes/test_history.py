@@ -80,8 +80,8 @@ async def test_verifying_holds_few_schemas_and_parses_none_in_vain(harness: Harn
         parsed.append(document)
         return from_document(document)
 
-    def watched(self: Any, rows: Any) -> None:
-        find(self, rows)
+    def watched(self: Any, *given: Any) -> None:
+        find(self, *given)
         ops_find = self.ops.find
 
         async def find_noted(*arguments: Any, **options: Any) -> Any:
