@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from actionengine import Actor, CallbackPublisher, Relay
+from actionengine import Actor, CallbackPublisher, ErrorCode, Relay
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES
 from actionengine.text.names import fold
@@ -46,6 +46,16 @@ def expired(office: Office, number: int) -> None:
 )
 def test_a_list_of_approvals_does_not_read_decided_ones(growing_storage: AnyStorage, asked: dict[str, Any]) -> None:
     costs_the_same(growing_storage, decided, lambda office: office.do("approvals.list", asked).unwrap())
+
+
+@pytest.mark.parametrize("past", [decided, somebody_elses, expired])
+def test_meeting_an_open_approval_costs_no_more_among_many(
+    growing_storage: AnyStorage, past: Callable[[Office, int], None]
+) -> None:
+    def ask_again(office: Office) -> None:
+        assert office.do("work.pay", {"amount": 2}, ANN).failure().code is ErrorCode.APPROVAL_REQUIRED
+
+    costs_the_same(growing_storage, past, ask_again)
 
 
 @pytest.mark.parametrize("asked", [{}, {"status": "pending"}, {"status": "expired"}], ids=str)

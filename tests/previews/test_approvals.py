@@ -123,6 +123,27 @@ async def test_approval_is_refused_when_a_document_has_changed(desk: Desk) -> No
     assert (await desk.balance("a"), await desk.balance("b")) == (70, 130)
 
 
+@run_in_mode
+async def test_the_same_request_meets_the_approval_of_its_effects(desk: Desk) -> None:
+    id = await asked(desk, "bank.pay")
+    shown = expect(await desk.ask("approvals.get", {"approval_id": id}, by=BOSS))
+    expect(await desk.ask("bank.transfer", {**PAYLOAD, "amount": 1}))
+    assert await asked(desk, "bank.pay") == id
+    assert expect(await desk.ask("approvals.get", {"approval_id": id}, by=BOSS)).writes == shown.writes
+
+
+@run_in_mode
+async def test_the_same_request_replaces_effects_that_conflicted(desk: Desk) -> None:
+    id = await asked(desk, "bank.pay")
+    expect(await desk.ask("bank.transfer", {**PAYLOAD, "amount": 1}))
+    refused(await approve(desk, id), ErrorCode.CONFLICT, "differ")
+    new = await asked(desk, "bank.pay")
+    assert new != id
+    expect(await approve(desk, new))
+    assert (await desk.balance("a"), await desk.balance("b")) == (69, 131)
+    assert expect(await desk.ask("approvals.get", {"approval_id": id})).status == "cancelled"
+
+
 @pytest.mark.parametrize("name", ["bank.hooked", "bank.twice"])
 @run_in_mode
 async def test_hooks_and_nested_actions_are_in_the_effects(desk: Desk, name: str) -> None:

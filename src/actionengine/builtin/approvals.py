@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import Field
+from pydantic_core import from_json
 from returns.result import Result, Success
 
 from actionengine.actions import Binds, Service, create_service
@@ -23,6 +24,7 @@ from actionengine.builtin.action_log import LogEntry
 from actionengine.builtin.declarations import declare
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType, identity_of
 from actionengine.errors import ActionError, ErrorCode, conflict
+from actionengine.pipeline.action_log import error_json
 from actionengine.pipeline.execution import GrantedApproval
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import ApprovalStatus, PendingApproval, find_approval
@@ -312,7 +314,7 @@ async def _record_failure(approval_id: str, error: ActionError, unit_of_work: Un
     approvals = unit_of_work.records(APPROVALS)
     pending = await find_approval(approvals, approval_id)
     if pending is not None and pending.status == "pending":
-        failure = {**error.to_dict(), "failed_at": (await unit_of_work.now()).isoformat()}
+        failure = {**from_json(error_json(error)), "failed_at": (await unit_of_work.now()).isoformat()}
         failed = pending.model_copy(update={"failure": failure})
         await approvals.update(approval_id, failed.document(), pending.version)
 

@@ -193,7 +193,7 @@ class LogRowBuilder:
             self.input if outcome == "succeeded" else self.input_or_none,
             self.output,
             outcome,
-            _error_json(error) if error else None,
+            error_json(error) if error else None,
             self.decisions,
             self.started_at,
             perf_counter() - self.started,
@@ -244,7 +244,7 @@ def outcome_of(error: ActionError) -> Outcome:
     return _OUTCOMES.get(error.code, "failed")
 
 
-def _error_json(error: ActionError) -> bytes:
+def error_json(error: ActionError) -> bytes:
     """Return an error for the log. One that is too large loses its details and the end of its message."""
     encoded = to_json(error.to_dict())
     if len(encoded) <= MAX_ERROR_BYTES:
