@@ -164,7 +164,8 @@ class _Compiler:
         if "array" in kinds:
             return self._list(schema, depth)
         if kind == "null" and not self._rules.null_type:
-            return _Node(with_notes({**self._kept(schema), "type": "string", "nullable": True}, {}, "always null"))
+            kept = with_notes({**self._kept(schema), "type": "string", "nullable": True}, {}, "always null")
+            return _Node(kept, None, kinds)
         return _Node({**self._kept(schema), "type": kind}, None, kinds)
 
     # References
@@ -322,6 +323,8 @@ class _Compiler:
         kinds = frozenset(map(kind_of, values))
         if rules.references == "kept":
             return _Node(self._kept(schema) | {key: schema[key] for key in _CHOICE if key in schema}, None, kinds)
+        if kinds & {"object", "array"}:
+            return self._as_text(schema, f"one of {_listed(values)} as JSON text")
         if not rules.type_lists and len(kinds) > 1:
             rest = {key: value for key, value in schema.items() if key not in (*_CHOICE, *ANNOTATIONS)}
             about = {key: value for key, value in schema.items() if key in ANNOTATIONS}
@@ -330,14 +333,11 @@ class _Compiler:
                 for kind in sorted(kinds)
             ]
             return self._union({**about, "anyOf": parts}, "anyOf", depth)
-        if kinds & {"object", "array"}:
-            return self._as_text(schema, "JSON text")
         kept = {**self._kept(schema), "type": next(iter(kinds)) if len(kinds) == 1 else sorted(kinds)}
         if self._takes_enum(values, kinds):
-            return _Node(kept | ({"const": values[0]} if "const" in schema and rules.const else {"enum": values}))
-        shown = ", ".join(json.dumps(each, ensure_ascii=False) for each in values[:_MAX_CHOICES])
-        more = f", and {len(values) - _MAX_CHOICES} more" if len(values) > _MAX_CHOICES else ""
-        return _Node(with_notes(kept, {}, f"one of {shown}{more}"), None, kinds)
+            choice = {"const": values[0]} if "const" in schema and rules.const else {"enum": values}
+            return _Node(kept | choice, None, kinds)
+        return _Node(with_notes(kept, {}, f"one of {_listed(values)}"), None, kinds)
 
     def _takes_enum(self, values: Sequence[Any], kinds: frozenset[str]) -> bool:
         if self._rules.text_enums_only and kinds != {"string"}:
@@ -418,6 +418,11 @@ def _one_of(schemas: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a schema that admits what one of these admits."""
     distinct = list({json.dumps(each, sort_keys=True): each for each in schemas}.values())
     return distinct[0] if len(distinct) == 1 else {"anyOf": distinct}
+
+
+def _listed(values: Sequence[Any]) -> str:
+    shown = ", ".join(json.dumps(each, ensure_ascii=False) for each in values[:_MAX_CHOICES])
+    return f"{shown}, and {len(values) - _MAX_CHOICES} more" if len(values) > _MAX_CHOICES else shown
 
 
 _OBJECT = frozenset({"object"})

@@ -24,9 +24,8 @@ def _shape(tool: Definition) -> dict[str, Any]:
 GEMINI = Dialect(
     "gemini",
     Rules(
-        constraints=frozenset({"minimum", "maximum", "minLength", "maxLength", "pattern", "format"})
+        constraints=frozenset({"minimum", "maximum", "minLength", "maxLength", "pattern"})
         | {"minItems", "maxItems", "minProperties", "maxProperties"},
-        formats=frozenset({"date-time"}),
         annotations=frozenset({"description"}),
         references="none",
         open_objects=False,

@@ -14,6 +14,9 @@ from pydantic_core import from_json
 from actionengine.text.names import hint, nearest_of, shortened
 
 _NOT_JSON = 'it is not JSON text: write "abc" with its quotes, 5, or {"a": 1}'
+UNKNOWN = "extra_forbidden"
+"""The type of the problem of an unknown property, as Pydantic has it."""
+
 MAX_PROBLEMS = 20
 """Problems that one answer lists."""
 
@@ -102,7 +105,7 @@ class ObjectReader:
         trail.path.append(shortened(key))
         nearest = nearest_of(key, self._properties)
         names = "" if nearest else f": the fields are {', '.join(self._properties)}" if self._properties else ""
-        trail.report(f"there is no such field{hint(nearest)}{names}", "extra_forbidden")
+        trail.report(f"there is no such field{hint(nearest)}{names}", UNKNOWN)
         trail.path.pop()
         return item
 
@@ -206,16 +209,17 @@ class UnionReader:
         readers = [branch.reader for branch in self._branches if kind in branch.kinds]
         if len(readers) == 1:
             return value if readers[0] is None else readers[0](value, trail)
-        best: tuple[int, Any, list[dict[str, str]]] | None = None
+        best: tuple[tuple[int, int], Any, list[dict[str, str]]] | None = None
         for reader in readers:
             attempt = Trail()
             attempt.path = trail.path
             found = value if reader is None else reader(value, attempt)
             misfit = getattr(reader, "misfit", None)
-            score = len(attempt.problems) + (misfit(value) if misfit is not None else 0)
+            unknown = sum(problem["type"] == UNKNOWN for problem in attempt.problems)
+            score = unknown + (misfit(value) if misfit is not None else 0), len(attempt.problems)
             if best is None or score < best[0]:
                 best = score, found, attempt.problems
-            if score == 0:
+            if score == (0, 0):
                 break
         if best is None:
             return value
