@@ -18,11 +18,12 @@ from pydantic import (
 )
 
 from actionengine.boundary.errors import PathEscapeError
-from actionengine.boundary.files.paths import module_path, write_denial_reason
+from actionengine.boundary.files.paths import NO_EDITED_PATH, PATH_PATTERN, module_path, write_denial_reason
 from actionengine.boundary.files.unified_diff import check_diff
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.schemas.field_errors import field_errors, summarize
 from actionengine.schemas.fields import Definition
+from actionengine.schemas.json_schemas import SchemaExtra
 from actionengine.schemas.models import Flag, Name
 from actionengine.text.names import nfc
 
@@ -40,14 +41,17 @@ class _Payload(BaseModel):
 
 
 class _FieldOp(_Payload):
-    record_type: Name
-    field: Name
+    record_type: Name = Field(description="The key of the record type.")
+    field: Name = Field(description="The name of the field.")
 
 
 class _Defining(_FieldOp):
-    definition: Definition
-    before: Name | None = None
-    """The field of the type before which it is placed."""
+    definition: Definition = Field(description="The definition of the field, without its name.")
+    before: Name | None = Field(
+        default=None,
+        description="The field before which it is placed; null leaves a field in its place, or adds a "
+        "new one at the end.",
+    )
 
     @model_validator(mode="after")
     def _check_one_field(self) -> _Defining:
@@ -62,7 +66,7 @@ class _Defining(_FieldOp):
 class AddField(_Defining):
     """A new field, at the end or before another one. With `override` it may hide an inherited field."""
 
-    override: Flag = False
+    override: Flag = Field(default=False, description="Whether the field may hide an inherited one of its name.")
 
 
 class SetField(_Defining):
@@ -76,10 +80,10 @@ class RemoveField(_FieldOp):
 class RenameField(_Payload):
     """A new name for a field. With `override` it may hide an inherited field of that name."""
 
-    record_type: Name
-    old_name: Name
-    new_name: Name
-    override: Flag = False
+    record_type: Name = Field(description="The key of the record type.")
+    old_name: Name = Field(description="The present name of the field.")
+    new_name: Name = Field(description="The new name of the field.")
+    override: Flag = Field(default=False, description="Whether the new name may hide an inherited field.")
 
     @model_validator(mode="after")
     def _check_new_name(self) -> RenameField:
@@ -103,8 +107,14 @@ def in_a_module(path: str) -> str:
 class EditFile(_Payload):
     """A unified diff of one file; its path is relative to the project's module."""
 
-    file_path: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_plain), AfterValidator(in_a_module)]
-    diff: str
+    file_path: Annotated[
+        str,
+        Field(min_length=1, max_length=1000),
+        AfterValidator(_plain),
+        AfterValidator(in_a_module),
+        SchemaExtra(pattern=PATH_PATTERN, not_={"pattern": NO_EDITED_PATH}),
+    ] = Field(description="The path of the file, relative to the project's module, with `/` between names.")
+    diff: str = Field(description="A unified diff of this one file.")
 
     @field_validator("diff")
     @classmethod
@@ -112,7 +122,9 @@ class EditFile(_Payload):
         return check_diff(diff, info.data.get("file_path"))
 
 
-_PAYLOADS: Mapping[str, type[_Payload]] = {
+Payload = AddField | SetField | RemoveField | RenameField | EditFile
+
+PAYLOADS: Mapping[str, type[Payload]] = {
     "add_field": AddField,
     "set_field": SetField,
     "remove_field": RemoveField,
@@ -171,7 +183,7 @@ class PatchOp:
 def parse_op(op_type: OpType, payload: Mapping[str, Any]) -> PatchOp:
     """Return the op of a payload. Raises `ActionError(invalid_input)` with the op and its invalid fields."""
     try:
-        checked = _PAYLOADS[op_type].model_validate(payload)
+        checked = PAYLOADS[op_type].model_validate(payload)
     except ValidationError as error:
         fields = field_errors(error)
         message = f"{op_type}: {summarize(fields)}"

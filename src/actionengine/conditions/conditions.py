@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    JsonValue,
+    Tag,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
-from actionengine.conditions.templates import Path, Renderer, look_up, parse_path, references
+from actionengine.conditions.templates import PATH_PATTERN, Path, Renderer, look_up, parse_path, references
 from actionengine.errors import ActionError, ErrorCode
+from actionengine.schemas.json_schemas import NOT_EMPTY, JsonSchema, SchemaExtra, by_case
 
 T = TypeVar("T")
 
@@ -56,9 +68,14 @@ def not_empty(members: tuple[T, ...]) -> tuple[T, ...]:
 class Comparison(_Condition):
     """A field compared with a value, which may be a reference."""
 
-    field: Annotated[str, AfterValidator(_path)]
-    op: Operator
-    value: JsonValue = None
+    field: Annotated[str, AfterValidator(_path), SchemaExtra(pattern=PATH_PATTERN)] = Field(
+        description="The path of the compared value: `input.amount`, `steps.assess.score`, `run.started_by`."
+    )
+    op: Operator = Field(
+        description="The comparison: `eq`, `ne`, `lt`, `le`, `gt`, `ge`; `in` and `not_in` a list; `contains` a member "
+        "or a part of a text; `exists` and `missing`, which take no value."
+    )
+    value: JsonValue = Field(default=None, description="The value to compare with, which may be a `${reference}`.")
 
     @model_validator(mode="after")
     def _check_value(self) -> Comparison:
@@ -70,23 +87,40 @@ class Comparison(_Condition):
             raise ValueError(f"the value of {self.op!r} is a list, or a reference to one")
         return self
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
+        """Return the schema, in which `op` decides over the value."""
+        whole = handler.resolve_ref_schema(handler(schema))
+        a_list = {"anyOf": [{"type": "array"}, {"type": "string", "pattern": r"\$\{"}]}
+        others = tuple(op for op in get_args(Operator) if op not in (*_NEEDS_NO_VALUE, "in", "not_in"))
+        cases: dict[tuple[str, ...], JsonSchema] = {
+            _NEEDS_NO_VALUE: {"properties": {"value": False}},
+            ("in", "not_in"): {"properties": {"value": a_list}, "required": ["value"]},
+            others: {"required": ["value"]},
+        }
+        return by_case(whole, "op", cases)
+
 
 class AllOf(_Condition):
     """A condition that holds if each of these holds."""
 
-    all: Annotated[tuple[Condition, ...], AfterValidator(not_empty)]
+    all: Annotated[tuple[Condition, ...], AfterValidator(not_empty), NOT_EMPTY] = Field(
+        description="The conditions that all have to hold."
+    )
 
 
 class AnyOf(_Condition):
     """A condition that holds if at least one of these holds."""
 
-    any: Annotated[tuple[Condition, ...], AfterValidator(not_empty)]
+    any: Annotated[tuple[Condition, ...], AfterValidator(not_empty), NOT_EMPTY] = Field(
+        description="The conditions of which one has to hold."
+    )
 
 
 class Not(_Condition):
     """A condition that holds if the given one does not."""
 
-    not_: Condition = Field(alias="not")
+    not_: Condition = Field(alias="not", description="The condition that must not hold.")
 
 
 def _kind(given: Any) -> str | None:

@@ -22,6 +22,9 @@ ROOTS = ("input", "steps", "run")
 """First members of a path: the run's input, the outputs of its steps by name, and the run itself (`id`, `workflow`,
 `started_by`)."""
 
+PATH_PATTERN = rf"^\s*({'|'.join(ROOTS)})(\.[^.]+)*\.[^.]*[^.\s][^.]*$"
+"""The regular expression of a path that `parse_path` reads."""
+
 _REFERENCE = re.compile(r"\$(\$\{)|\$\{([^{}]*)\}")
 
 MAX_RENDERED_BYTES = 1024 * 1024

@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    JsonValue,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
+from actionengine.schemas.json_schemas import NOT_NULL, NULL, JsonSchema
 from actionengine.schemas.models import Flag, Input, Name, shorten
 from actionengine.schemas.schema import MAX_FIELDS, FieldType
 from actionengine.text.names import spelled
@@ -34,16 +45,34 @@ def _choices(given: Any) -> tuple[str, ...] | None:
     return choices
 
 
+_CHOICES = {
+    "anyOf": [
+        {
+            "type": "array",
+            "items": {"type": "string", "minLength": 1, "maxLength": MAX_CHOICE_LENGTH},
+            "minItems": 1,
+            "maxItems": MAX_CHOICES,
+            "uniqueItems": True,
+        },
+        NULL,
+    ]
+}
+
+
 class Definition(BaseModel):
     """The definition of a field, without its name. It keeps members that the library does not know, such as labels."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
 
-    type: FieldType
-    required: Flag = False
-    choices: Annotated[tuple[str, ...] | None, BeforeValidator(_choices)] = None
-    """The values of a `choice`; None allows any text."""
+    type: FieldType = Field(
+        description="The type of its values: `reference` is the id of a document, `date` and `datetime` are texts in "
+        "ISO 8601, `text` is long."
+    )
+    required: Flag = Field(default=False, description="Whether each document must have the field.")
+    choices: Annotated[tuple[str, ...] | None, BeforeValidator(_choices), WithJsonSchema(_CHOICES)] = Field(
+        default=None, description="The values of a field of the type `choice`; null allows any text."
+    )
 
     @model_validator(mode="after")
     def _check_choices(self) -> Definition:
@@ -51,17 +80,27 @@ class Definition(BaseModel):
             raise ValueError(f"choices are for fields of the type 'choice', not {self.type!r}")
         return self
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
+        """Return the schema, which allows choices for a `choice` only."""
+        whole = handler.resolve_ref_schema(handler(schema))
+        whole["if"] = {"required": ["choices"], "properties": {"choices": NOT_NULL}}
+        whole["then"] = {"properties": {"type": {"const": "choice"}}}
+        return whole
+
 
 class FieldDefinition(Definition):
     """A field: its name and its definition."""
 
-    name: Name
+    name: Name = Field(description="The name of the field, unique in its record type.")
 
 
 class SchemaDefinition(Input):
     """The fields of a record type, in their order."""
 
-    fields: tuple[FieldDefinition, ...] = Field(default=(), max_length=MAX_FIELDS)
+    fields: tuple[FieldDefinition, ...] = Field(
+        default=(), max_length=MAX_FIELDS, description="The fields, in their order. Each has its own name."
+    )
 
     @model_validator(mode="after")
     def _check_unique_fields(self) -> SchemaDefinition:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_core import to_json
 
+from actionengine.schemas.json_schemas import SchemaExtra
 from actionengine.storage.records import MAX_ID_LENGTH
 from actionengine.text.names import nfc, spelled
 
@@ -37,16 +38,23 @@ def _number(given: Any) -> Any:
     return given
 
 
+VISIBLE_PATTERN = r"^\S+( \S+)*$"
+"""The regular expression of a name: no spaces at its ends or in a row."""
+
+_VISIBLE = SchemaExtra(pattern=VISIBLE_PATTERN)
+
 Id = Annotated[str, Field(max_length=MAX_ID_LENGTH)]
 """The id of a document or a row, or the cursor of a page."""
 
 Reference = Annotated[str, Field(max_length=MAX_ID_LENGTH), AfterValidator(nfc)]
 """The name of an existing thing."""
 
-Name = Annotated[str, Field(min_length=1, max_length=100), BeforeValidator(to_nfc), AfterValidator(spelled)]
+Name = Annotated[str, Field(min_length=1, max_length=100), BeforeValidator(to_nfc), AfterValidator(spelled), _VISIBLE]
 """The name of a field, or a key: 1 to 100 visible characters, in Unicode's form NFC."""
 
-UniqueName = Annotated[str, Field(min_length=1, max_length=200), BeforeValidator(to_nfc), AfterValidator(spelled)]
+UniqueName = Annotated[
+    str, Field(min_length=1, max_length=200), BeforeValidator(to_nfc), AfterValidator(spelled), _VISIBLE
+]
 """A name that no other thing of the kind has, in Unicode's form NFC."""
 
 Title = Annotated[str, Field(min_length=1, max_length=200)]
@@ -84,5 +92,5 @@ class Output(BaseModel):
 class Page(Input):
     """A page of a list: at most `limit` items, those after the id `after`."""
 
-    after: Id | None = None
-    limit: int = Field(default=100, ge=1, le=1000)
+    after: Id | None = Field(default=None, description="The id after which the page begins; null for the first page.")
+    limit: int = Field(default=100, ge=1, le=1000, description="The most items of the page.")

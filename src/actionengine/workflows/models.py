@@ -7,8 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, Field, JsonValue
 
+from actionengine.schemas.json_schemas import SchemaExtra, SchemaOf
 from actionengine.schemas.models import Description, Id, Input, Name, Output, Page, Title
+from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.definitions.steps import Text
+from actionengine.workflows.definitions.triggers import Trigger
 
 WorkflowStatus = Literal["draft", "active", "retired"]
 RunStatus = Literal["running", "paused", "succeeded", "failed", "cancelled"]
@@ -23,7 +26,14 @@ def _key(key: str) -> str:
     return key
 
 
-Key = Annotated[Name, AfterValidator(_key)]
+Key = Annotated[
+    Name,
+    AfterValidator(_key),
+    SchemaExtra(pattern=r"^[^\s./]+( [^\s./]+)*$"),
+    Field(description="The key of the workflow, without a dot and a slash."),
+]
+RunId = Annotated[Id, Field(description="The id of the run.")]
+_OF_WORKFLOW = "Only those of the workflow with this key; null for all."
 
 
 def _given(**wanted: str | None) -> dict[str, str]:
@@ -37,16 +47,19 @@ class DefineWorkflow(Input):
     """A new version of a workflow, a draft. `name` is its key by default."""
 
     key: Key
-    name: Title | None = None
-    description: Description = ""
-    definition: dict[str, JsonValue]
+    name: Title | None = Field(default=None, description="The name of the workflow; by default its key.")
+    description: Description = Field(default="", description="The purpose of the workflow.")
+    definition: Annotated[dict[str, JsonValue], SchemaOf(Definition)] = Field(
+        description="The steps of the workflow, with its input and its trigger. It is also checked that each step is "
+        "reached, that each cycle ends, and that references name what comes before them."
+    )
 
 
 class WorkflowVersion(Input):
     """One version of a workflow, by default the newest."""
 
     key: Key
-    version: int | None = Field(default=None, ge=1)
+    version: int | None = Field(default=None, ge=1, description="The version; null for the newest.")
 
 
 class ListWorkflows(Page):
@@ -61,7 +74,7 @@ class Workflow(Output):
     name: str
     description: str
     status: WorkflowStatus
-    definition: dict[str, Any]
+    definition: Annotated[dict[str, Any], SchemaOf(Definition)]
     defined_by: str
     created_at: datetime
 
@@ -73,28 +86,30 @@ class StartRun(Input):
     """A run of the active version of a workflow."""
 
     key: Key
-    input: dict[str, JsonValue] = Field(default_factory=dict)
+    input: dict[str, JsonValue] = Field(
+        default_factory=dict, description="The input of the run: the fields that the workflow's definition lists."
+    )
 
 
 class RunReference(Input):
     """One run."""
 
-    run_id: Id
+    run_id: RunId
 
 
 class CancelRun(Input):
     """One run, and the reason for its end."""
 
-    run_id: Id
-    reason: str | None = Field(default=None, max_length=2000)
+    run_id: RunId
+    reason: str | None = Field(default=None, max_length=2000, description="The reason for the end of the run.")
 
 
 class ListRuns(Page):
     """Runs by id: all, or those of a workflow or a status."""
 
-    key: Key | None = None
-    status: RunStatus | None = None
-    newest_first: bool = False
+    key: Key | None = Field(default=None, description=_OF_WORKFLOW)
+    status: RunStatus | None = Field(default=None, description="Only runs of this status; null for all.")
+    newest_first: bool = Field(default=False, description="Whether the newest run comes first.")
 
     def filter(self) -> dict[str, str]:
         """Return the fields that documents have to match."""
@@ -104,8 +119,8 @@ class ListRuns(Page):
 class PurgeRuns(Input):
     """Runs that ended before a time, and their steps: at most `limit` runs at once."""
 
-    ended_before: AwareDatetime
-    limit: int = Field(default=100, ge=1, le=1000)
+    ended_before: AwareDatetime = Field(description="The time before which the runs ended, in ISO 8601 with an offset.")
+    limit: int = Field(default=100, ge=1, le=1000, description="The most runs to remove.")
 
 
 class Purged(Output):
@@ -167,23 +182,27 @@ class Run(RunSummary):
 class AssignmentReference(Input):
     """One assignment."""
 
-    assignment_id: Id
+    assignment_id: Id = Field(description="The id of the assignment.")
 
 
 class CompleteAssignment(AssignmentReference):
     """A completed assignment and its result. If the run waits for it, later steps can read `result`."""
 
-    result: dict[str, JsonValue] = Field(default_factory=dict)
+    result: dict[str, JsonValue] = Field(
+        default_factory=dict, description="The result of the assignment, for people and for later steps of the run."
+    )
 
 
 class ListAssignments(Page):
     """Assignments by id. Each field that is given has to match."""
 
-    assignee: Text | None = None
-    status: Text | None = None
-    run_id: Id | None = None
-    key: Key | None = None
-    newest_first: bool = False
+    assignee: Text | None = Field(default=None, description="Only assignments of this assignee; null for all.")
+    status: Text | None = Field(
+        default=None, description="Only assignments of this status, such as `open` or `completed`; null for all."
+    )
+    run_id: Id | None = Field(default=None, description="Only assignments of this run; null for all.")
+    key: Key | None = Field(default=None, description=_OF_WORKFLOW)
+    newest_first: bool = Field(default=False, description="Whether the newest assignment comes first.")
 
     def filter(self) -> dict[str, str]:
         """Return the fields that documents have to match."""
@@ -215,19 +234,21 @@ class CreateTrigger(Input):
     """A trigger of a workflow: `{"type": "event", …}` or `{"type": "schedule", …}`."""
 
     key: Key
-    trigger: dict[str, JsonValue]
+    trigger: Annotated[dict[str, JsonValue], SchemaOf(Trigger)] = Field(
+        description="The events or the schedule that start runs."
+    )
 
 
 class TriggerReference(Input):
     """One trigger."""
 
-    trigger_id: Id
+    trigger_id: Id = Field(description="The id of the trigger.")
 
 
 class ListTriggers(Page):
     """Triggers by id: all, or those of a workflow."""
 
-    key: Key | None = None
+    key: Key | None = Field(default=None, description=_OF_WORKFLOW)
 
 
 class TriggerView(Output):
@@ -236,7 +257,7 @@ class TriggerView(Output):
     id: str
     workflow_key: str
     status: TriggerStatus
-    trigger: dict[str, Any]
+    trigger: Annotated[dict[str, Any], SchemaOf(Trigger)]
     from_definition: bool
     created_at: datetime
     updated_at: datetime

@@ -9,6 +9,7 @@ from pydantic import AfterValidator
 
 from actionengine.boundary.errors import PathEscapeError
 from actionengine.errors import storable_text
+from actionengine.schemas.json_schemas import SchemaExtra
 
 MAX_PATH_LENGTH = 1000
 """The longest path, in characters."""
@@ -16,6 +17,14 @@ MAX_NAME_BYTES = 255
 """The longest name in a path, in bytes of UTF-8: the limit of common file systems."""
 TEMPORARY_PREFIX = ".actionengine-tmp-"
 """The beginning of the names of files that are being written. After a crash, such files may be removed."""
+
+_NAME = r"([^./C][^/C]*|\.[^./C][^/C]*|\.\.[^/C]+)".replace("C", r"\\\x00-\x1f\x7f-\x9f")
+PATH_PATTERN = f"^{_NAME}(/{_NAME})*$"
+"""The regular expression of a normalised path."""
+NO_PATH = "^(~|[A-Za-z]:)"
+"""The regular expression of an absolute path."""
+NO_EDITED_PATH = rf"{NO_PATH}|^\s|\s$|(^|/)(\.[gG][iI][tT](/|$)|{re.escape(TEMPORARY_PREFIX)})"
+"""The regular expression of paths that no edit may have."""
 
 _outlaw = re.compile("[\0-\x1f\x7f-\x9f\\\\\ud800-\udfff]").search
 _drive = re.compile("[A-Za-z]:").match
@@ -89,7 +98,9 @@ def _reason_against(text: str) -> str | None:
     return None
 
 
-ModulePath = Annotated[str, AfterValidator(module_path)]
+_RELATIVE = SchemaExtra(maxLength=MAX_PATH_LENGTH, not_={"pattern": NO_PATH})
+
+ModulePath = Annotated[str, AfterValidator(module_path), _RELATIVE, SchemaExtra(minLength=1, pattern=PATH_PATTERN)]
 """The path of a file in a module, in a Pydantic model. Validation raises `PathEscapeError` itself."""
-ModuleFolder = Annotated[str, AfterValidator(module_folder)]
+ModuleFolder = Annotated[str, AfterValidator(module_folder), _RELATIVE, SchemaExtra(pattern=rf"^\.?$|{PATH_PATTERN}")]
 """The path of a folder in a module, in a Pydantic model; `""` is the root."""

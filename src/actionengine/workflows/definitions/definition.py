@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from actionengine.conditions.conditions import not_empty
 from actionengine.schemas.fields import SchemaDefinition
+from actionengine.schemas.json_schemas import NOT_EMPTY
 from actionengine.schemas.models import Whole
 from actionengine.workflows.definitions.checks import check_consistency
 from actionengine.workflows.definitions.steps import END, DefinitionPart, Step
@@ -25,11 +26,16 @@ MAX_STEPS = 200
 class Definition(DefinitionPart):
     """A workflow as data. `input` lists the fields that a run is started with; without it, a run takes any input."""
 
-    input: SchemaDefinition | None = None
-    steps: Annotated[tuple[Step, ...], Field(max_length=MAX_STEPS), AfterValidator(not_empty)]
-    trigger: Trigger | None = None
-    max_steps: Whole = Field(default=1000, ge=1, le=100_000)
-    """The number of steps that one run may take."""
+    input: SchemaDefinition | None = Field(
+        default=None, description="The fields that a run is started with; null lets a run take any input."
+    )
+    steps: Annotated[tuple[Step, ...], Field(max_length=MAX_STEPS), AfterValidator(not_empty), NOT_EMPTY] = Field(
+        description="The steps. A run begins at the first one."
+    )
+    trigger: Trigger | None = Field(
+        default=None, description="The events or the schedule that start runs; null for a workflow without them."
+    )
+    max_steps: Whole = Field(default=1000, ge=1, le=100_000, description="The number of steps that one run may take.")
 
     def step(self, name: str) -> Step:
         """Return the step of this name. Raise `KeyError` if there is none."""

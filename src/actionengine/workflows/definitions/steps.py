@@ -10,14 +10,17 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     JsonValue,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
 from actionengine.conditions.conditions import MAX_CONDITION_DEPTH, Condition, depth, not_empty, paths
 from actionengine.conditions.templates import Path, references
+from actionengine.schemas.json_schemas import NOT_EMPTY, NOT_NULL, NULL, JsonSchema, SchemaExtra, by_case
 from actionengine.schemas.models import Flag, Name, Number, Whole
 from actionengine.storage.records import RESERVED_PREFIX
 from actionengine.text.names import check_permission
@@ -52,7 +55,13 @@ def _own_name(name: str) -> str:
     return name
 
 
-StepName = Annotated[Name, AfterValidator(_own_name)]
+StepName = Annotated[
+    Name,
+    AfterValidator(_own_name),
+    SchemaExtra(pattern=r"^[^\s./]+( [^\s./]+)*$", not_={"enum": sorted(RESERVED)}),
+]
+_Failure = Annotated[Name, SchemaExtra(not_={"const": END})]
+"""The target of a run whose step has failed, which cannot simply end the run."""
 Text = Annotated[str, Field(min_length=1, max_length=10_000)]
 """A text that may have references."""
 
@@ -81,27 +90,36 @@ def _collection(name: str) -> str:
     return _literal(name)
 
 
+_Collection = Annotated[Name, AfterValidator(_collection), SchemaExtra(not_={"pattern": rf"^{RESERVED_PREFIX}|\$\{{"})]
+
+
 class Retry(DefinitionPart):
     """The attempts at a step that fails with a passing error (`conflict`, `timeout`, `unavailable`, `handler_error`).
 
     `seconds` is the delay before the second attempt; each further delay is twice as long.
     """
 
-    attempts: Whole = Field(default=3, ge=1, le=20)
-    seconds: Number = Field(default=0.5, gt=0, le=3600)
+    attempts: Whole = Field(default=3, ge=1, le=20, description="The most attempts, the first one included.")
+    seconds: Number = Field(default=0.5, gt=0, le=3600, description="The delay before the second attempt, in seconds.")
 
 
 class _Step(DefinitionPart):
-    name: StepName
-    description: str = Field(default="", max_length=1000)
-    next: Name | None = None
-    """The step that follows; the next one in the list by default."""
-    on_failure: Name = PAUSE
-    """The target of a run whose step has failed permanently: `pause`, from which a person can resume it; `fail`, which
-    ends it; or the name of a step."""
-    retry: Retry = Retry()
-    max_visits: Whole | None = Field(default=None, ge=1, le=10_000)
-    """The number of times that a run may take this step. It ends a cycle."""
+    name: StepName = Field(description="The name of the step, unique in its workflow, without a dot and a slash.")
+    description: str = Field(default="", max_length=1000, description="The purpose of the step, for people.")
+    next: Name | None = Field(
+        default=None,
+        description="The step that follows, or `end`, which ends the run. By default the next one in the list, and "
+        "after the last one the end.",
+    )
+    on_failure: _Failure = Field(
+        default=PAUSE,
+        description="The target of a run whose step has failed permanently: `pause`, from which a person can resume "
+        "it; `fail`, which ends it; or the name of a step.",
+    )
+    retry: Retry = Field(default=Retry(), description="The attempts at the step when it fails with a passing error.")
+    max_visits: Annotated[Whole, Field(ge=1, le=10_000)] | None = Field(
+        default=None, description="The number of times that a run may take this step. Each cycle needs one."
+    )
 
     @property
     def output_fields(self) -> frozenset[str] | None:
@@ -131,9 +149,14 @@ class _Step(DefinitionPart):
 class ActionStep(_Step):
     """A step that executes an action as the workflow."""
 
-    type: Literal["action"]
-    action: Annotated[str, AfterValidator(_action)]
-    input: JsonValue = Field(default_factory=dict)
+    type: Literal["action"] = Field(description="Execute an action as the workflow.")
+    action: Annotated[str, AfterValidator(_action), SchemaExtra(pattern=r"^[^.${}]+\.[^.${}]+$")] = Field(
+        description="The action to execute, as `service.action`."
+    )
+    input: JsonValue = Field(
+        default_factory=dict,
+        description="The payload of the action. Its texts may have references, such as `${input.amount}`.",
+    )
 
     @property
     def output_fields(self) -> frozenset[str] | None:
@@ -147,11 +170,13 @@ class AssignmentStep(_Step):
     With `wait`, the run continues when the assignment is completed through the service of this name.
     """
 
-    type: Literal["assignment"]
-    assignee: Text
-    title: Text
-    details: dict[str, JsonValue] = Field(default_factory=dict)
-    wait: Flag = False
+    type: Literal["assignment"] = Field(description="Give a person an assignment.")
+    assignee: Text = Field(description="The person or the group that gets the assignment. May have references.")
+    title: Text = Field(description="The title of the assignment. May have references.")
+    details: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Further data of the assignment. Its texts may have references."
+    )
+    wait: Flag = Field(default=False, description="Whether the run waits until the assignment is completed.")
 
     @property
     def output_fields(self) -> frozenset[str] | None:
@@ -166,13 +191,22 @@ class ApprovalStep(_Step):
     The actor that started the run may approve only with `by_starter`.
     """
 
-    type: Literal["approval"]
-    permission: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_permission)]
-    message: Text
-    expires_after: Number = Field(default=7 * _DAY, gt=0, le=366 * _DAY)
-    """Seconds until an undecided approval counts as refused."""
-    on_reject: Name = FAIL
-    by_starter: Flag = False
+    type: Literal["approval"] = Field(description="Wait for the approval of an actor with a permission.")
+    permission: Annotated[
+        str, Field(min_length=1, max_length=100), AfterValidator(_permission), SchemaExtra(pattern=r"^[^*${}]+$")
+    ] = Field(description="The permission that the approver needs.")
+    message: Text = Field(description="The question to the approver. May have references.")
+    expires_after: Number = Field(
+        default=7 * _DAY,
+        gt=0,
+        le=366 * _DAY,
+        description="Seconds until an undecided approval counts as refused.",
+    )
+    on_reject: _Failure = Field(
+        default=FAIL,
+        description="The target of a run whose approval is refused: `pause`, `fail` or the name of a step.",
+    )
+    by_starter: Flag = Field(default=False, description="Whether the actor that started the run may approve.")
 
     @property
     def output_fields(self) -> frozenset[str] | None:
@@ -194,12 +228,16 @@ class ApprovalStep(_Step):
 class NotificationStep(_Step):
     """A step that emits an event `workflows.notification`, which the host's publisher delivers."""
 
-    type: Literal["notification"]
-    to: Text | Annotated[tuple[Text, ...], AfterValidator(not_empty)]
-    message: Text
-    subject: str = Field(default="", max_length=1000)
-    channel: str = Field(default="", max_length=100)
-    data: dict[str, JsonValue] = Field(default_factory=dict)
+    type: Literal["notification"] = Field(description="Emit an event for the host to deliver.")
+    to: Text | Annotated[tuple[Text, ...], AfterValidator(not_empty), NOT_EMPTY] = Field(
+        description="The recipient, or a list of recipients. May have references."
+    )
+    message: Text = Field(description="The text of the notification. May have references.")
+    subject: str = Field(default="", max_length=1000, description="The subject line. May have references.")
+    channel: str = Field(default="", max_length=100, description="The way of delivery, such as `email`; the host's.")
+    data: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Further data of the notification. Its texts may have references."
+    )
 
 
 def _shallow(condition: Condition) -> Condition:
@@ -214,16 +252,18 @@ When = Annotated[Condition, AfterValidator(_shallow)]
 class Branch(DefinitionPart):
     """The target of a run for which a condition holds."""
 
-    when: When
-    next: Name
+    when: When = Field(description="The condition of the branch.")
+    next: Name = Field(description="The step to which the branch leads, or `end`.")
 
 
 class DecisionStep(_Step):
     """A step that leads to the first branch whose condition holds; to `otherwise` if none does."""
 
-    type: Literal["decision"]
-    branches: Annotated[tuple[Branch, ...], Field(max_length=50), AfterValidator(not_empty)]
-    otherwise: Name
+    type: Literal["decision"] = Field(description="Lead to the first branch whose condition holds.")
+    branches: Annotated[tuple[Branch, ...], Field(max_length=50), AfterValidator(not_empty), NOT_EMPTY] = Field(
+        description="The branches, in the order in which their conditions are evaluated."
+    )
+    otherwise: Name = Field(description="The step to which the decision leads if no condition holds, or `end`.")
 
     @property
     def output_fields(self) -> frozenset[str] | None:
@@ -235,6 +275,13 @@ class DecisionStep(_Step):
         if self.next is not None:
             raise ValueError("a decision takes no `next`: name its targets in `branches` and `otherwise`")
         return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
+        """Return the schema, in which `next` has to be null."""
+        whole = handler.resolve_ref_schema(handler(schema))
+        whole["properties"]["next"] = {"description": "A decision has no `next`.", "default": None, **NULL}
+        return whole
 
     @property
     def references(self) -> Iterator[tuple[Path, bool]]:
@@ -257,12 +304,18 @@ class RecordMutationStep(_Step):
     An update replaces the top-level fields in `data`, and removes those in `drop`.
     """
 
-    type: Literal["record_mutation"]
-    collection: Annotated[Name, AfterValidator(_collection)]
-    operation: Literal["insert", "update", "delete"]
-    id: Text | None = None
-    data: dict[str, JsonValue] | None = None
-    drop: Annotated[tuple[Annotated[Text, AfterValidator(_literal)], ...], Field(max_length=1000)] = ()
+    type: Literal["record_mutation"] = Field(description="Insert, update or delete a document.")
+    collection: _Collection = Field(description="The collection of the document.")
+    operation: Literal["insert", "update", "delete"] = Field(description="The change of the document.")
+    id: Text | None = Field(
+        default=None, description="The id of the document. May have references. An insert makes one by default."
+    )
+    data: dict[str, JsonValue] | None = Field(
+        default=None, description="The document, or the fields to replace. Its texts may have references."
+    )
+    drop: Annotated[tuple[Annotated[Text, AfterValidator(_literal)], ...], Field(max_length=1000)] = Field(
+        default=(), description="The top-level fields that an update removes."
+    )
 
     @property
     def output_fields(self) -> frozenset[str] | None:
@@ -282,16 +335,32 @@ class RecordMutationStep(_Step):
             raise ValueError(f"the operation {self.operation!r} {verb} `data`")
         return self
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
+        """Return the schema, in which `operation` decides over the other fields."""
+        whole = handler.resolve_ref_schema(handler(schema))
+        has_data: JsonSchema = {"properties": {"data": NOT_NULL}, "required": ["data"]}
+        drops: JsonSchema = {"properties": {"drop": {"minItems": 1}}, "required": ["drop"]}
+        none: JsonSchema = {"maxItems": 0}
+        cases: dict[tuple[str, ...], JsonSchema] = {
+            ("insert",): {"properties": {"data": NOT_NULL, "drop": none}, "required": ["data"]},
+            ("update",): {"properties": {"id": NOT_NULL}, "required": ["id"], "anyOf": [has_data, drops]},
+            ("delete",): {"properties": {"id": NOT_NULL, "data": NULL, "drop": none}, "required": ["id"]},
+        }
+        return by_case(whole, "operation", cases)
+
 
 class RecordLockStep(_Step):
     """A step that locks a document: only this run can change or delete it, until the run ends or `release`s it, or
     `expires_after` seconds have passed. A lock of another run is a `conflict`, and the step is tried again."""
 
-    type: Literal["record_lock"]
-    collection: Annotated[Name, AfterValidator(_collection)]
-    id: Text
-    operation: Literal["lock", "release"] = "lock"
-    expires_after: Number = Field(default=_DAY, gt=0, le=366 * _DAY)
+    type: Literal["record_lock"] = Field(description="Lock a document for this run, or release it.")
+    collection: _Collection = Field(description="The collection of the document.")
+    id: Text = Field(description="The id of the document. May have references.")
+    operation: Literal["lock", "release"] = Field(default="lock", description="Lock the document, or release it.")
+    expires_after: Number = Field(
+        default=_DAY, gt=0, le=366 * _DAY, description="Seconds after which the lock ends by itself."
+    )
 
     @property
     def output_fields(self) -> frozenset[str] | None:

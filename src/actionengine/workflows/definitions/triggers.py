@@ -47,11 +47,16 @@ class EventTrigger(_Trigger):
     that workflows caused start runs only with `from_workflows`.
     """
 
-    type: Literal["event"]
-    event_type: Name
-    when: When | None = None
-    input: dict[str, JsonValue] = Field(default_factory=dict)
-    from_workflows: Flag = False
+    type: Literal["event"] = Field(description="Start a run for each event of a type.")
+    event_type: Name = Field(description="The type of the events, such as `invoices.overdue`.")
+    when: When | None = Field(
+        default=None, description="The condition on the event, as `input.payload.amount`; null takes each event."
+    )
+    input: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="The input of the run. Its texts may refer to the event, as in `${input.payload.amount}`.",
+    )
+    from_workflows: Flag = Field(default=False, description="Whether events that workflows caused start runs too.")
 
     @model_validator(mode="after")
     def _check_event_references(self) -> EventTrigger:
@@ -73,10 +78,16 @@ class ScheduleTrigger(_Trigger):
     `input` may refer to `input.scheduled_at`.
     """
 
-    type: Literal["schedule"]
-    schedule: Annotated[str, Field(max_length=100), _written(cron)]
-    timezone: Annotated[str, Field(max_length=100), _written(zone)] = "UTC"
-    input: dict[str, JsonValue] = Field(default_factory=dict)
+    type: Literal["schedule"] = Field(description="Start a run at each time of a schedule.")
+    schedule: Annotated[str, Field(max_length=100), _written(cron)] = Field(
+        description="A cron expression of five fields, as in `0 9 * * MON-FRI`, or of six with seconds first."
+    )
+    timezone: Annotated[str, Field(max_length=100), _written(zone)] = Field(
+        default="UTC", description="The time zone of the schedule, such as `Europe/Berlin`."
+    )
+    input: dict[str, JsonValue] = Field(
+        default_factory=dict, description="The input of the run. Its texts may refer to `${input.scheduled_at}`."
+    )
 
     @model_validator(mode="after")
     def _check_time_references(self) -> ScheduleTrigger:
