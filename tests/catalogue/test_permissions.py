@@ -188,7 +188,7 @@ def chains(draw: st.DrawFn) -> Actor | None:
     actor = draw(st.none() | one_actor(ACTOR_TYPES))
     if actor is None or actor.type == "system":
         return actor
-    for acting in draw(st.lists(one_actor(ACTOR_TYPES - {"system"}), max_size=0)):
+    for acting in draw(st.lists(one_actor(ACTOR_TYPES - {"system"}), max_size=3)):
         actor = replace(acting, on_behalf_of=actor)
     return actor
 

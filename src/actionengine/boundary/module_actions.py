@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from actionengine.boundary.declarations import ModuleAction, create_module_action
 from actionengine.boundary.files.paths import ModuleFolder, ModulePath
@@ -15,6 +25,7 @@ from actionengine.boundary.files.unified_diff import changed_lines, check_diff
 from actionengine.boundary.module_handle import ModuleHandle
 from actionengine.errors import ActionError, ErrorCode, storable_text
 from actionengine.masking.secret_types import Sensitive
+from actionengine.schemas.json_schemas import JsonSchema, exactly_one_of
 
 ABSENT = "absent"
 """The `expected_sha256` of a file that must not exist."""
@@ -51,7 +62,7 @@ class _Input(BaseModel):
 class ReadInput(_Input):
     """A file to read."""
 
-    path: ModulePath
+    path: ModulePath = Field(description="The path of the file, relative to the module.")
 
 
 class WriteInput(_Input):
@@ -59,11 +70,19 @@ class WriteInput(_Input):
     if its contents have this SHA-256 (in lower case), or, with `"absent"`, if it does not exist; this needs `fs:read`
     too."""
 
-    path: ModulePath
-    text: _Text | None = None
-    base64: Annotated[bytes, BeforeValidator(_decoded), PlainSerializer(_encoded)] | None = None
-    executable: bool | None = None
-    expected_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64}|absent)$")] | None = None
+    path: ModulePath = Field(description="The path of the file, relative to the module.")
+    text: _Text | None = Field(default=None, description="The contents as text; give this or `base64`.")
+    base64: Annotated[bytes, BeforeValidator(_decoded), PlainSerializer(_encoded)] | None = Field(
+        default=None, description="The contents as base64; give this or `text`."
+    )
+    executable: bool | None = Field(
+        default=None, description="Whether the file can be executed; null leaves it as it is."
+    )
+    expected_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64}|absent)$")] | None = Field(
+        default=None,
+        description="The SHA-256 of the present contents in lower case, or `absent` for a file that must not "
+        "exist; null overwrites any.",
+    )
 
     @model_validator(mode="after")
     def _check_one_content(self) -> WriteInput:
@@ -71,35 +90,50 @@ class WriteInput(_Input):
             raise ValueError("give the contents of the file as text or as base64, not both")
         return self
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
+        """Return the schema, which asks for one of the two contents."""
+        return exactly_one_of(handler.resolve_ref_schema(handler(schema)), "text", "base64")
+
 
 class FolderInput(_Input):
     """A folder; `""` is the module's root."""
 
-    folder: ModuleFolder = ""
+    folder: ModuleFolder = Field(
+        default="", description="The path of the folder, relative to the module; empty for its root."
+    )
 
 
 class RunInput(_Input):
     """A command: the program with its arguments, its folder, its environment variables, its stdin, and its timeout in
     seconds."""
 
-    argv: Annotated[tuple[_Text, ...], Field(min_length=1, max_length=10_000)]
-    folder: ModuleFolder = ""
-    environment: Annotated[Mapping[_Text, _Text], Sensitive()] = Field(default_factory=dict)
-    stdin: Annotated[_Text, Sensitive()] = ""
-    timeout: Annotated[float, Field(gt=0)] | None = None
+    argv: Annotated[tuple[_Text, ...], Field(min_length=1, max_length=10_000)] = Field(
+        description="The program and its arguments."
+    )
+    folder: ModuleFolder = Field(default="", description="The folder in which it runs; empty for the module's root.")
+    environment: Annotated[Mapping[_Text, _Text], Sensitive()] = Field(
+        default_factory=dict, description="Its environment variables."
+    )
+    stdin: Annotated[_Text, Sensitive()] = Field(default="", description="The text of its standard input.")
+    timeout: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="The most seconds that it may run; null for the most that the service allows."
+    )
 
 
 class DiffInput(_Input):
     """One file or folder to compare; without a `path`, all of the module."""
 
-    path: ModulePath | None = None
+    path: ModulePath | None = Field(
+        default=None, description="The path of a file or a folder; null compares all of the module."
+    )
 
 
 class EditInput(_Input):
     """A unified diff of one file."""
 
-    path: ModulePath
-    diff: Annotated[str, AfterValidator(check_diff)]
+    path: ModulePath = Field(description="The path of the file, relative to the module.")
+    diff: Annotated[str, AfterValidator(check_diff)] = Field(description="A unified diff of this one file.")
 
 
 def _read(data: ReadInput, work: ModuleHandle) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def _governed(
         permission=_permission(action, permissions),
         resource=lambda data: f"module/{data.module_id}",
         read_only=not changes,
+        destructive=changes,
     )
 
 
@@ -124,7 +125,7 @@ def _arguments(data: BaseModel) -> dict[str, Any]:
 
 def _with_module(action: ModuleAction) -> type[BaseModel]:
     """Return the input model of a module action, extended by the module's id."""
-    module_id: Any = (str, Field(min_length=1, max_length=200))
+    module_id: Any = (str, Field(min_length=1, max_length=200, description="The id of the module."))
     return create_model(f"{action.validation.__name__}OfModule", __base__=action.validation, module_id=module_id)
 
 

@@ -14,7 +14,7 @@ from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_ACTOR_LENGTH, ActorTyp
 from actionengine.errors import ActionError
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, sync_and_async
-from actionengine.schemas.models import Id, Output
+from actionengine.schemas.models import ErrorDict, Id, Output
 from actionengine.storage.rows import MAX_SUBJECT_LENGTH, LogQuery, LogRow, Outcome
 
 READ_PERMISSION = "action_log.read"
@@ -33,47 +33,74 @@ class LogListing(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    subject: str | None = None
-    actor_type: ActorType | None = None
-    actor_id: str | None = Field(default=None, max_length=MAX_ACTOR_ID_LENGTH)
-    principal: str | None = Field(default=None, max_length=MAX_ACTOR_LENGTH, pattern=PRINCIPAL)
-    action: str | None = Field(default=None, max_length=MAX_ACTION_NAME_LENGTH)
-    outcome: Outcome | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
-    before: Id | None = None
-    limit: int = Field(default=50, ge=1, le=1000)
+    subject: str | None = Field(
+        default=None, description="Only executions about this thing, such as jobs/17; null for all."
+    )
+    actor_type: ActorType | None = Field(
+        default=None, description="Only executions by this type of actor; null for all."
+    )
+    actor_id: str | None = Field(
+        default=None,
+        max_length=MAX_ACTOR_ID_LENGTH,
+        description="Only executions by the actor with this id; null for all.",
+    )
+    principal: str | None = Field(
+        default=None,
+        max_length=MAX_ACTOR_LENGTH,
+        pattern=PRINCIPAL,
+        description="Only executions on behalf of this actor, as type:id, such as human:carla; null for all.",
+    )
+    action: str | None = Field(
+        default=None,
+        max_length=MAX_ACTION_NAME_LENGTH,
+        description="Only executions of this action, as service.action; null for all.",
+    )
+    outcome: Outcome | None = Field(default=None, description="Only executions with this outcome; null for all.")
+    since: AwareDatetime | None = Field(
+        default=None,
+        description="Only executions that started at this time or later, in ISO 8601 with an offset; null for all.",
+    )
+    until: AwareDatetime | None = Field(
+        default=None,
+        description="Only executions that started before this time, in ISO 8601 with an offset; null for all.",
+    )
+    before: Id | None = Field(default=None, description="The `next` of the page before; null for the first page.")
+    limit: int = Field(default=50, ge=1, le=1000, description="The most executions of the page.")
 
 
 class LogEntry(Output):
     """One execution. `latency` is in seconds, times are UTC, input and output are masked. `on_behalf_of` names the
     principals behind the actor (`type:id`), the nearest first."""
 
-    id: str
-    parent_id: str | None
-    actor_type: str | None
-    actor_id: str | None
-    approved_by: str | None
-    approval_id: str | None
-    source: str
-    reason: str | None
-    action: str
-    subjects: tuple[str, ...]
-    input: Any
-    output: Any
-    outcome: Outcome
-    error: dict[str, Any] | None
-    decision: str | None
-    started_at: datetime
-    latency: float
-    idempotency_key: str | None
-    request_id: str | None
-    model: str | None
-    prompt_version: str | None
-    input_tokens: int | None
-    output_tokens: int | None
-    cost_usd: float | None
-    on_behalf_of: tuple[str, ...] = ()
+    id: str = Field(description="The id of the execution.")
+    parent_id: str | None = Field(description="The execution that executed this one; null for an outermost one.")
+    actor_type: str | None = Field(description="The type of the actor; null without one.")
+    actor_id: str | None = Field(description="The id of the actor; null without one.")
+    approved_by: str | None = Field(description="The approver, as type:id; null without an approval.")
+    approval_id: str | None = Field(description="The approval that it ran under, or that it waits for; null for none.")
+    source: str = Field(description="The entry point of the request, such as http.")
+    reason: str | None = Field(description="The reason that the caller gave.")
+    action: str = Field(description="The action, as service.action.")
+    subjects: tuple[str, ...] = Field(description="The things that it is about, such as jobs/17.")
+    input: Any = Field(description="The payload, masked.")
+    output: Any = Field(description="The result, masked.")
+    outcome: Outcome = Field(description="The outcome of the execution.")
+    error: ErrorDict | None = Field(
+        description="The error of an execution that did not succeed; null for one that did."
+    )
+    decision: str | None = Field(description="The reasons of the authorizer.")
+    started_at: datetime = Field(description="The start, in UTC.")
+    latency: float = Field(description="The duration, in seconds.")
+    idempotency_key: str | None = Field(description="The idempotency key of the request.")
+    request_id: str | None = Field(description="The host's id of the request.")
+    model: str | None = Field(description="The AI model that was used; null for none.")
+    prompt_version: str | None = Field(description="The version of its prompt.")
+    input_tokens: int | None = Field(description="The tokens that the model read.")
+    output_tokens: int | None = Field(description="The tokens that the model wrote.")
+    cost_usd: float | None = Field(description="The cost of the model, in US dollars.")
+    on_behalf_of: tuple[str, ...] = Field(
+        default=(), description="The principals behind the actor, as type:id, the nearest first."
+    )
 
     @classmethod
     def of(cls, row: LogRow) -> LogEntry:
@@ -100,8 +127,8 @@ class LogPage(Output):
     A page reads at most 1 000 rows and has at most 4 MiB of JSON: it may be short or empty, and still have a `next`.
     """
 
-    items: tuple[LogEntry, ...]
-    next: str | None
+    items: tuple[LogEntry, ...] = Field(description="The executions, newest first.")
+    next: str | None = Field(description="The `before` of the following page; null at the end.")
 
 
 @sync_and_async

@@ -46,23 +46,29 @@ class ListApprovals(Input):
     """A filter of approvals: their status (an expired one is no longer pending), their requester (`type:id`, as in
     `human:ann`), the id to page on from, and the size of a page."""
 
-    status: ApprovalStatus | None = None
-    requested_by: str | None = Field(default=None, max_length=MAX_ACTOR_ID_LENGTH + 20)
-    after: Id | None = None
-    limit: int = Field(default=50, ge=1, le=200)
+    status: ApprovalStatus | None = Field(
+        default=None, description="Only approvals of this status; null for all. An expired one is no longer pending."
+    )
+    requested_by: str | None = Field(
+        default=None,
+        max_length=MAX_ACTOR_ID_LENGTH + 20,
+        description="Only approvals that this actor asked for, as type:id, such as human:ann; null for all.",
+    )
+    after: Id | None = Field(default=None, description="The id after which the page begins; null for the first page.")
+    limit: int = Field(default=50, ge=1, le=200, description="The most approvals of the page.")
 
 
 class GetApproval(Input):
     """One approval."""
 
-    approval_id: Id
+    approval_id: Id = Field(description="The id of the approval.")
 
 
 class DecideApproval(Input):
     """One approval, and the reason for the decision."""
 
-    approval_id: Id
-    comment: str | None = Field(default=None, max_length=2000)
+    approval_id: Id = Field(description="The id of the approval.")
+    comment: str | None = Field(default=None, max_length=2000, description="The reason for the decision.")
 
 
 class Approval(Output):
@@ -73,23 +79,34 @@ class Approval(Output):
     are left out because there are too many. Otherwise `writes` and `events` are None.
     """
 
-    id: str
-    action: str
-    permission: str
-    status: ApprovalStatus
-    requested_by: str | None
-    on_behalf_of: tuple[str, ...] = ()
-    reason: str | None
-    input: Any
-    created_at: datetime
-    expires_at: datetime
-    decided_by: str | None
-    decided_at: datetime | None
-    comment: str | None
-    binds: Binds = "payload"
-    writes: tuple[Write, ...] | None = None
-    events: tuple[PreviewedEvent, ...] | None = None
-    omitted: int = 0
+    id: str = Field(description="The id of the approval.")
+    action: str = Field(description="The action that waits, as service.action.")
+    permission: str = Field(description="The permission that an approver needs.")
+    status: ApprovalStatus = Field(description="The state of the approval.")
+    requested_by: str | None = Field(description="The requester, as type:id.")
+    on_behalf_of: tuple[str, ...] = Field(
+        default=(), description="The principals that the requester acted for, as type:id, the nearest first."
+    )
+    reason: str | None = Field(description="The reason that the requester gave.")
+    input: Any = Field(description="The payload of the action, masked.")
+    created_at: datetime = Field(description="The time of the request, in UTC.")
+    expires_at: datetime = Field(description="The time after which nobody can approve any more, in UTC.")
+    decided_by: str | None = Field(description="The actor that decided, as type:id; null while it is pending.")
+    decided_at: datetime | None = Field(description="The time of the decision, in UTC; null while it is pending.")
+    comment: str | None = Field(description="The reason for the decision.")
+    binds: Binds = Field(
+        default="payload",
+        description="What an approval holds for: any effect of the payload, or exactly the writes and events below.",
+    )
+    writes: tuple[Write, ...] | None = Field(
+        default=None, description="The writes that approving commits, masked; null where the payload alone is bound."
+    )
+    events: tuple[PreviewedEvent, ...] | None = Field(
+        default=None, description="The events that approving commits, masked; null where the payload alone is bound."
+    )
+    omitted: int = Field(
+        default=0, description="The number of writes and events that are left out because there are too many."
+    )
 
     @classmethod
     def of(cls, pending: PendingApproval, now: datetime) -> Approval:
@@ -145,16 +162,18 @@ class ApprovalPage(Output):
     A page has fewer than `limit` approvals, or none, if others that it has read are not for the caller.
     """
 
-    items: tuple[Approval, ...]
-    next: str | None
+    items: tuple[Approval, ...] = Field(description="The approvals, newest first.")
+    next: str | None = Field(description="The `after` of the following page; null at the end.")
 
 
 class ApprovalResult(Output):
     """The result of an approved action, or the further approval that it waits for."""
 
-    approval: Approval
-    result: Any
-    further_approval_id: str | None
+    approval: Approval = Field(description="The approval, decided.")
+    result: Any = Field(description="The result of the approved action.")
+    further_approval_id: str | None = Field(
+        description="The further approval that the action waits for; null where it was executed."
+    )
 
 
 @sync_and_async
@@ -359,7 +378,13 @@ approvals: Service = create_service(
     actions=[
         _reading("list", "The approvals that you asked for or may decide, newest first", _list, ListApprovals),
         _reading("get", "One approval that you asked for or may decide, and what came of it", _get, GetApproval),
-        _deciding("approve", "Approve: the original action is executed, as its requester", _approve, DecideApproval),
+        _deciding(
+            "approve",
+            "Approve: the original action is executed, as its requester",
+            _approve,
+            DecideApproval,
+            destructive=True,
+        ),
         _deciding("reject", "Reject: the original action is not executed", _reject, DecideApproval),
         declare("cancel", "Cancel an approval that you, or an actor for you, asked for", _cancel, DecideApproval),
     ],

@@ -49,8 +49,17 @@ _ADMINISTRATORS: tuple[ActorType, ...] = ("human", "integration", "system")
 class RuleInput(Input):
     """A permission (`payments.refund`, `payments.*`, `*`), on one resource or on all."""
 
-    permission: str = Field(min_length=1, max_length=MAX_PERMISSION_LENGTH)
-    resource: str | None = Field(default=None, min_length=1, max_length=MAX_SUBJECT_LENGTH)
+    permission: str = Field(
+        min_length=1,
+        max_length=MAX_PERMISSION_LENGTH,
+        description="The permission: one such as payments.refund, all below as in payments.*, or * for every one.",
+    )
+    resource: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_SUBJECT_LENGTH,
+        description="The one thing that the rule is about, such as job/17; null for every one.",
+    )
 
     @model_validator(mode="after")
     def _check_rule(self) -> RuleInput:
@@ -61,10 +70,16 @@ class RuleInput(Input):
 class RoleInput(Input):
     """A role. A deny rule overrides an allow rule."""
 
-    name: str = Field(min_length=1, max_length=MAX_ROLE_NAME_LENGTH)
-    description: str = Field(default="", max_length=10_000)
-    allow: tuple[RuleInput, ...] = Field(default=(), max_length=MAX_RULES)
-    deny: tuple[RuleInput, ...] = Field(default=(), max_length=MAX_RULES)
+    name: str = Field(
+        min_length=1,
+        max_length=MAX_ROLE_NAME_LENGTH,
+        description="The name of the role. Another look of an existing name is refused.",
+    )
+    description: str = Field(default="", max_length=10_000, description="The purpose of the role.")
+    allow: tuple[RuleInput, ...] = Field(default=(), max_length=MAX_RULES, description="The rules that allow.")
+    deny: tuple[RuleInput, ...] = Field(
+        default=(), max_length=MAX_RULES, description="The rules that deny. A deny rule beats every allow rule."
+    )
 
     @field_validator("name")
     @classmethod
@@ -83,34 +98,38 @@ class DefinedRole(RoleInput):
     They are misspelt, or a handler asks for them and its service does not declare them.
     """
 
-    unknown_permissions: tuple[str, ...] = ()
+    unknown_permissions: tuple[str, ...] = Field(
+        default=(),
+        description="Permissions of the rules that no action of the engine asks for: misspelt, or known to a "
+        "handler alone.",
+    )
 
 
 class RoleName(Input):
     """One role."""
 
-    name: RoleKey
+    name: RoleKey = Field(description="The name of the role.")
 
 
 class ActorReference(Input):
     """One actor."""
 
-    actor_type: ActorType
-    actor_id: str = Field(min_length=1, max_length=MAX_ACTOR_ID_LENGTH)
+    actor_type: ActorType = Field(description="The type of the actor.")
+    actor_id: str = Field(min_length=1, max_length=MAX_ACTOR_ID_LENGTH, description="The id of the actor.")
 
 
 class Assignment(ActorReference):
     """A role of an actor."""
 
-    role: RoleKey
+    role: RoleKey = Field(description="The name of the role.")
 
 
 class AssignedRoles(Output):
     """The roles that are assigned to an actor."""
 
-    actor_type: ActorType
-    actor_id: str
-    roles: tuple[str, ...]
+    actor_type: ActorType = Field(description="The type of the actor.")
+    actor_id: str = Field(description="The id of the actor.")
+    roles: tuple[str, ...] = Field(description="The names of the roles that it has.")
 
 
 @sync_and_async
@@ -286,8 +305,15 @@ roles: Service = create_service(
     name="roles",
     description="The rules of roles, and the actors that have them",
     actions=[
-        _managing("define", "Create a role, or replace its rules", _define, RoleInput, resource=_role_subject),
-        _managing("delete", "Delete a role", _delete, RoleName, resource=_role_subject),
+        _managing(
+            "define",
+            "Create a role, or replace its rules",
+            _define,
+            RoleInput,
+            resource=_role_subject,
+            destructive=True,
+        ),
+        _managing("delete", "Delete a role", _delete, RoleName, resource=_role_subject, destructive=True),
         _reading("list", "The tenant's roles, by name", _list, Page),
         _managing("assign", "Assign a role to an actor", _assign, Assignment, resource=_actor_subject),
         _managing("unassign", "Unassign a role from an actor", _unassign, Assignment, resource=_actor_subject),

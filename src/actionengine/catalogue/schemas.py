@@ -64,12 +64,17 @@ def _last_handler(plan: ActionPlan) -> ActionPlan | None:
 
 def _schema_of(plan: ActionPlan, type: Any, mode: JsonSchemaMode) -> dict[str, Any] | None:
     try:
-        adapter = type if isinstance(type, TypeAdapter) else TypeAdapter(type)
-        return adapter.json_schema(mode=mode, schema_generator=_Generator)
+        return schema_of(type, mode)
     except Exception as error:
         # Types have hooks of the host's own for their schemas.
         logger.warning("%s: %r has no JSON Schema in the catalogue: %r", plan.name, type, error)
         return None
+
+
+def schema_of(type: Any, mode: JsonSchemaMode) -> dict[str, Any]:
+    """Return the schema of a type or a `TypeAdapter`, of what it reads (`validation`) or writes (`serialization`)."""
+    adapter = type if isinstance(type, TypeAdapter) else TypeAdapter(type)
+    return adapter.json_schema(mode=mode, schema_generator=_Generator)
 
 
 class _Generator(GenerateJsonSchema):

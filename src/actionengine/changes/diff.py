@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from actionengine.changes.ops import PatchOp
+from actionengine.schemas.fields import FieldDefinition
+from actionengine.schemas.json_schemas import SchemaOf
 from actionengine.schemas.schema import Schema
 from actionengine.storage.records import same_json
+
+FieldDocument = Annotated[dict[str, object], SchemaOf(FieldDefinition)]
+"""The JSON form of a field."""
 
 
 class _Part(BaseModel):
@@ -18,30 +24,30 @@ class _Part(BaseModel):
 class RenamedField(_Part):
     """A renamed field."""
 
-    old_name: str
-    new_name: str
+    old_name: str = Field(description="The name before.")
+    new_name: str = Field(description="The name after.")
 
 
 class ChangedField(_Part):
     """A field with another definition; `field` is its new name."""
 
-    field: str
-    before: dict[str, object]
-    after: dict[str, object]
+    field: str = Field(description="The name of the field after the change.")
+    before: FieldDocument = Field(description="The definition before.")
+    after: FieldDocument = Field(description="The definition after.")
 
 
 class TypeDiff(_Part):
     """The effect of a change on one record type. Fields are given as definitions with names; `moved` names the fields
     that ops placed before another one."""
 
-    record_type_key: str
-    from_version: int
-    to_version: int
-    added: tuple[dict[str, object], ...] = ()
-    removed: tuple[dict[str, object], ...] = ()
-    renamed: tuple[RenamedField, ...] = ()
-    changed: tuple[ChangedField, ...] = ()
-    moved: tuple[str, ...] = ()
+    record_type_key: str = Field(description="The key of the record type.")
+    from_version: int = Field(description="The version before.")
+    to_version: int = Field(description="The version after.")
+    added: tuple[FieldDocument, ...] = Field(default=(), description="The definitions of new fields.")
+    removed: tuple[FieldDocument, ...] = Field(default=(), description="The definitions of removed fields.")
+    renamed: tuple[RenamedField, ...] = Field(default=(), description="The renamed fields.")
+    changed: tuple[ChangedField, ...] = Field(default=(), description="The fields with another definition.")
+    moved: tuple[str, ...] = Field(default=(), description="The fields that were placed before another one.")
 
 
 def diff_schemas(key: str, version: int, before: Schema, after: Schema, ops: Iterable[PatchOp]) -> TypeDiff:

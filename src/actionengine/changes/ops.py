@@ -112,7 +112,7 @@ class EditFile(_Payload):
         Field(min_length=1, max_length=1000),
         AfterValidator(_plain),
         AfterValidator(in_a_module),
-        SchemaExtra(pattern=PATH_PATTERN, not_={"pattern": NO_EDITED_PATH}),
+        SchemaExtra(pattern=PATH_PATTERN, not_={"pattern": rf"{NO_EDITED_PATH}|^\s|\s$"}),
     ] = Field(description="The path of the file, relative to the project's module, with `/` between names.")
     diff: str = Field(description="A unified diff of this one file.")
 

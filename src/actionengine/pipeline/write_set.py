@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json, to_json
 
 from actionengine.context import Tenant
@@ -37,22 +37,22 @@ class Write:
     `after` are lists of the rows that it changes, where these are known.
     """
 
-    kind: WriteKind
-    target: str
-    id: str | None
-    before: Any = None
-    after: Any = None
-    statement: str | None = None
-    parameters: Any = None
+    kind: Annotated[WriteKind, Field(description="The kind of the write.")]
+    target: Annotated[str, Field(description="The collection or the table.")]
+    id: Annotated[str | None, Field(description="The id of the document or the row.")]
+    before: Annotated[Any, Field(description="The whole document or row before; null where there is none.")] = None
+    after: Annotated[Any, Field(description="The whole document or row after; null where there is none.")] = None
+    statement: Annotated[str | None, Field(description="The text of an SQL statement.")] = None
+    parameters: Annotated[Any, Field(description="The parameters of the statement.")] = None
 
 
 @dataclass(frozen=True, slots=True)
 class PreviewedEvent:
     """An event that an execution would emit, masked."""
 
-    type: str
-    subject: str | None
-    payload: Any
+    type: Annotated[str, Field(description="The type of the event.")]
+    subject: Annotated[str | None, Field(description="The thing that it is about, such as jobs/17.")]
+    payload: Annotated[Any, Field(description="The payload of the event.")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from actionengine.schemas.json_schemas import NOT_NULL, NULL, JsonSchema
-from actionengine.schemas.models import Flag, Input, Name, shorten
+from actionengine.schemas.models import VISIBLE_PATTERN, Flag, Input, Name, shorten
 from actionengine.schemas.schema import MAX_FIELDS, FieldType
 from actionengine.text.names import spelled
 
@@ -49,7 +49,7 @@ _CHOICES = {
     "anyOf": [
         {
             "type": "array",
-            "items": {"type": "string", "minLength": 1, "maxLength": MAX_CHOICE_LENGTH},
+            "items": {"type": "string", "minLength": 1, "maxLength": MAX_CHOICE_LENGTH, "pattern": VISIBLE_PATTERN},
             "minItems": 1,
             "maxItems": MAX_CHOICES,
             "uniqueItems": True,

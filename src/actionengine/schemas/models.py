@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_core import to_json
 
-from actionengine.schemas.json_schemas import SchemaExtra
+from actionengine.schemas.json_schemas import SchemaExtra, SchemaOf
 from actionengine.storage.records import MAX_ID_LENGTH
 from actionengine.text.names import nfc, spelled
 
@@ -63,10 +63,13 @@ Description = Annotated[str, Field(max_length=10_000)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 """True or false: neither a text nor a number."""
 
-Whole = Annotated[int, BeforeValidator(_number)]
+NUMERIC = BeforeValidator(_number)
+"""Refuses texts, true and false in the place of a number."""
+
+Whole = Annotated[int, NUMERIC]
 """A whole number: neither a text nor true or false."""
 
-Number = Annotated[float, BeforeValidator(_number)]
+Number = Annotated[float, NUMERIC]
 """A number: neither a text nor true or false."""
 
 
@@ -87,6 +90,18 @@ class Output(BaseModel):
     """Base of outputs."""
 
     model_config = ConfigDict(frozen=True)
+
+
+class ErrorOutput(Output):
+    """An error, as `ActionError.to_dict` gives it."""
+
+    code: str = Field(description="The code of the error, such as `conflict`.")
+    message: str = Field(description="The text of the error.")
+    details: dict[str, Any] = Field(description="The details of the error, by its code.")
+
+
+ErrorDict = Annotated[dict[str, Any], SchemaOf(ErrorOutput)]
+"""An error in its JSON form."""
 
 
 class Page(Input):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, Field, JsonValue
 
 from actionengine.schemas.json_schemas import SchemaExtra, SchemaOf
-from actionengine.schemas.models import Description, Id, Input, Name, Output, Page, Title
+from actionengine.schemas.models import Description, ErrorDict, Id, Input, Name, Output, Page, Title
 from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.definitions.steps import Text
 from actionengine.workflows.definitions.triggers import Trigger
@@ -69,14 +69,16 @@ class ListWorkflows(Page):
 class Workflow(Output):
     """One version of a workflow. Its definition never changes."""
 
-    key: str
-    version: int
-    name: str
-    description: str
-    status: WorkflowStatus
-    definition: Annotated[dict[str, Any], SchemaOf(Definition)]
-    defined_by: str
-    created_at: datetime
+    key: str = Field(description="The key of the workflow.")
+    version: int = Field(description="The version.")
+    name: str = Field(description="The name.")
+    description: str = Field(description="The purpose of the workflow.")
+    status: WorkflowStatus = Field(description="The status: an active version starts runs.")
+    definition: Annotated[dict[str, Any], SchemaOf(Definition)] = Field(
+        description="The steps of the workflow, as they were written."
+    )
+    defined_by: str = Field(description="The actor that defined it, as type:id.")
+    created_at: datetime = Field(description="The time of its definition, in UTC.")
 
 
 # Runs
@@ -126,8 +128,8 @@ class PurgeRuns(Input):
 class Purged(Output):
     """The number of removed runs, and whether there are more."""
 
-    runs: int
-    has_more: bool
+    runs: int = Field(description="The number of removed runs.")
+    has_more: bool = Field(description="Whether more runs can be removed.")
 
 
 class RunSummary(Output):
@@ -138,42 +140,44 @@ class RunSummary(Output):
     for whom the workflow acts (`type:id`), the nearest first: a starter that acts for others, and these.
     """
 
-    id: str
-    workflow_key: str
-    workflow_version: int
-    status: RunStatus
-    step: str | None
-    position: int
-    paused_for: PausedFor | None
-    approval_id: str | None
-    assignment_id: str | None
-    error: dict[str, Any] | None
-    input: dict[str, Any]
-    started_by: str
-    on_behalf_of: tuple[str, ...] = ()
-    trigger_id: str | None
-    created_at: datetime
-    updated_at: datetime
-    ended_at: datetime | None
+    id: str = Field(description="The id of the run.")
+    workflow_key: str = Field(description="The key of the workflow.")
+    workflow_version: int = Field(description="The version of the workflow.")
+    status: RunStatus = Field(description="The status of the run.")
+    step: str | None = Field(description="The step that comes next or that it is paused at; null once it has ended.")
+    position: int = Field(description="The number of steps that it has taken.")
+    paused_for: PausedFor | None = Field(description="The thing that a paused run waits for.")
+    approval_id: str | None = Field(description="The approval that it waits for.")
+    assignment_id: str | None = Field(description="The assignment that it waits for.")
+    error: ErrorDict | None = Field(description="The reason for which it is paused or has failed.")
+    input: dict[str, Any] = Field(description="The input of the run.")
+    started_by: str = Field(description="The actor that started it, as type:id.")
+    on_behalf_of: tuple[str, ...] = Field(
+        default=(), description="The principals of the actor that started it, as type:id, the nearest first."
+    )
+    trigger_id: str | None = Field(description="The trigger that started it.")
+    created_at: datetime = Field(description="The time of its start, in UTC.")
+    updated_at: datetime = Field(description="The time of its last step, in UTC.")
+    ended_at: datetime | None = Field(description="The time of its end, in UTC; null before.")
 
 
 class StepRecord(Output):
     """A step that a run has taken. `action_id` is its execution in the action log."""
 
-    position: int
-    step: str
-    type: str
-    status: StepStatus
-    output: Any
-    error: dict[str, Any] | None
-    action_id: str
-    ended_at: datetime
+    position: int = Field(description="The number of steps before it.")
+    step: str = Field(description="The name of the step.")
+    type: str = Field(description="The type of the step.")
+    status: StepStatus = Field(description="The status of the step.")
+    output: Any = Field(description="The output of the step.")
+    error: ErrorDict | None = Field(description="The error of a step that failed.")
+    action_id: str = Field(description="Its execution in the action log.")
+    ended_at: datetime = Field(description="The time of its end, in UTC.")
 
 
 class Run(RunSummary):
     """A run with its steps in their order; of more than a thousand, the newest thousand."""
 
-    steps: tuple[StepRecord, ...]
+    steps: tuple[StepRecord, ...] = Field(description="The steps that it has taken, in their order.")
 
 
 # Assignments
@@ -213,18 +217,18 @@ class AssignmentView(Output):
     """An assignment. `status` is `open`, `completed`, or `cancelled` with the run that waited for it; or another one
     that the host has written to the collection."""
 
-    id: str
-    assignee: str
-    title: str
-    details: dict[str, Any]
-    run_id: str = Field(max_length=200)
-    workflow_key: str
-    step: str
-    status: str
-    result: dict[str, Any] | None = None
-    completed_by: str | None = None
-    completed_at: datetime | None = None
-    created_at: datetime
+    id: str = Field(description="The id of the assignment.")
+    assignee: str = Field(description="The person or the group that has it.")
+    title: str = Field(description="The title.")
+    details: dict[str, Any] = Field(description="Further data of the assignment.")
+    run_id: str = Field(max_length=200, description="The id of the run.")
+    workflow_key: str = Field(description="The key of the workflow.")
+    step: str = Field(description="The step that gave it.")
+    status: str = Field(description="The status: `open`, `completed`, `cancelled`, or another one of the host's.")
+    result: dict[str, Any] | None = Field(default=None, description="The result; null before it is completed.")
+    completed_by: str | None = Field(default=None, description="The actor that completed it, as type:id.")
+    completed_at: datetime | None = Field(default=None, description="The time of its completion, in UTC.")
+    created_at: datetime = Field(description="The time of its creation, in UTC.")
 
 
 # Triggers
@@ -254,13 +258,15 @@ class ListTriggers(Page):
 class TriggerView(Output):
     """A trigger. With `from_definition`, the active version of the workflow defines it."""
 
-    id: str
-    workflow_key: str
-    status: TriggerStatus
-    trigger: Annotated[dict[str, Any], SchemaOf(Trigger)]
-    from_definition: bool
-    created_at: datetime
-    updated_at: datetime
+    id: str = Field(description="The id of the trigger.")
+    workflow_key: str = Field(description="The key of the workflow.")
+    status: TriggerStatus = Field(description="The status.")
+    trigger: Annotated[dict[str, Any], SchemaOf(Trigger)] = Field(
+        description="The events or the schedule that start runs."
+    )
+    from_definition: bool = Field(description="Whether the active version of the workflow defines it.")
+    created_at: datetime = Field(description="The time of its creation, in UTC.")
+    updated_at: datetime = Field(description="The time of its last change, in UTC.")
 
 
 # Executors
@@ -273,13 +279,13 @@ class RunCursor(Output):
     that it waits for.
     """
 
-    run_id: str
-    workflow_key: str
-    status: RunStatus
-    step: str | None
-    position: int
-    dispatch: int
-    retry_attempts: int = 1
-    retry_seconds: float = 0.0
-    description: str | None = None
-    approval_id: str | None = None
+    run_id: str = Field(description="The id of the run.")
+    workflow_key: str = Field(description="The key of the workflow.")
+    status: RunStatus = Field(description="The status of the run.")
+    step: str | None = Field(description="The step that comes next; null once it has ended.")
+    position: int = Field(description="The number of steps that it has taken.")
+    dispatch: int = Field(description="The number of executions of the run.")
+    retry_attempts: int = Field(default=1, description="The most attempts at the step.")
+    retry_seconds: float = Field(default=0.0, description="The delay before the second attempt, in seconds.")
+    description: str | None = Field(default=None, description="The description of the step.")
+    approval_id: str | None = Field(default=None, description="The approval that it waits for.")

@@ -23,7 +23,7 @@ PATH_PATTERN = f"^{_NAME}(/{_NAME})*$"
 """The regular expression of a normalised path."""
 NO_PATH = "^(~|[A-Za-z]:)"
 """The regular expression of an absolute path."""
-NO_EDITED_PATH = rf"{NO_PATH}|^\s|\s$|(^|/)(\.[gG][iI][tT](/|$)|{re.escape(TEMPORARY_PREFIX)})"
+NO_EDITED_PATH = rf"{NO_PATH}|(^|/)(\.[gG][iI][tT](/|$)|{re.escape(TEMPORARY_PREFIX)})"
 """The regular expression of paths that no edit may have."""
 
 _outlaw = re.compile("[\0-\x1f\x7f-\x9f\\\\\ud800-\udfff]").search

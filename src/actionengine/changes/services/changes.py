@@ -255,6 +255,7 @@ def changes_service(
     merging = partial(
         declare,
         validation=ChangeReference,
+        destructive=True,
         permission=permissions.merge,
         allowed_actors=NON_AI_ACTORS,
         resource=_subject,
@@ -272,13 +273,20 @@ def changes_service(
             of_change("list_targets", "The targets of a change", _list_targets, ListOfChange),
             drafting("add_patch_op", "Add an edit of a target", _add_patch_op, AddPatchOp),
             of_change("list_patch_ops", "The edits of a change, in order", _list_patch_ops, ListPatchOps),
-            drafting("delete_patch_op", "Delete an edit that is not executed", _delete_patch_op, PatchOpReference),
+            drafting(
+                "delete_patch_op",
+                "Delete an edit that is not executed",
+                _delete_patch_op,
+                PatchOpReference,
+                destructive=True,
+            ),
             declare(
                 "transition",
                 "Move a change to another status; Merged merges it",
                 bind(_transition, permissions),
                 Transition,
                 resource=_subject,
+                destructive=True,
             ),
             of_change(
                 "preview",
@@ -314,6 +322,7 @@ def changes_service(
                 "Stop a workspace and remove its copy",
                 bind(_stop_workspace),
                 StopWorkspace,
+                destructive=True,
             ),
             of_change(
                 "workspace",

@@ -41,7 +41,7 @@ _SELECTORS = {
 
 
 def _selector_schema(name: str) -> JsonSchema:
-    text = {"type": "string", "minLength": 1, "maxLength": 1000}
+    text: JsonSchema = {"type": "string", "minLength": 1, "maxLength": 1000, "description": "The name of the thing."}
     if name == "file_path":
         text |= {"pattern": PATH_PATTERN, "not": {"pattern": NO_EDITED_PATH}}
     else:

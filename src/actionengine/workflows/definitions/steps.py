@@ -21,7 +21,7 @@ from pydantic_core import CoreSchema
 from actionengine.conditions.conditions import MAX_CONDITION_DEPTH, Condition, depth, not_empty, paths
 from actionengine.conditions.templates import Path, references
 from actionengine.schemas.json_schemas import NOT_EMPTY, NOT_NULL, NULL, JsonSchema, SchemaExtra, by_case
-from actionengine.schemas.models import Flag, Name, Number, Whole
+from actionengine.schemas.models import NUMERIC, Flag, Name, Number, Whole
 from actionengine.storage.records import RESERVED_PREFIX
 from actionengine.text.names import check_permission
 
@@ -117,7 +117,7 @@ class _Step(DefinitionPart):
         "it; `fail`, which ends it; or the name of a step.",
     )
     retry: Retry = Field(default=Retry(), description="The attempts at the step when it fails with a passing error.")
-    max_visits: Annotated[Whole, Field(ge=1, le=10_000)] | None = Field(
+    max_visits: Annotated[int, Field(ge=1, le=10_000), NUMERIC] | None = Field(
         default=None, description="The number of times that a run may take this step. Each cycle needs one."
     )
 

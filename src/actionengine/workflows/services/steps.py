@@ -60,53 +60,57 @@ RETRYABLE = frozenset(
 class RunInput(Input):
     """A run at any position."""
 
-    run_id: str
+    run_id: str = Field(description="The id of the run.")
 
 
 class StepInput(RunInput):
     """A run at a position."""
 
-    position: int = Field(ge=0)
+    position: int = Field(ge=0, description="The number of steps that the run had taken when its step was read.")
 
 
 class StepError(Input):
     """An error, as `ActionError.to_dict` gives it."""
 
-    code: ErrorCode
-    message: str
-    details: dict[str, Any] = Field(default_factory=dict)
+    code: ErrorCode = Field(description="The code of the error.")
+    message: str = Field(description="The text of the error.")
+    details: dict[str, Any] = Field(default_factory=dict, description="The details of the error, by its code.")
 
 
 class FailStep(StepInput):
     """The permanent failure of the step at a position."""
 
-    error: StepError
+    error: StepError = Field(description="The error of the step.")
 
 
 class AwaitApproval(StepInput):
     """An approval that the step at a position waits for."""
 
-    approval_id: str
+    approval_id: str = Field(description="The id of the approval.")
 
 
 class FireTrigger(Input):
     """The cause of a trigger. Its condition and its input read `input`. `cause` is the id of the event or the scheduled
     time, `at` its time, and `position` that of the event in the tenant's log."""
 
-    trigger_id: str
-    input: dict[str, Any]
-    started_by: str
-    cause: str
-    at: Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC))]
-    action_id: UUID7 | None = None
+    trigger_id: str = Field(description="The id of the trigger.")
+    input: dict[str, Any] = Field(description="The event, or the scheduled time, that the trigger reads as `input`.")
+    started_by: str = Field(description="The actor that starts the run, as type:id.")
+    cause: str = Field(description="The id of the event, or the scheduled time: one cause starts one run.")
+    at: Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC))] = Field(
+        description="The time of the cause."
+    )
+    action_id: UUID7 | None = Field(
+        default=None, description="The execution that emitted the event, if a workflow executed it."
+    )
     """The execution that emitted the event, if a workflow executed it."""
-    position: int | None = None
+    position: int | None = Field(default=None, description="The position of the event in the tenant's log.")
 
 
 class DeclineApproval(Input):
     """An approval that will not be given: rejected, cancelled or expired."""
 
-    approval_id: str
+    approval_id: str = Field(description="The id of the approval.")
 
 
 @sync_and_async
@@ -287,7 +291,7 @@ def workflow_steps_service(permissions: WorkflowPermissions) -> Service:
         permissions=() if permissions.records is None else (f"{permissions.records}.*",),
         actions=[
             internal("next", "The current step of a run", _next, RunInput, read_only=True),
-            internal("perform", "Perform the current step of a run", perform_step, StepInput),
+            internal("perform", "Perform the current step of a run", perform_step, StepInput, destructive=True),
             internal("fail_step", "Fail the current step of a run permanently", _fail_step, FailStep),
             internal("await_approval", "Continue a run whose approval is decided", _await_approval, AwaitApproval),
             internal("fire", "Start the run of a trigger, if its condition holds", _fire, FireTrigger),

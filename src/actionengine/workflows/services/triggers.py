@@ -209,6 +209,6 @@ def triggers_service(permissions: WorkflowPermissions) -> Service:
             reading("list", "Triggers, by id", _list, ListTriggers),
             of_trigger("enable", "Enable a trigger", _enable),
             of_trigger("disable", "Disable a trigger: it starts no runs", _disable),
-            of_trigger("delete", "Remove a trigger", _delete),
+            of_trigger("delete", "Remove a trigger", _delete, destructive=True),
         ],
     )

@@ -65,9 +65,16 @@ def workflows_service(permissions: WorkflowPermissions) -> Service:
             reading("list_definitions", "The newest version of each workflow", list_definitions, ListWorkflows),
             declare("start", "Start a run", start, StartRun, permission=permissions.start, resource=of_workflow),
             managing("resume", "Try the step again that a run is paused at", resume, RunReference, resource=of_run),
-            managing("cancel", "End a run at its current step", cancel, CancelRun, resource=of_run),
+            managing("cancel", "End a run at its current step", cancel, CancelRun, resource=of_run, destructive=True),
             reading("get", "One run with its steps", get_run, RunReference, resource=of_run),
             reading("list", "Runs, oldest first unless asked otherwise", list_runs, ListRuns),
-            managing("purge", "Remove runs that ended before a time", purge, PurgeRuns, allowed_actors=ACTIVATORS),
+            managing(
+                "purge",
+                "Remove runs that ended before a time",
+                purge,
+                PurgeRuns,
+                allowed_actors=ACTIVATORS,
+                destructive=True,
+            ),
         ],
     )
