@@ -136,10 +136,10 @@ class Approval(Output):
 class FailedAttempt(Output):
     """The error of an approved action that failed, and its time. The approval stayed pending."""
 
-    code: str
-    message: str
-    details: dict[str, Any]
-    failed_at: datetime
+    code: str = Field(description="The code of the error, such as `conflict`.")
+    message: str = Field(description="The text of the error.")
+    details: dict[str, Any] = Field(description="The details of the error, by its code.")
+    failed_at: datetime = Field(description="The time of the attempt, in UTC.")
 
 
 class ApprovalState(Approval):
@@ -150,10 +150,10 @@ class ApprovalState(Approval):
     last attempt that failed; another one may follow while the approval is pending.
     """
 
-    action_id: str | None
-    result: Any
-    further_approval_id: str | None
-    failure: FailedAttempt | None
+    action_id: str | None = Field(description="The execution on the action log, once it has run.")
+    result: Any = Field(description="The result of the action, masked, once it has run.")
+    further_approval_id: str | None = Field(description="The further approval that the action waits for, if any.")
+    failure: FailedAttempt | None = Field(description="The last attempt that failed; null for none.")
 
 
 class ApprovalPage(Output):
