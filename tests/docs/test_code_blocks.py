@@ -5,7 +5,8 @@ The convention, for README.md and docs/**/*.md:
 - the `python` blocks of a page run in order, in one namespace;
 - what a block prints is the `text` block that follows it at once; without one it prints nothing;
 - a `python` block with a title, as in `title="shop/refund.py"`, is a file instead: it is written below a directory on
-  `sys.path`, and the page has to import it. Files named `test_*.py` are run by pytest.
+  `sys.path`, and the page has to import it, or another file that starts it by its name. Files named `test_*.py` are
+  run by pytest.
 
 No mark keeps a `python` block from running. The signatures in reference.md are `pyi` blocks.
 """
@@ -31,7 +32,7 @@ from examples import embedded_postgres
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-LANGUAGES = frozenset({"python", "text", "console", "sql", "ini"})
+LANGUAGES = frozenset({"python", "text", "console", "sql", "ini", "json"})
 SIGNATURES = "pyi"
 
 _FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[^\s`]*)(?P<attributes>[^`]*)")
@@ -175,7 +176,9 @@ def check_files(directory: Path) -> None:
         assert run.returncode == 0, run.stdout + run.stderr
         return
     imported = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    assert files <= imported, f"nothing imports {sorted(file.name for file in files - imported)}"
+    started = {file for file in files for other in files & imported if f'"{file.name}"' in other.read_text()}
+    unused = files - imported - started
+    assert not unused, f"nothing imports or starts {sorted(file.name for file in unused)}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
