@@ -3,7 +3,8 @@
 from mcp.server import Server
 
 from actionengine import Engine
-from actionengine.mcp import create_mcp_server
+from actionengine.mcp import Identify, create_mcp_server
+from examples.field_service.app import HostStorage
 from examples.mcp_server.identity import Tokens, identify_process, identify_token
 
 SERVICES = ("customers", "jobs", "payments", "invoices", "approvals", "budgets")
@@ -13,16 +14,25 @@ INSTRUCTIONS = """The office of a field-service company: customers, their jobs, 
 cents. A result with the status pending_approval is no error: a manager has to decide. Ask approvals__get later."""
 
 
-def create_stdio_server(engine: Engine) -> Server:
+def create_stdio_server(engine: Engine, storage: HostStorage) -> Server:
     """Return a server for one desktop client: the environment of the process names tenant and person."""
-    return create_mcp_server(
-        engine, identify_process(engine), SERVICES, name="field-service", instructions=INSTRUCTIONS
-    )
+    return _create_server(engine, storage, identify_process(engine))
 
 
-def create_http_server(engine: Engine) -> Server:
+def create_http_server(engine: Engine, storage: HostStorage) -> Server:
     """Return a server for many clients: each request carries a bearer token."""
-    return create_mcp_server(engine, identify_token(engine), SERVICES, name="field-service", instructions=INSTRUCTIONS)
+    return _create_server(engine, storage, identify_token(engine))
+
+
+def _create_server(engine: Engine, storage: HostStorage, identify: Identify) -> Server:
+    return create_mcp_server(
+        engine,
+        identify,
+        SERVICES,
+        name="field-service",
+        instructions=INSTRUCTIONS,
+        lifespan=lambda server: storage,  # closed with the server
+    )
 
 
 __all__ = ["Tokens", "create_http_server", "create_stdio_server"]

@@ -13,20 +13,19 @@ from mcp.server.auth.settings import AuthSettings
 from mcp.server.stdio import stdio_server
 from pydantic import AnyHttpUrl
 
-from actionengine import Engine
-from examples.field_service.app import HostStorage, create_business, open_storage
+from examples.field_service.app import create_business, open_storage
 from examples.mcp_server import Tokens, create_http_server, create_stdio_server
 
 SAMPLES = (("acme", "carla"), ("acme", "maria"), ("globex", "carla"))
 """The tenants and people that get a token at the start."""
 
 
-async def serve_stdio(storage: HostStorage, server: Server) -> None:
-    async with storage, stdio_server() as (read, write):
+async def serve_stdio(server: Server) -> None:
+    async with stdio_server() as (read, write):
         await server.run(read, write, server.create_initialization_options())
 
 
-async def serve_http(storage: HostStorage, engine: Engine, host: str, port: int) -> None:
+async def serve_http(server: Server, host: str, port: int) -> None:
     url = f"http://{host}:{port}/mcp"
     tokens = Tokens(os.environ.get("MCP_SECRET") or secrets.token_hex(32), url)
     auth = AuthSettings(
@@ -34,12 +33,11 @@ async def serve_http(storage: HostStorage, engine: Engine, host: str, port: int)
         resource_server_url=AnyHttpUrl(url),
         validate_token_resource=True,
     )
-    app = create_http_server(engine).streamable_http_app(host=host, token_verifier=tokens, auth=auth)
+    app = server.streamable_http_app(host=host, token_verifier=tokens, auth=auth)
     print(f"Agents connect to {url} with a bearer token, valid for eight hours:\n", file=sys.stderr)
     for tenant, person in SAMPLES:
         print(f"  {tenant}/{person}  {tokens.sign(tenant, person)}", file=sys.stderr, flush=True)
-    async with storage:
-        await uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning")).serve()
+    await uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning")).serve()
 
 
 parser = argparse.ArgumentParser(prog="python -m examples.mcp_server")
@@ -51,6 +49,6 @@ storage = open_storage()
 engine = create_business(storage)
 with suppress(KeyboardInterrupt):
     if chosen.http:
-        asyncio.run(serve_http(storage, engine, chosen.host, chosen.port))
+        asyncio.run(serve_http(create_http_server(engine, storage), chosen.host, chosen.port))
     else:
-        asyncio.run(serve_stdio(storage, create_stdio_server(engine)))
+        asyncio.run(serve_stdio(create_stdio_server(engine, storage)))

@@ -5,22 +5,19 @@ Both are an agent that works for a person. Its rights are those of both; each ha
 
 import os
 import time
-from collections.abc import Awaitable, Callable
 
 import jwt
 from mcp.server.auth.provider import AccessToken
 
 from actionengine import Actor, Engine, RequestContext
-from actionengine.mcp import MCPRequest
+from actionengine.mcp import Identify, MCPRequest
 
 AGENT = "helper-bot"
 LIFETIME = 8 * 3600
 """Seconds for which a token is valid."""
 
-AsyncIdentify = Callable[[MCPRequest], Awaitable[RequestContext]]
 
-
-def identify_process(engine: Engine) -> AsyncIdentify:
+def identify_process(engine: Engine) -> Identify:
     """Identify everybody as the person of this process: `MCP_PERSON` of the tenant `MCP_TENANT`.
 
     Over stdio there is no authorization: the client has started this process, with the rights of its user.
@@ -35,7 +32,7 @@ def identify_process(engine: Engine) -> AsyncIdentify:
     return identify
 
 
-def identify_token(engine: Engine) -> AsyncIdentify:
+def identify_token(engine: Engine) -> Identify:
     """Identify the caller by the claims of the token that `Tokens` has verified."""
 
     async def identify(request: MCPRequest) -> RequestContext:

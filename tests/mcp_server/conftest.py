@@ -14,9 +14,15 @@ from tests.mcp_server.harness import WIRES, Shop, Wire
 P = ParamSpec("P")
 
 
-@pytest.fixture
-def shop() -> Shop:
+@pytest.fixture(scope="session")
+def shared_shop() -> Shop:
     return Shop(heartbeat=0.01)
+
+
+@pytest.fixture
+def shop(shared_shop: Shop) -> Shop:
+    shared_shop.renew()
+    return shared_shop
 
 
 @pytest.fixture(params=WIRES)

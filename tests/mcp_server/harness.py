@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
+from uuid import uuid4
 
 from mcp import Client
 from mcp.client._memory import InMemoryTransport
@@ -125,9 +126,8 @@ class Shop:
         self.held = Held()
         self.asked: list[MCPRequest] = []
         self.storage = storage or InMemoryStorage()
-        self.tenants: dict[str, Tenant] = {
-            slug: self.storage.create_tenant(slug=slug, name=slug.title()) for slug in ("acme", "globex")
-        }
+        self.tenants: dict[str, Tenant] = {}
+        self.renew()
         actions: list[Action[Any, Any]] = [
             create_action(
                 name="note",
@@ -158,6 +158,14 @@ class Shop:
         self.engine: Engine = create_engine(services=[shop], storage=self.storage)
         self.server: Server[Any] = create_mcp_server(self.engine, self.identify, **options)
 
+    def renew(self) -> None:
+        """Begin anew, with two tenants that have done nothing yet."""
+        self.held.begun.clear()
+        self.held.release.clear()
+        self.asked.clear()
+        for name in ("acme", "globex"):
+            self.tenants[name] = self.storage.create_tenant(slug=f"{name}-{uuid4().hex}", name=name)
+
     async def identify(self, request: MCPRequest) -> RequestContext:
         self.asked.append(request)
         return self.context(str(request.meta.get(CALLER, "acme/carla")))
@@ -169,11 +177,14 @@ class Shop:
         return RequestContext(self.tenants[slug], make(name, permissions=ACTORS[name]), **options)
 
     @asynccontextmanager
-    async def connect(self, wire: Wire = "direct", **options: Any) -> AsyncIterator[Client]:
+    async def connect(
+        self, wire: Wire = "streams", server: Server[Any] | None = None, **options: Any
+    ) -> AsyncIterator[Client]:
         """Connect the SDK's client to the server, in memory."""
-        server: Any = self.server if wire == "direct" else InMemoryTransport(self.server)
+        server = server or self.server
+        target: Any = server if wire == "direct" else InMemoryTransport(server)
         mode = "legacy" if wire == "handshake" else "auto"
-        async with Client(server, mode=mode, **options) as client:
+        async with Client(target, mode=mode, **options) as client:
             yield client
 
     def execute(self, action: str, payload: Any, caller: str) -> Any:

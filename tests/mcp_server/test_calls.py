@@ -37,8 +37,8 @@ async def test_a_result_is_structured_and_a_text(shop: Shop, wire: Wire) -> None
 
 
 @under_loop
-async def test_a_refusal_is_a_result_that_a_model_reads(shop: Shop, wire: Wire) -> None:
-    async with shop.connect(wire) as client:
+async def test_a_refusal_is_a_result_that_a_model_reads(shop: Shop) -> None:
+    async with shop.connect() as client:
         invalid = await client.call_tool("shop__refund", {"job": "J-1", "amount": -1, "extra": 1})
         denied = await client.call_tool("shop__refund", {"job": "J", "amount": 1}, meta=by("acme/tom"))
         crashed = await client.call_tool("shop__crash", {})
@@ -50,8 +50,8 @@ async def test_a_refusal_is_a_result_that_a_model_reads(shop: Shop, wire: Wire) 
 
 @pytest.mark.parametrize("name", ["nope", "shop__nope", "shop.note", "", "x" * 5000, "shop__note ", "\x00"])
 @under_loop
-async def test_an_unknown_tool_is_refused(shop: Shop, wire: Wire, name: str) -> None:
-    async with shop.connect(wire) as client:
+async def test_an_unknown_tool_is_refused(shop: Shop, name: str) -> None:
+    async with shop.connect() as client:
         refused = await client.call_tool(name, {})
     assert refused.is_error
     assert text_of(refused).startswith("You have no tool")
@@ -60,8 +60,8 @@ async def test_an_unknown_tool_is_refused(shop: Shop, wire: Wire, name: str) -> 
 
 
 @under_loop
-async def test_a_tool_outside_the_catalogue_is_denied_and_logged(shop: Shop, wire: Wire) -> None:
-    async with shop.connect(wire) as client:
+async def test_a_tool_outside_the_catalogue_is_denied_and_logged(shop: Shop) -> None:
+    async with shop.connect() as client:
         listed = [tool.name for tool in (await client.list_tools(meta=by("globex/tom"))).tools]
         assert "shop__note" not in listed
         denied = await client.call_tool("shop__note", {"text": "x"}, meta=by("globex/tom"))
@@ -79,9 +79,9 @@ async def test_a_tool_outside_the_catalogue_is_denied_and_logged(shop: Shop, wir
         {"text": "x" * 5_000_000},
         {"text": {"a": [[[[[[1]]]]]] * 3}, "n": [float("nan")]},
         {"text": "\ud800"},
-        {str(number): number for number in range(200_000)},
+        {str(number): number for number in range(20_000)},
     ],
-    ids=["5 MB", "not a number", "a lone surrogate", "200 000 keys"],
+    ids=["5 MB", "not a number", "a lone surrogate", "20 000 keys"],
 )
 @under_loop
 async def test_hostile_arguments_are_refused(shop: Shop, arguments: dict[str, Any]) -> None:
@@ -95,14 +95,14 @@ async def test_hostile_arguments_are_refused(shop: Shop, arguments: dict[str, An
 
 
 @under_loop
-async def test_callers_of_two_tenants_are_kept_apart(shop: Shop, wire: Wire) -> None:
+async def test_callers_of_two_tenants_are_kept_apart(shop: Shop) -> None:
     async def note(client: Any, number: int) -> None:
         caller = ("acme/carla", "globex/maria")[number % 2]
         await client.call_tool("shop__note", {"text": str(number)}, meta=by(caller))
         counted = await client.call_tool("shop__count", {}, meta=by(caller))
         assert counted.structured_content["result"] <= 20
 
-    async with shop.connect(wire) as client:
+    async with shop.connect() as client:
         await asyncio.gather(*(note(client, number) for number in range(40)))
     for tenant, actor in (("acme", "carla"), ("globex", "maria")):
         assert shop.count(tenant=tenant) == 20
@@ -126,8 +126,8 @@ async def test_a_repeated_call_with_its_key_is_replayed(shop: Shop, wire: Wire) 
 
 
 @under_loop
-async def test_a_required_key_may_be_an_argument(shop: Shop, wire: Wire) -> None:
-    async with shop.connect(wire) as client:
+async def test_a_required_key_may_be_an_argument(shop: Shop) -> None:
+    async with shop.connect() as client:
         meta = by("acme/maria")
         without = await client.call_tool("shop__drop", {}, meta=meta)
         first = await client.call_tool("shop__drop", {"idempotency_key": "k"}, meta=meta)
@@ -139,11 +139,11 @@ async def test_a_required_key_may_be_an_argument(shop: Shop, wire: Wire) -> None
 
 
 @under_loop
-async def test_a_call_says_why_and_what_it_used(shop: Shop, wire: Wire) -> None:
+async def test_a_call_says_why_and_what_it_used(shop: Shop) -> None:
     usage = {"model": "m-1", "input_tokens": 12, "output_tokens": 3, "cost_usd": 0.5}
     meta = by(reason="the customer called", request_id="r-7", ai_usage=usage)
     meta["com.example/other"] = {"any": "thing"}
-    async with shop.connect(wire) as client:
+    async with shop.connect() as client:
         await client.call_tool("shop__note", {"text": "x"}, meta=meta)
     (row,) = shop.log()
     assert (row.reason, row.request_id, row.model) == ("the customer called", "r-7", "m-1")

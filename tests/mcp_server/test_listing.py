@@ -53,8 +53,8 @@ async def test_a_host_may_let_clients_keep_a_list() -> None:
 
 
 @under_loop
-async def test_tools_are_annotated_by_their_declarations(shop: Shop, wire: Wire) -> None:
-    async with shop.connect(wire) as client:
+async def test_tools_are_annotated_by_their_declarations(shop: Shop) -> None:
+    async with shop.connect() as client:
         listed = await client.list_tools(meta=by("acme/maria"))
     found = {tool.name: tool for tool in listed.tools}
 
@@ -128,8 +128,7 @@ async def later(request: MCPRequest) -> RequestContext:
 async def test_a_refusal_of_identify_shows_nothing(
     shop: Shop, wire: Wire, identify: Any, crash: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shop.server = create_mcp_server(shop.engine, identify)
-    async with shop.connect(wire) as client:
+    async with shop.connect(wire, create_mcp_server(shop.engine, identify)) as client:
         for ask in (client.list_tools, lambda: client.call_tool("shop__note", {"text": "x"})):
             with pytest.raises(MCPError) as refused:
                 await ask()
@@ -141,8 +140,8 @@ async def test_a_refusal_of_identify_shows_nothing(
 
 
 @under_loop
-async def test_identify_is_asked_for_each_request(shop: Shop, wire: Wire) -> None:
-    async with shop.connect(wire) as client:
+async def test_identify_is_asked_for_each_request(shop: Shop) -> None:
+    async with shop.connect() as client:
         await client.call_tool("shop__note", {"text": "x"}, meta=by("acme/carla"))
         await client.call_tool("shop__note", {"text": "x"}, meta=by("globex/carla"))
         called = [each for each in shop.asked if each.method == "tools/call"]

@@ -74,8 +74,8 @@ async def test_a_closed_connection_cancels_its_calls(shop: Shop, tool: str) -> N
 
 @SLOW
 @under_loop
-async def test_a_slow_call_keeps_nobody_waiting(shop: Shop, wire: Wire, tool: str) -> None:
-    async with shop.connect(wire) as client:
+async def test_a_slow_call_keeps_nobody_waiting(shop: Shop, tool: str) -> None:
+    async with shop.connect() as client:
         call = asyncio.create_task(client.call_tool(tool, {}))
         await begun(shop, call)
         for caller in ("acme/carla", "globex/carla"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from mcp.server import Server
@@ -43,6 +44,7 @@ def create_mcp_server(
     name: str = "actionengine",
     version: str = "",
     instructions: str | None = None,
+    lifespan: Callable[[Server[Any]], AbstractAsyncContextManager[Any]] = nullcontext,
     list_ttl_ms: int = 0,
     heartbeat: float = 5.0,
 ) -> Server[Any]:
@@ -60,6 +62,7 @@ def create_mcp_server(
         name: the name of the server, for clients.
         version: the version of the server, for clients.
         instructions: a text for the model about all tools.
+        lifespan: opens and closes things with the server, as in `lambda server: storage`.
         list_ttl_ms: the milliseconds for which a client may keep a list of tools. Rights may change meanwhile: each
             call checks them.
         heartbeat: the seconds between two notifications of progress, while a call runs whose client asked for them.
@@ -104,6 +107,7 @@ def create_mcp_server(
         name,
         version=version,
         instructions=instructions,
+        lifespan=lifespan,
         on_list_tools=list_tools,
         on_call_tool=call_tool,
         # No schema mirrors arguments in headers. Without this, the SDK would list the tools before each call.
