@@ -9,7 +9,7 @@ import time
 import jwt
 from mcp.server.auth.provider import AccessToken
 
-from actionengine import Actor, Engine, RequestContext
+from actionengine import Actor, Engine, RequestContext, actor_from_claims
 from actionengine.mcp import Identify, MCPRequest
 
 AGENT = "helper-bot"
@@ -40,7 +40,7 @@ def identify_token(engine: Engine) -> Identify:
             raise PermissionError("the request has no token")
         claims = request.token.claims
         tenant = (await engine.resolve_tenant_async(claims["tenant"])).unwrap()
-        return RequestContext(tenant, Actor.ai(claims["act"]["sub"], on_behalf_of=Actor.human(claims["sub"])))
+        return RequestContext(tenant, actor_from_claims(claims))
 
     return identify
 

@@ -15,6 +15,7 @@ AREAS = {
     "authorization": "Authorization",
     "storage": "Storage",
     "events": "Events",
+    "agents": "Agents",
     "changes": "Change control",
     "workflows": "Workflows and the durable engine",
     "boundary": "The execution boundary",

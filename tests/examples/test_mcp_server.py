@@ -15,6 +15,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
 from tests.examples.test_processes import ROOT, free_port
+from tests.mcp_server.harness import by
 
 COMMAND = ["-m", "examples.mcp_server"]
 
@@ -33,10 +34,10 @@ def test_a_desktop_client_starts_it_over_stdio(tmp_path: Path) -> None:
             assert {"customers__create", "payments__refund", "approvals__get"} <= names
             assert not {name for name in names if name.startswith(("roles__", "action_log__"))}
             ada = {"name": "Ada"}
-            preview = await client.call_tool("customers__create", ada, meta={"actionengine/preview": True})
+            preview = await client.call_tool("customers__create", ada, meta=by(preview=True))
             assert preview.structured_content["status"] == "previewed"
-            created = await client.call_tool("customers__create", ada, meta={"actionengine/idempotency_key": "Ada"})
-            again = await client.call_tool("customers__create", ada, meta={"actionengine/idempotency_key": "Ada"})
+            created = await client.call_tool("customers__create", ada, meta=by(idempotency_key="Ada"))
+            again = await client.call_tool("customers__create", ada, meta=by(idempotency_key="Ada"))
             assert created.structured_content == again.structured_content
             job = {"customer_id": created.structured_content["id"], "title": "Burst pipe"}
             assert (await client.call_tool("jobs__create", job)).structured_content["status"] == "new"
