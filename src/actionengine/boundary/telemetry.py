@@ -27,7 +27,8 @@ ESCAPING = (Exception, SystemExit, CancelledError)
 @dataclass(frozen=True, slots=True)
 class ExecutionEvent:
     """The start, completion or failure of work. `duration` is in seconds, None at the start; `error` is the code of a
-    failure, and `refusal` the reason if the boundary refused the work."""
+    failure, and `refusal` the reason if the boundary refused the work. `on_behalf_of` names the principals behind the
+    actor (`type:id`), the nearest first."""
 
     kind: Literal["started", "completed", "failed"]
     request_id: str
@@ -40,6 +41,7 @@ class ExecutionEvent:
     duration: float | None = None
     error: ErrorCode | None = None
     refusal: str | None = None
+    on_behalf_of: tuple[str, ...] = ()
 
 
 Sink = Callable[[ExecutionEvent], None]
@@ -91,6 +93,7 @@ class Telemetry:
             actor=str(request.actor) if request.actor else None,
             runner=self._runner,
             at=datetime.now(UTC),
+            on_behalf_of=tuple(map(str, request.actor.chain[1:])) if request.actor else (),
             **outcome,
         )
         for sink in self._sinks:
@@ -112,7 +115,7 @@ def log_sink(event: ExecutionEvent) -> None:
         event.action,
         event.module_id,
         event.tenant_id,
-        event.actor,
+        " for ".join((str(event.actor), *event.on_behalf_of)),
         event.runner,
         "" if event.duration is None else f" after {event.duration:.3f} s",
         "" if event.error is None else f": {event.error}",

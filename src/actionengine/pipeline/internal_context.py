@@ -87,11 +87,10 @@ class InternalContext(ActionContext):
         return decision.allowed
 
     def require_actor_type(self, allowed: Iterable[ActorType], refusal: str) -> None:
-        """Raise `ActionError(forbidden)` with this message for an actor of another type, or one that acts for such an
-        actor. Each replay is refused by the type of its actor too."""
+        """Raise `ActionError(forbidden)` with this message for an actor of another type, now and for each replay."""
         execution = self._port.execution
         actor, allowed = execution.request.actor, tuple(allowed)
-        if actor is None or any(each.type not in allowed for each in actor.chain):
+        if actor is None or actor.type not in allowed:
             raise ActionError(ErrorCode.FORBIDDEN, refusal)
         if execution.asked is not None:
             execution.asked.add(Question(execution.plan.name, allowed, (), None, None), actor)
