@@ -204,7 +204,7 @@ class LogRowBuilder:
             usage.input_tokens if usage else None,
             usage.output_tokens if usage else None,
             usage.cost_usd if usage else None,
-            principals_behind(actor) if actor else (),
+            principals_behind(actor) if actor is not None and actor.on_behalf_of is not None else (),
         )
 
 
@@ -234,9 +234,7 @@ class LogBuffer(list[LogRow]):
 
 def principals_behind(actor: Actor) -> tuple[str, ...]:
     """Return the principals that an actor acts for, as rows keep them: `type:id`, the nearest first."""
-    if actor.on_behalf_of is None:
-        return ()
-    return tuple(f"{each.type}:{each.id[:MAX_ACTOR_ID_LENGTH]}" for each in actor.on_behalf_of.chain)
+    return tuple(f"{each.type}:{each.id[:MAX_ACTOR_ID_LENGTH]}" for each in actor.chain[1:])
 
 
 def outcome_of(error: ActionError) -> Outcome:

@@ -102,22 +102,25 @@ class Authorization:
             execution.asked.add(question, actor)
         return decision
 
-    async def _put(self, execution: Execution, question: Question, actor: Actor, is_pending: bool = False) -> Decision:
+    def _put(
+        self, execution: Execution, question: Question, actor: Actor, is_pending: bool = False
+    ) -> Awaitable[Decision]:
         """Return the decision on an actor. One that acts for others may do what each actor in its chain may do."""
         if actor.on_behalf_of is None:
-            decision = await self._put_once(execution, question, actor, is_pending)
-            execution.entry.record_decision(decision.reason)
-            return decision
+            return self._put_once(execution, question, actor, is_pending)
+        return self._put_for_each(execution, question, actor, is_pending)
+
+    async def _put_for_each(self, execution: Execution, question: Question, actor: Actor, is_pending: bool) -> Decision:
         decision = Decision(False, "no actor")
         for each in actor.chain:
-            allowed, reason = await self._put_once(execution, question, each, is_pending)
-            decision = Decision(allowed, f"{reason} (for {each})")
-            execution.entry.record_decision(decision.reason)
-            if not allowed:
+            decision = await self._put_once(execution, question, each, is_pending, f" (for {each})")
+            if not decision.allowed:
                 break
         return decision
 
-    async def _put_once(self, execution: Execution, question: Question, actor: Actor, is_pending: bool) -> Decision:
+    async def _put_once(
+        self, execution: Execution, question: Question, actor: Actor, is_pending: bool, for_whom: str = ""
+    ) -> Decision:
         tenant, mode = execution.request.tenant, execution.root.mode
         assert tenant is not None
         action, _, roles, permission, resource = question
@@ -132,6 +135,9 @@ class Authorization:
         except Exception as error:
             log_crash(execution, "the authorizer", error)
             raise ActionError(ErrorCode.INTERNAL, f"the authorizer raised {type(error).__name__}") from None
+        if for_whom:
+            decision = Decision(decision.allowed, decision.reason + for_whom)
+        execution.entry.record_decision(decision.reason)
         return decision
 
 
