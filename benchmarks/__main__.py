@@ -26,6 +26,7 @@ from benchmarks import (
     idle_memory,
     import_time,
     log_growth,
+    preview_cost,
     relay_drain,
     relay_latency,
     relay_relays,
@@ -56,6 +57,7 @@ BENCHMARKS: Mapping[str, Callable[..., list[Row]]] = {
     "boundary_checks": boundary_checks.run,
     "runner_queue": runner_queue.run,
     "budget_cost": budget_cost.run,
+    "preview_cost": preview_cost.run,
 }
 
 _WIDTH = 140

@@ -81,7 +81,7 @@ def database(beside: Bench | None = None) -> Iterator[Bench]:
                 "CREATE TABLE bench_refunds (tenant_id uuid, id text, version integer NOT NULL, data json NOT NULL,"
                 " PRIMARY KEY (tenant_id, id))"
             )
-            connection.execute(f'GRANT SELECT, INSERT ON bench_refunds TO "{APP_ROLE}"')
+            connection.execute(f'GRANT SELECT, INSERT, UPDATE ON bench_refunds TO "{APP_ROLE}"')
         yield Bench(*made, make_url(url).set(database=name).render_as_string(hide_password=False))
 
 

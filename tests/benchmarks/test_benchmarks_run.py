@@ -55,6 +55,11 @@ ROWS = {
     "document_guard": ["document_guard_typed", "document_guard_untyped"],
     "workflow_steps": ["workflow_step_writing", "workflow_step_empty"],
     "boundary_checks": ["boundary_checks_request", "boundary_checks_file", "boundary_checks_command"],
+    "preview_cost": [
+        f"preview_cost_{what}_{name}"
+        for what in ("memory_documents", "postgres_documents", "postgres_statements")
+        for name in ("preview", "plan")
+    ],
     "budget_cost": [
         f"budget_cost_{budgets}_{key}_{workers}"
         for workers in (1, 4)
