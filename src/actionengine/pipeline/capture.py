@@ -16,6 +16,8 @@ from secrets import token_hex
 from typing import Any, cast
 from uuid import UUID
 
+from pydantic_core import to_json
+
 from actionengine.pipeline.secrets import Secrets
 from actionengine.storage.captured import CapturedWrite, WriteJournal, WriteKind, captured_json
 from actionengine.storage.errors import SerializationFailure
@@ -83,7 +85,7 @@ class Capture:
     def add(
         self, kind: WriteKind, target: str, id: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
     ) -> None:
-        """Add a write of a document or a row."""
+        """Add a write of a row."""
         self.journal.add(CapturedWrite(kind, target, id, _json(before), _json(after)))
 
 
@@ -135,7 +137,7 @@ class CapturingRecords:
         """Add a document. Without an `id` it gets the next one of the capture."""
         self._capture.journal.check_open()
         record = await self._inner.insert(data, self._capture.new_id() if id is None else id)
-        self._capture.add("insert", self._collection, record.id, None, record.data)
+        self._capture.journal.add(CapturedWrite("insert", self._collection, record.id, None, to_json(record.data)))
         return record
 
     async def get(self, id: str) -> Record | None:
@@ -151,7 +153,8 @@ class CapturingRecords:
         self._capture.journal.check_open()
         before = await self._inner.lock(id, expected_version)
         record = await self._inner.update(id, data, expected_version)
-        self._capture.add("update", self._collection, id, before.data, record.data)
+        states = to_json(before.data), to_json(record.data)
+        self._capture.journal.add(CapturedWrite("update", self._collection, id, *states))
         return record
 
     async def delete(self, id: str, expected_version: int) -> None:
@@ -159,7 +162,7 @@ class CapturingRecords:
         self._capture.journal.check_open()
         before = await self._inner.lock(id, expected_version)
         await self._inner.delete(id, expected_version)
-        self._capture.add("delete", self._collection, id, before.data, None)
+        self._capture.journal.add(CapturedWrite("delete", self._collection, id, to_json(before.data)))
 
     async def list(
         self,

@@ -15,7 +15,7 @@ from actionengine.pipeline.execution import ApprovalNeeded, Execution
 from actionengine.pipeline.outcomes import Outcomes, storage_error
 from actionengine.pipeline.rehearsal import Rehearsals, begin_rehearsal, captured
 from actionengine.pipeline.stages import Stage
-from actionengine.pipeline.stored_plan import StoredPlan, purge_plans, store_plan
+from actionengine.pipeline.stored_plan import purge_plans, store_plan
 from actionengine.pipeline.user_code import logger
 from actionengine.pipeline.write_set import PreviewedEvent, Write, WriteSet
 from actionengine.storage.port import Storage
@@ -97,7 +97,7 @@ class Previews:
         execution.open(writable=True)
         unit_of_work = execution.unit_of_work
         assert unit_of_work is not None
-        plan = await store_plan(unit_of_work, StoredPlan.of(execution, writes, await unit_of_work.now()))
+        plan = await store_plan(unit_of_work, execution, writes)
         await unit_of_work.record(Recording(execution.secrets.scrub_rows(execution.log)))
         await unit_of_work.commit()
         if int(plan[-1], 16) % _PREVIEWS_PER_PURGE == 0:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
-from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
 from actionengine.errors import ActionError, ErrorCode, conflict
 from actionengine.pipeline.execution import Execution
 from actionengine.pipeline.payload import check_claimable, fingerprint
-from actionengine.pipeline.write_set import Effects, WriteSet
+from actionengine.pipeline.write_set import MAX_SHOWN_WRITES, Effects, WriteSet
 from actionengine.storage.port import UnitOfWork
 from actionengine.storage.records import PLANS
 from actionengine.storage.rows import Record
@@ -38,24 +37,29 @@ class StoredPlan(BaseModel):
     expires_at: datetime
     used_by: str | None = None
 
-    @classmethod
-    def of(cls, execution: Execution, writes: WriteSet, now: datetime) -> Self:
-        """Return the plan of a preview that ends at `now`."""
-        capture = execution.capture
-        assert capture is not None
-        return cls(
-            action=execution.plan.name,
-            actor=_actor(execution),
-            payload=_payload(execution),
-            effects=Effects.of(capture, writes).model_copy(update={"writes": (), "events": ()}),
-            expires_at=now + LIFETIME,
-        )
 
-
-async def store_plan(unit_of_work: UnitOfWork, plan: StoredPlan) -> str:
-    """Store a plan. Return its token."""
-    record = await unit_of_work.records(PLANS).insert(plan.model_dump(mode="json"))
-    return f"plan_{record.id}"
+async def store_plan(unit_of_work: UnitOfWork, execution: Execution, writes: WriteSet) -> str:
+    """Store the plan of a preview that has ended. Return its token."""
+    capture = execution.capture
+    assert capture is not None
+    # Made by hand: a model would cost as much as the rest of a small preview.
+    document = {
+        "action": execution.plan.name,
+        "actor": _actor(execution),
+        "payload": _payload(execution),
+        "effects": {
+            "now": capture.now.isoformat(),
+            "seed": capture.seed,
+            "digest": writes.digest,
+            "parts": writes.parts[:MAX_SHOWN_WRITES],
+            "writes": (),
+            "events": (),
+            "omitted": 0,
+        },
+        "expires_at": (await unit_of_work.now() + LIFETIME).isoformat(),
+        "used_by": None,
+    }
+    return f"plan_{(await unit_of_work.records(PLANS).insert(document)).id}"
 
 
 async def find_plan(execution: Execution) -> tuple[Record, StoredPlan]:

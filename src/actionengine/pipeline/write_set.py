@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json, to_json
@@ -17,6 +17,8 @@ from actionengine.pipeline.capture import Capture
 from actionengine.pipeline.secrets import Secrets
 from actionengine.storage.captured import CapturedWrite, WriteKind
 from actionengine.storage.rows import EventRow
+
+T = TypeVar("T")
 
 MAX_SHOWN_WRITES = 200
 """Writes, and events, that a preview shows at most. All of them are compared."""
@@ -112,11 +114,11 @@ def write_set(capture: Capture, events: Sequence[EventRow], secrets: Secrets, te
     names = [each.names for each in capture.secrets]
     parts = [(_label(write), _digest(capture.seed, _compared(write))) for write in writes]
     parts += [(f"event {event.type}", _digest(capture.seed, _compared_event(event))) for event in events]
-    shown = list(_bounded(_shown(write, secrets, names, tenant) for write in writes))
-    shown_events = list(_bounded(_shown_event(event, secrets) for event in events))
+    shown = [_shown(write, secrets, names, tenant) for write in _bounded(writes, _write_bytes)]
+    shown_events = [_shown_event(event, secrets) for event in _bounded(events, lambda event: len(event.payload))]
     return WriteSet(
-        writes=tuple(Write(**each) for each in shown),
-        events=tuple(PreviewedEvent(**each) for each in shown_events),
+        writes=tuple(shown),
+        events=tuple(shown_events),
         omitted=len(writes) + len(events) - len(shown) - len(shown_events),
         digest=_digest(capture.seed, to_json(parts)),
         parts=tuple((secrets.scrub_text(label), digest) for label, digest in parts),
@@ -161,14 +163,16 @@ def _label(write: CapturedWrite) -> str:
 
 def _compared(write: CapturedWrite) -> bytes:
     """Return all that two runs must agree on."""
+    if not write.generated and not write.made:
+        given = write.before, write.after, write.parameters
+        return b"\0".join((to_json([*write[:3], write.statement]), *(each or b"" for each in given)))
     before, after = _shared(write.before, write), _shared(write.after, write)
     id = write.id if write.made_id is None else write.made_id
-    parameters = from_json(write.parameters) if write.parameters is not None else None
-    return to_json(_sorted([write.kind, write.target, id, before, after, write.statement, parameters]))
+    return to_json([write.kind, write.target, id, before, after, write.statement, write.parameters])
 
 
 def _compared_event(event: EventRow) -> bytes:
-    return to_json(_sorted([event.type, event.version, event.subject, event.action, from_json(event.payload)]))
+    return to_json([event.type, event.version, event.subject, event.action]) + event.payload
 
 
 def _shared(encoded: bytes | None, write: CapturedWrite) -> Any:
@@ -184,43 +188,43 @@ def _shared_row(row: dict[str, Any], write: CapturedWrite) -> dict[str, Any]:
     return kept | {name: value for name, value in write.made if name in row}
 
 
-def _shown(write: CapturedWrite, secrets: Secrets, names: Sequence[frozenset[str]], tenant: Tenant) -> dict[str, Any]:
-    values = [from_json(each) if each is not None else None for each in (write.before, write.after, write.parameters)]
-    encoded = secrets.scrub_json(secrets.mask(to_json(values), *names))
+def _shown(write: CapturedWrite, secrets: Secrets, names: Sequence[frozenset[str]], tenant: Tenant) -> Write:
+    encoded = b"[%b,%b,%b]" % tuple(each or b"null" for each in (write.before, write.after, write.parameters))
+    if secrets.values or any(names):
+        encoded = secrets.scrub_json(secrets.mask(encoded, *names))
     for id in (str(tenant.id), tenant.id.hex):
         # Rows of the host's tables name their tenant. Outside, a tenant is its slug.
         encoded = encoded.replace(to_json(id), to_json(tenant.slug))
     before, after, parameters = from_json(encoded)
-    return {
-        "kind": write.kind,
-        "target": secrets.scrub_text(write.target),
-        "id": write.id and secrets.scrub_text(write.id),
-        "before": before,
-        "after": after,
-        "statement": write.statement and secrets.scrub_text(write.statement),
-        "parameters": parameters,
-    }
+    return Write(
+        write.kind,
+        secrets.scrub_text(write.target),
+        write.id and secrets.scrub_text(write.id),
+        before,
+        after,
+        write.statement and secrets.scrub_text(write.statement),
+        parameters,
+    )
 
 
-def _shown_event(event: EventRow, secrets: Secrets) -> dict[str, Any]:
+def _shown_event(event: EventRow, secrets: Secrets) -> PreviewedEvent:
     (masked,) = secrets.scrub_events([event])
-    return {"type": masked.type, "subject": masked.subject, "payload": from_json(masked.payload)}
+    return PreviewedEvent(masked.type, masked.subject, from_json(masked.payload))
 
 
-def _bounded(items: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+def _bounded(items: Sequence[T], size: Callable[[T], int]) -> Iterable[T]:
     left = MAX_SHOWN_BYTES
-    for position, item in enumerate(items):
-        left -= len(to_json(item))
-        if left < 0 or position == MAX_SHOWN_WRITES:
+    for item in items[:MAX_SHOWN_WRITES]:
+        left -= size(item)
+        if left < 0:
             return
         yield item
 
 
+def _write_bytes(write: CapturedWrite) -> int:
+    parts = write.before, write.after, write.parameters
+    return sum(len(each) for each in parts if each is not None) + len(write.statement or "")
+
+
 def _digest(seed: str, encoded: bytes) -> str:
     return sha256(seed.encode() + b"/" + encoded).hexdigest()
-
-
-def _sorted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _sorted(value[name]) for name in sorted(value)}
-    return [_sorted(each) for each in value] if isinstance(value, list) else value
