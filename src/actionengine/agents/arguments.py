@@ -15,8 +15,8 @@ from actionengine.schemas.field_errors import summarize
 KEY = "idempotency_key"
 KEY_SCHEMA: Mapping[str, Any] = {
     "type": "string",
-    "description": "A text of your own that stands for this request. Repeat it when you repeat the call, so that the "
-    "action takes effect once; use a new one for each new request.",
+    "description": "Needed: a text of your own that stands for this request. Repeat it when you repeat the call, so "
+    "that the action takes effect once; use a new one for each new request.",
 }
 
 
