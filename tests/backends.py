@@ -21,6 +21,7 @@ TENANT_TABLES = (
     "ae_documents",
     "ae_document_keys",
     "ae_idempotency_keys",
+    "ae_budget_counters",
     "ae_action_log",
     "ae_action_log_subjects",
     "ae_action_log_principals",

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from tests.isolation.harness import GUARDED, HOST_TABLE, TENANT_TABLES
 
-MAY_CHANGE = {"ae_documents", "ae_idempotency_keys"}
+MAY_CHANGE = {"ae_documents", "ae_idempotency_keys", "ae_budget_counters"}
 MAY_DELETE = {"ae_documents", "ae_document_keys", "ae_patch_ops"}
 
 End = Literal["own", "refused", "nothing"]
@@ -212,6 +212,15 @@ WRITES = [
         "a document for the victim", "INSERT INTO ae_documents VALUES ('VICTIM', 'notes', 'new', 1, '{}', now(), now())"
     ),
     refused("a key for the victim", "INSERT INTO ae_idempotency_keys VALUES ('VICTIM', 'test.work', 'key', 'f')"),
+    refused(
+        "a counter for the victim, or more in the one that is there",
+        "INSERT INTO ae_budget_counters AS c VALUES ('VICTIM', 'calls', 'integration:x', 1, now())"
+        " ON CONFLICT (tenant_id, budget, scope) DO UPDATE SET used = c.used + 1 RETURNING used",
+    ),
+    refused("moving a counter to the victim", "UPDATE ae_budget_counters SET tenant_id = 'VICTIM', scope = 'moved'"),
+    nothing(
+        "filling the victim's budgets", "UPDATE ae_budget_counters SET used = 1 WHERE tenant_id = 'VICTIM' RETURNING *"
+    ),
     refused(
         "a log row for the victim",
         "INSERT INTO ae_action_log (tenant_id, id, source, action, subjects, outcome, started_at, latency)"

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -21,6 +22,7 @@ from actionengine import (
     ActionContext,
     ActionError,
     Actor,
+    Budget,
     Engine,
     PostgresStorage,
     RequestContext,
@@ -304,7 +306,8 @@ class SQLHarness:
         for name, handler in (("spy", sabotage), ("spy_async", sabotage_async)):
             actions.append(create_action(name=name, description="For the test", handler=handler, read_only=True))
         service = create_service(name="test", description="Victims and attackers", actions=actions)
-        return create_action_engine(services=[service], storage=self.storage)
+        calls = Budget("calls", actions="test.work", limit=1000, window=timedelta(hours=1))
+        return create_action_engine(services=[service], storage=self.storage, budgets=[calls])
 
 
 def _write_note(session: Session, data: dict[str, str], tenant: Tenant) -> list[str]:

@@ -41,6 +41,7 @@ def insertions(party: Party) -> dict[str, str]:
         "ae_documents": f"INSERT INTO ae_documents VALUES ('{party.id}', 'notes', 'x', 1, '{{}}', now(), now())",
         "ae_document_keys": f"INSERT INTO ae_document_keys VALUES ('{party.id}', 'ae_roles', 'x', 'x')",
         "ae_idempotency_keys": f"INSERT INTO ae_idempotency_keys VALUES ('{party.id}', 'test.work', 'x', 'f')",
+        "ae_budget_counters": f"INSERT INTO ae_budget_counters VALUES ('{party.id}', 'calls', 'x', 1, now())",
         "ae_action_log": "INSERT INTO ae_action_log"
         " (tenant_id, id, source, action, subjects, outcome, started_at, latency)"
         f" VALUES ('{party.id}', gen_random_uuid(), 'psql', 'test.work', '[]', 'succeeded', now(), 0)",
@@ -130,10 +131,11 @@ def test_outside_an_action_nothing_is_changed(
                 "DELETE FROM ae_documents",
                 "DELETE FROM ae_document_keys",
                 "UPDATE ae_idempotency_keys SET result = ''",
+                "UPDATE ae_budget_counters SET used = 0",
             )
         ]
 
-    assert changed == [0, 0, 0, 0]
+    assert changed == [0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("statement", ["UPDATE host_notes SET body = ''", "DELETE FROM host_notes"])
@@ -243,7 +245,7 @@ def test_the_owner_is_bound_by_row_level_security_too(harness: SQLHarness) -> No
         seen = [table for table in GUARDED if connection.execute(f"SELECT FROM {table}".encode()).rowcount > 0]
 
     # Functions of the owner purge expired keys, deliver events, and count pending approvals.
-    assert seen == ["ae_document_keys", "ae_idempotency_keys", "ae_events", "ae_outbox"]
+    assert seen == ["ae_document_keys", "ae_idempotency_keys", "ae_budget_counters", "ae_events", "ae_outbox"]
 
 
 @pytest.mark.parametrize("table", ["ae_tenants", "ae_signing_keys", "ae_migrations"])

@@ -51,6 +51,7 @@ def works(harness: SQLHarness, party: Party, mode: Mode) -> None:
         "ae_documents": 3,
         "ae_document_keys": 1,
         "ae_idempotency_keys": 2,
+        "ae_budget_counters": 1,
         "ae_action_log": 3,
         "ae_action_log_subjects": 5,
         "ae_action_log_principals": 3,

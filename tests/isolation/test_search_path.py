@@ -64,7 +64,7 @@ def _statements() -> Iterator[tuple[str, str]]:
 
 STATEMENTS = list(_statements())
 KEYWORDS = {"AND", "ANY", "ARRAY", "AS", "COALESCE", "EXISTS", "FROM", "INTO", "MATERIALIZED", "NOT", "OR", "SELECT"}
-KEYWORDS |= {"GREATEST", "LATERAL", "LIMIT", "OVER", "VALUES", "WHERE"}
+KEYWORDS |= {"CONFLICT", "GREATEST", "LATERAL", "LIMIT", "OVER", "VALUES", "WHERE"}
 DEFINED = {"context", "given", "claimed", "place", "r", "subject", "principal", "new", "wanted"}
 """Names of columns that parentheses follow in the statements."""
 

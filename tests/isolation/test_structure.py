@@ -15,6 +15,7 @@ APP_MAY = {
     "ae_action_log": {"SELECT", "INSERT"},
     "ae_action_log_subjects": {"SELECT", "INSERT"},
     "ae_action_log_principals": {"SELECT", "INSERT"},
+    "ae_budget_counters": {"SELECT", "INSERT", "UPDATE"},
     "ae_change_targets": {"SELECT", "INSERT"},
     "ae_changes": {"SELECT", "INSERT"},
     "ae_document_keys": {"SELECT", "INSERT", "DELETE"},
@@ -163,6 +164,7 @@ def test_policies_for_single_roles_are_the_owners(harness: SQLHarness) -> None:
 
     assert {"".join(roles) for _, roles in policies} == {"owner"}
     assert {table for table, _ in policies} & set(TENANT_TABLES) == {
+        "ae_budget_counters",
         "ae_document_keys",
         "ae_events",
         "ae_idempotency_keys",

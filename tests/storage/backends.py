@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from sqlalchemy import Engine as Owner
 from actionengine import (
     Action,
     Actor,
+    Budget,
     Engine,
     PostgresStorage,
     RequestContext,
@@ -27,11 +28,17 @@ from tests.conftest import make_action
 SQLStorage = PostgresStorage | SQLiteStorage
 
 
-def engine_on(storage: Storage, *handlers: Callable[..., Any] | Action, service: str = "w", **options: Any) -> Engine:
+def engine_on(
+    storage: Storage,
+    *handlers: Callable[..., Any] | Action,
+    service: str = "w",
+    budgets: Sequence[Budget] = (),
+    **options: Any,
+) -> Engine:
     """Make an engine with one service: an action for each handler, under its name, with these options."""
     actions = [each if isinstance(each, Action) else make_action(each.__name__, each, **options) for each in handlers]
     return create_action_engine(
-        services=[create_service(name=service, description="", actions=actions)], storage=storage
+        services=[create_service(name=service, description="", actions=actions)], storage=storage, budgets=budgets
     )
 
 

@@ -16,6 +16,7 @@ from actionengine.storage.postgres.statements import (
     FIND_LOG_OF_PRINCIPAL,
     FIND_LOG_OF_SUBJECT,
     LIST_DOCUMENTS,
+    READ_COUNTER,
     READ_EVENTS,
     READ_EVENTS_OF_TYPES,
     ROWS,
@@ -72,6 +73,11 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     ),
     "ae_idempotency_keys_expiry": (
         "SELECT FROM public.ae_idempotency_keys WHERE expires_at <= now() ORDER BY expires_at LIMIT 10",
+        [],
+    ),
+    "ae_budget_counters_pkey": (READ_COUNTER, ["{tenant}", "calls", "human:ann"]),
+    "ae_budget_counters_expiry": (
+        "SELECT FROM public.ae_budget_counters WHERE expires_at <= now() ORDER BY expires_at LIMIT 10",
         [],
     ),
     "ae_action_log_pkey": (FIND_LOG[None], ["{tenant}", ID, ID, 10]),
@@ -181,6 +187,7 @@ OPERATORS = {
     "ae_document_keys_open",
     "ae_document_keys_schedules",
     "ae_idempotency_keys_expiry",
+    "ae_budget_counters_expiry",
     "ae_outbox_pending",
     "ae_outbox_held",
     "ae_outbox_behind",

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sqlalchemy import text
 from actionengine import (
     ActionContext,
     Actor,
+    Budget,
     Engine,
     RequestContext,
     SQLiteStorage,
@@ -66,7 +68,8 @@ def storage(tmp_path: Path) -> Iterator[SQLiteStorage]:
 
 @pytest.fixture
 def engine(storage: SQLiteStorage) -> Engine:
-    return engine_on(storage, put, run, service="notes")
+    calls = Budget("calls", limit=100, window=timedelta(hours=1))
+    return engine_on(storage, put, run, service="notes", budgets=[calls])
 
 
 def dump(storage: SQLiteStorage, tenant: Tenant) -> list[Any]:

@@ -73,16 +73,17 @@ FROM public.ae_claim(%s, %s, %s, %s, %s)
 # A reservation adds to a counter if there is room, or if its window is over: then another one begins. The time is the
 # statement's, so that all its parts decide alike. The columns of a statement are evaluated in their order, so that
 # counters are locked in that order, and after the claim.
-_IS_OVER = "c.expires_at OPERATOR(pg_catalog.<=) pg_catalog.statement_timestamp()"
+_SUM = "ae_budget_counters.used OPERATOR(pg_catalog.+) excluded.used"
+_IS_OVER = "ae_budget_counters.expires_at OPERATOR(pg_catalog.<=) pg_catalog.statement_timestamp()"
 _RESERVED = f"""reserved_{{number}} AS (
-    INSERT INTO public.ae_budget_counters AS c (tenant_id, budget, scope, used, expires_at)
+    INSERT INTO public.ae_budget_counters (tenant_id, budget, scope, used, expires_at)
     SELECT %s::pg_catalog.uuid, %s, %s, %s::pg_catalog.numeric,
         pg_catalog.statement_timestamp() OPERATOR(pg_catalog.+) %s::pg_catalog.interval
     {{source}}
     ON CONFLICT (tenant_id, budget, scope) DO UPDATE
-    SET used = CASE WHEN {_IS_OVER} THEN excluded.used ELSE c.used OPERATOR(pg_catalog.+) excluded.used END,
-        expires_at = CASE WHEN {_IS_OVER} THEN excluded.expires_at ELSE c.expires_at END
-    WHERE c.used OPERATOR(pg_catalog.+) excluded.used OPERATOR(pg_catalog.<=) %s::pg_catalog.numeric OR {_IS_OVER}
+    SET used = CASE WHEN {_IS_OVER} THEN excluded.used ELSE {_SUM} END,
+        expires_at = CASE WHEN {_IS_OVER} THEN excluded.expires_at ELSE ae_budget_counters.expires_at END
+    WHERE {_SUM} OPERATOR(pg_catalog.<=) %s::pg_catalog.numeric OR {_IS_OVER}
     RETURNING true
 )"""
 READ_COUNTER = """
