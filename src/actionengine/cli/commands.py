@@ -205,7 +205,7 @@ def list_tenants(url: Url, signing_key: SigningKey = None) -> None:
 def purge(
     url: Url, batch: Annotated[int, typer.Option(help="Keys in a batch.")] = 1000, signing_key: SigningKey = None
 ) -> None:
-    """Remove the expired idempotency keys, in batches."""
+    """Remove the expired idempotency keys, and counters of budgets whose window is over, in batches."""
     purged = 0
     with open_storage(url, signing_key) as storage:
         while found := storage.purge_expired_keys(limit=batch):

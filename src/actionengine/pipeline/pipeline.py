@@ -8,7 +8,7 @@
      6  claim            the idempotency key: ours, or an answer that is there already
      7  before hooks     each output is the next input
      8  validate         here when there are before hooks
-     9  approval         a policy that applies stops here
+     9  approval         budgets are reserved; a policy that applies stops here
     10  handler
     11  after hooks      each output is the next value
     12  record           log rows, events, idempotent result, in the same transaction
