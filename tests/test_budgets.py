@@ -173,7 +173,7 @@ async def test_an_actor_past_its_budget_is_told_when_to_retry(backend: Backend) 
 
     assert error.code.http_status == 429
     assert 0 < error.details["retry_after"] <= 3600
-    assert f"retry after {error.details['retry_after']:g} s" in error.message
+    assert f"retry after {error.details['retry_after']} s" in error.message
     facts = {"limit": 3, "used": 3, "amount": 1, "unit": "executions", "per": "actor", "window": 3600.0}
     assert {name: error.to_dict()["details"][name] for name in facts} == facts
     assert await desk.outcomes("payments.refund") == ["succeeded"] * 3 + ["denied"]
@@ -269,7 +269,7 @@ async def test_a_refused_key_can_be_used_later(backend: Backend) -> None:
 @run_in_mode
 async def test_an_approved_action_counts_for_its_requester(backend: Backend) -> None:
     desk = Desk(backend, replace(REFUNDS, limit=1), Budget("all", limit=9, window=HOUR))
-    pending = [refused(await desk.refund("5000"), ErrorCode.APPROVAL_REQUIRED) for _ in range(2)]
+    pending = [refused(await desk.refund(amount), ErrorCode.APPROVAL_REQUIRED) for amount in ("5000", "6000")]
     decisions = [{"approval_id": each.details["approval_id"]} for each in pending]
 
     expect(await desk.ask("approvals.approve", decisions[0], by=MARIA))
@@ -487,20 +487,28 @@ async def test_a_limit_can_change_with_a_deployment(backend: Backend) -> None:
 
 @run_in_mode
 async def test_a_preview_reserves_and_gives_back(backend: Backend) -> None:
-    desk = Desk(backend, replace(REFUNDS, limit=1))
+    tokens = Budget("tokens", actions="work.think", limit=10, unit="tokens", window=HOUR)
+    reads = Budget("reads", actions="work.read", limit=1, window=HOUR)
+    desk = Desk(backend, replace(REFUNDS, limit=1), tokens, reads)
     context = RequestContext(desk.tenant, BOT)
 
-    async def preview() -> Any:
+    async def preview(service: str, action: str, payload: Any) -> Any:
         if backend.mode == "sync":
-            return desk.engine.preview("payments", "refund", {"amount": "1"}, context)
-        return await desk.engine.preview_async("payments", "refund", {"amount": "1"}, context)
+            return desk.engine.preview(service, action, payload, context)
+        return await desk.engine.preview_async(service, action, payload, context)
 
-    for _ in range(2):
-        assert isinstance(await preview(), Success)
-    assert await desk.usage() == {"refunds": 0}
-    expect(await desk.refund())
+    wanted = [
+        ("payments", "refund", {"amount": "1"}, "refunds"),
+        ("work", "think", {"tokens": 6}, "tokens"),
+        ("work", "read", None, "reads"),
+    ]
+    for service, action, payload, _ in wanted * 2:
+        assert isinstance(await preview(service, action, payload), Success)
+    assert await desk.usage() == {"refunds": 0, "tokens": 0, "reads": 0}
 
-    limited((await preview()).failure(), "refunds")
+    for service, action, payload, budget in wanted:
+        expect(await desk.ask(f"{service}.{action}", payload))
+        limited((await preview(service, action, payload)).failure(), budget)
 
 
 # budgets.usage

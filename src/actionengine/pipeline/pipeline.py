@@ -126,7 +126,7 @@ class Pipeline:
         if observe is not None:
             for name in STAGES:
                 setattr(self, name, observe(name, getattr(self, name)))
-        rehearsals = Rehearsals(self._perform, self._prepare, self._start_over)
+        rehearsals = Rehearsals(self._rehearse, self._prepare, self._start_over)
         self._outcomes = Outcomes(
             storage, limits, self.authorization, self._approvals, rehearsals, self.claim, self.commit
         )
@@ -259,6 +259,11 @@ class Pipeline:
             await execution.unit_of_work.commit()
             execution.unit_of_work = execution.capture = None
             await use_plan(execution, record, stored)
+
+    async def _rehearse(self, execution: Execution) -> None:
+        await self._perform(execution)
+        if execution.plan.budgets or execution.deferred:
+            await self._reservations.rehearse(execution)
 
     async def _perform(self, execution: Execution) -> None:
         plan = execution.plan

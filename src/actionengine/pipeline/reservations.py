@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from math import ceil
@@ -32,8 +32,7 @@ class Reservations:
         if execution.plan.before or execution.plan.action.read_only:
             return
         with suppress(ActionError):
-            reservations = merged(_known_before(execution))
-            self._refuse_impossible(execution, reservations)
+            reservations = self._possible(execution, _known_before(execution))
             execution.open().announce(reservations)
             execution.announced = reservations
 
@@ -44,12 +43,10 @@ class Reservations:
         A read-only transaction can write no counter: it reads whether there is room, and `finish` reserves.
         """
         reservations, execution.announced = execution.announced, ()
+        reservations = reservations or self._possible(execution, _known_before(execution))
         execution.counted_usage = execution.entry.usage
         if not reservations:
-            reservations = merged(_known_before(execution))
-            if not reservations:
-                return
-            self._refuse_impossible(execution, reservations)
+            return
         unit_of_work = execution.open()
         if execution.plan.action.read_only:
             execution.deferred = tuple(reservations)
@@ -62,19 +59,21 @@ class Reservations:
 
         Raises `ActionError(rate_limited)`.
         """
-        if not execution.deferred and execution.entry.usage is execution.counted_usage:
-            return
-        added = [*execution.deferred, *_usage(execution, execution.counted_usage)]
-        execution.counted_usage = execution.entry.usage
+        added = _added(execution)
         if not added:
             return
         if execution.parent is not None and execution.plan.action.read_only:
-            execution.deferred = tuple(added)
+            execution.deferred = added
             return
         execution.deferred = ()
-        reservations = merged(added)
-        self._refuse_impossible(execution, reservations)
-        await self._reserve(execution, execution.open(writable=True), reservations)
+        await self._reserve(execution, execution.open(writable=True), self._possible(execution, added))
+
+    async def rehearse(self, execution: Execution) -> None:
+        """Do what `finish` does, for an outermost execution whose transaction is rolled back."""
+        if not execution.plan.action.read_only:
+            await self.finish(execution)
+        elif added := _added(execution):
+            await self._refuse_full(execution, execution.open(), self._possible(execution, added))
 
     async def _reserve(
         self, execution: Execution, unit_of_work: UnitOfWork, reservations: Sequence[Reservation]
@@ -83,8 +82,10 @@ class Reservations:
         if full:
             raise await self._rate_limited(execution, unit_of_work, full)
 
-    def _refuse_impossible(self, execution: Execution, reservations: Sequence[Reservation]) -> None:
-        """Refuse an amount that is larger than its whole budget. No later retry could succeed."""
+    def _possible(self, execution: Execution, wanted: Iterable[Reservation]) -> list[Reservation]:
+        """Return one reservation for each counter. Refuse an amount that is larger than its whole budget: no retry
+        could succeed."""
+        reservations = merged(wanted)
         for each in reservations:
             if each.amount > each.limit:
                 rule = self._rules[each.budget]
@@ -94,6 +95,7 @@ class Reservations:
                     f"{rule.name!r} ({rule.terms}): it can never succeed; ask for less",
                     _details(rule, each),
                 )
+        return reservations
 
     async def _refuse_full(
         self, execution: Execution, unit_of_work: UnitOfWork, reservations: Sequence[Reservation]
@@ -126,9 +128,18 @@ class Reservations:
         return ActionError(
             ErrorCode.RATE_LIMITED,
             f"{execution.plan.name}: the budget {rule.name!r} ({rule.terms}) has no room for "
-            f"{to_decimal(reservation.amount):f}, since {to_decimal(used):f} are used: retry after {retry_after:g} s",
+            f"{to_decimal(reservation.amount):f}, since {to_decimal(used):f} are used: retry after {retry_after} s",
             {**_details(rule, reservation), "used": to_number(used), "retry_after": retry_after},
         )
+
+
+def _added(execution: Execution) -> tuple[Reservation, ...]:
+    """Return the reservations since `reserve`: deferred ones, and the AI usage since then."""
+    if not execution.deferred and execution.entry.usage is execution.counted_usage:
+        return ()
+    added = (*execution.deferred, *_usage(execution, execution.counted_usage))
+    execution.counted_usage = execution.entry.usage
+    return added
 
 
 def _known_before(execution: Execution) -> Iterator[Reservation]:
