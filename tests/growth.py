@@ -23,6 +23,7 @@ from uuid_utils import uuid7
 from actionengine import (
     Actor,
     ApprovalPolicy,
+    Budget,
     Engine,
     InMemoryStorage,
     PostgresStorage,
@@ -53,14 +54,14 @@ ANN = Actor.human("ann", permissions=["pay"])
 class Office:
     """A tenant with a past."""
 
-    def __init__(self, storage: AnyStorage) -> None:
+    def __init__(self, storage: AnyStorage, budgets: Sequence[Budget] = ()) -> None:
         self.storage = storage
         self.tenant = storage.create_tenant(slug=f"t-{uuid4().hex}", name="Office")
         policy = ApprovalPolicy(when=lambda data, ctx: True, permission="pay.approve")
         pay = create_action(name="pay", description="x", handler=lambda data, ctx: Success(1), approval=policy)
         note = create_action(name="note", description="x", handler=lambda data, ctx: Success(1))
         service = create_service(name="work", description="x", actions=[pay, note])
-        self.engine: Engine = create_engine(services=[service], storage=storage)
+        self.engine: Engine = create_engine(services=[service], storage=storage, budgets=budgets)
 
     def do(self, name: str, payload: Mapping[str, Any], actor: Actor = BOSS) -> Any:
         service, _, action = name.partition(".")

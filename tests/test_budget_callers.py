@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples.embedded_postgres import Database
 from returns.result import Result, Success
 
-from actionengine import ActionContext, Budget, ErrorCode, create_action, create_service
+from actionengine import ActionContext, Budget, ErrorCode, PostgresStorage, create_action, create_service
+from actionengine.storage.counters import ONE, Reservation
 from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from actionengine.testing.backend import make_tenant
 from tests.backends import MODES, SQLITE_FILE, AnyStorage, open_storage, requested_database
@@ -211,4 +213,25 @@ def test_budgets_in_opposite_orders_do_not_block(
             assert codes <= {"rate_limited", "conflict"}
 
         backend.run(all_at_once())
+        backend.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_wait_for_a_counter_is_bounded(mode: str, postgres_database: Database) -> None:
+    with PostgresStorage(postgres_database.app_url, lock_timeout=0.1) as storage:
+        backend = MODES[mode](storage)
+        desk = Desk(backend, 1)
+        held = Reservation("calls", str(BOT), ONE, ONE, HOUR)
+
+        async def wait_in_vain() -> None:
+            unit = backend.unit()
+            assert not await unit.reserve([held])
+            for key in (None, "key"):
+                refused(await desk.ask("payments.pay", {"amount": 1}, key=key), ErrorCode.CONFLICT, "lock")
+            await unit.rollback()
+
+            assert await desk.outcomes("payments.pay") == ["failed", "failed"]
+            assert expect(await desk.ask("payments.pay", {"amount": 1}, key="key")) == 1
+
+        backend.run(wait_in_vain())
         backend.close()

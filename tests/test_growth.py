@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from actionengine import Actor, CallbackPublisher, ErrorCode, Relay
+from actionengine import Actor, Budget, CallbackPublisher, ErrorCode, Relay
 from actionengine.concurrency.run_sync import run_sync
+from actionengine.storage.counters import ONE, Reservation
 from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES
 from actionengine.text.names import fold
 from tests.backends import AnyStorage
@@ -138,6 +140,32 @@ def test_to_delete_a_role_of_many_costs_no_more(growing_storage: AnyStorage) -> 
         office.do("roles.delete", {"name": READER["name"]}, ADMIN).unwrap()
 
     costs_the_same(growing_storage, roles_and_holders, delete)
+
+
+# Budgets
+
+HOUR = timedelta(hours=1)
+with_a_budget = partial(Office, budgets=[Budget("notes", actions="work.note", limit=10**9, window=HOUR)])
+
+
+def counters(office: Office, number: int) -> None:
+    unit = office.storage.unit_of_work(office.tenant, str(uuid4()), "sync")
+    for each in range(number):
+        run_sync(unit.reserve([Reservation("notes", f"human:{each:05}", ONE, 10**9 * ONE, HOUR)]))
+    run_sync(unit.commit())
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda office: office.do("work.note", {}).unwrap(),
+        lambda office: office.do("budgets.usage", {}).unwrap(),
+        lambda office: office.do("budgets.usage", {"actor": "human:00007"}).unwrap(),
+    ],
+    ids=["reserve", "usage", "usage of another"],
+)
+def test_a_counter_costs_no_more_among_many(growing_storage: AnyStorage, operation: Callable[[Office], object]) -> None:
+    costs_the_same(growing_storage, counters, operation, with_a_budget)
 
 
 def test_a_relay_takes_large_events_by_their_bytes(growing_storage: AnyStorage) -> None:

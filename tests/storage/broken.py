@@ -11,7 +11,9 @@ from uuid import UUID, uuid5
 
 from actionengine import InMemoryStorage, Tenant
 from actionengine.concurrency.run_sync import Mode
+from actionengine.storage.counters import Reservation
 from actionengine.storage.memory.claims import ClaimHolder
+from actionengine.storage.memory.counters import Hold
 from actionengine.storage.memory.outbox import MemoryOutbox, PartitionKey
 from actionengine.storage.memory.records import MemoryRecords
 from actionengine.storage.memory.rows import MemoryRows
@@ -34,6 +36,7 @@ from actionengine.storage.scopes import Scope
 from actionengine.storage.tables import Row, Table
 from actionengine.testing import (
     ActionLogConformance,
+    BudgetConformance,
     EventConformance,
     IdempotencyConformance,
     OutboxConformance,
@@ -729,6 +732,37 @@ class SettlingForgetsTheRest(Broken, by=OutboxConformance.test_what_is_in_neithe
             taken = [entry for name in self._taken() for entry in self._queues.lanes[name]]
             rest = [PendingEvent(entry.position, entry.event, 0) for entry in taken if entry.event.id not in refused]
             await super().settle([*delivered, *rest], failed)
+
+
+# Budgets
+
+
+class ReservationsDoNotWait(Broken, by=BudgetConformance.test_a_unit_of_work_waits_for_what_another_may_give_back):
+    """A reservation is refused while others hold amounts that they may give back."""
+
+    class Unit(BrokenUnit):
+        async def reserve(self, reservations: Sequence[Reservation]) -> Sequence[Reservation]:
+            self._is_driven = True
+            return await super().reserve(reservations)
+
+
+class SavepointsKeepAmounts(Broken, by=BudgetConformance.test_a_savepoint_gives_amounts_back):
+    """A rollback to a savepoint gives nothing back."""
+
+    class Unit(BrokenUnit):
+        def _release_hold(self, hold: Hold) -> None:
+            if self._ended:
+                super()._release_hold(hold)
+            else:
+                self._holds.append(hold)
+
+
+class WindowsNeverEnd(Broken, by=BudgetConformance.test_a_new_window_begins_after_the_end_of_one):
+    """A counter lasts for ever."""
+
+    class Unit(BrokenUnit):
+        async def reserve(self, reservations: Sequence[Reservation]) -> Sequence[Reservation]:
+            return await super().reserve([each._replace(window=timedelta(days=1)) for each in reservations])
 
 
 def _of_slug(tenant: Tenant) -> UUID:
