@@ -63,6 +63,8 @@ def test_people_and_agents(make_engine, person, agent, tenant):
     assert engine.execute_action("notes", "keep", {}, person(**MAY_KEEP)) == Success("human:person")
     assert engine.execute_action("notes", "keep", {}, agent("bot-7", **MAY_KEEP)) == Success("ai:bot-7")
     assert engine.execute_action("notes", "keep", {}, agent()).failure().code == "forbidden"
+    for_dave = agent("bot-7", **MAY_KEEP, on_behalf_of=person("dave").actor)
+    assert "(for human:dave)" in engine.execute_action("notes", "keep", {}, for_dave).failure().message
     assert person().tenant == tenant
     assert (person(reason="asked").reason, person().source) == ("asked", "test")
 

@@ -126,8 +126,9 @@ class HostileHost:
 
 
 def actor_of(id: str) -> Actor:
+    """Return an actor of this id on behalf of others of the same id; of Ann, for an id that no actor may have."""
     try:
-        return Actor.human(id)
+        return Actor.ai(id, on_behalf_of=Actor.human(id, on_behalf_of=Actor.integration(id)))
     except ValueError:
         return Actor.human("ann")
 

@@ -80,7 +80,7 @@ class Actor:
         if not isinstance(self.id, str) or not self.id:
             raise ValueError(f"an actor needs a non-empty id, not {self.id!r}")
         if storable_text(self.id) != self.id:
-            raise ValueError(f"the id {self.id!r} of an actor contains a lone surrogate, which UTF-8 cannot carry")
+            raise ValueError(f"the id {self.id!r} of an actor contains NUL or a lone surrogate, which no storage keeps")
         if type(self.id) is not str:
             object.__setattr__(self, "id", str.__str__(self.id))
         object.__setattr__(self, "roles", _names(self.roles))

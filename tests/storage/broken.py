@@ -600,6 +600,20 @@ class SubjectsMatchByPrefix(Broken, by=ActionLogConformance.test_rows_are_found_
             return Page(row for row in found if wanted is None or any(name.startswith(wanted) for name in row.subjects))
 
 
+class PrincipalsMatchTheirActors(Broken, by=ActionLogConformance.test_rows_are_found_by_what_is_asked_for):
+    """A query for what was done for `human:x` also finds what `human:x` did itself."""
+
+    class Unit(BrokenUnit):
+        async def read_log(self, query: LogQuery) -> Page[LogRow]:
+            wanted = query.principal
+            found = await super().read_log(query._replace(principal=None))
+            return Page(
+                row
+                for row in found
+                if wanted is None or wanted in (f"{row.actor_type}:{row.actor_id}", *row.on_behalf_of)
+            )
+
+
 # Tables
 
 

@@ -1046,3 +1046,20 @@ def test_under_an_event_loop_steps_are_taken_in_the_same_way(shared_backend: Any
 
     backend.run(test())
     backend.close()
+
+
+@run_in_mode
+async def test_a_run_in_sync_mode_acts_for_the_chain_of_its_starter(harness: Harness) -> None:
+    """More about chains is in `test_chains`."""
+    dave = Actor.human("dave")
+    agent = Actor.ai("bot", permissions=["host.pay"], on_behalf_of=dave)
+    harness = harness.another(
+        authorizer=StaticAuthorizer({"payer": Role(allow=["host.pay"])}), roles=lambda *_: ["payer"]
+    )
+    run = await harness.run(note("a"), action("b", "host.pay"), by=agent)
+
+    assert (run.status, run.on_behalf_of) == ("paused", ("ai:bot", "human:dave"))
+    assert "needs the permission host.pay (for ai:bot)" not in run.error["message"]
+    assert "needs the permission host.pay (for human:dave)" in run.error["message"]
+    [row] = await harness.log(principal="human:dave", action="host.note")
+    assert (row.actor_type, row.on_behalf_of) == ("workflow", ("ai:bot", "human:dave"))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, cast
 
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_CHAIN_LENGTH, Actor, ActorType
+from actionengine.errors import storable_text
 from actionengine.text.names import shortened
 
 Claims = Mapping[str, Any]
@@ -114,8 +115,8 @@ def _names(party: Claims, names_of: NamesOf, what: str) -> tuple[str, ...]:
         _refuse(f"the {what} must be an array of texts, not {_shown(given)}")
     names = tuple(given)
     for name in names:
-        if not isinstance(name, str):
-            _refuse(f"the {what} must be texts, and one of them is {_shown(name)}")
+        if not isinstance(name, str) or storable_text(name) != name:
+            _refuse(f"the {what} must be texts without NUL and lone surrogates, and one of them is {_shown(name)}")
     return names
 
 

@@ -55,6 +55,7 @@ class MakeContext(Protocol):
         *,
         roles: Iterable[str] = (),
         permissions: Iterable[str] = (),
+        on_behalf_of: Actor | None = None,
         tenant: Tenant | None = None,
         **request: Any,
     ) -> RequestContext:
@@ -180,10 +181,11 @@ def _make_context(
     *,
     roles: Iterable[str] = (),
     permissions: Iterable[str] = (),
+    on_behalf_of: Actor | None = None,
     tenant: Tenant | None = None,
     **request: Any,
 ) -> RequestContext:
-    actor = create_actor(id or default_id, roles, permissions)
+    actor = create_actor(id or default_id, roles, permissions, on_behalf_of)
     return RequestContext(tenant or default_tenant, actor, **{"source": "test", **request})
 
 
