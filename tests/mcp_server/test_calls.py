@@ -174,6 +174,7 @@ async def test_a_wrong_key_in_meta_is_refused(shop: Shop, key: str, value: Any) 
         with pytest.raises(MCPError, match="_meta: actionengine/" + key):
             await client.call_tool("shop__note", {"text": "x"}, meta=by(**{key: value}))
     assert shop.count() == 0
+    assert [(row.action, row.outcome) for row in shop.log()] == [("shop.note", "invalid")]
 
 
 # Approvals

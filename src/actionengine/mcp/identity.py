@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from mcp.server.auth.provider import AccessToken
@@ -32,7 +32,7 @@ _SESSION_HEADER = "mcp-session-id"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MCPRequest:
-    """The facts that the SDK knows of one request. The client chose all of them but `token`.
+    """The facts that the SDK knows of one request. The client chose all of them but `token`. `repr` shows no secrets.
 
     Attributes:
         method: `tools/list` or `tools/call`.
@@ -46,11 +46,11 @@ class MCPRequest:
 
     method: str
     tool: str | None
-    headers: Mapping[str, str]
-    token: AccessToken | None
-    session_id: str | None
-    meta: Mapping[str, Any]
-    http: Any
+    headers: Mapping[str, str] = field(repr=False)
+    token: AccessToken | None = field(repr=False)
+    session_id: str | None = field(repr=False)
+    meta: Mapping[str, Any] = field(repr=False)
+    http: Any = field(repr=False)
 
 
 Identify: TypeAlias = Callable[[MCPRequest], RequestContext | Awaitable[RequestContext]]
@@ -71,7 +71,9 @@ class Identification:
         try:
             context = await self._ask(describe(ctx, tool))
         except _REFUSALS as refusal:
-            logger.warning("identify refused %s: %s", ctx.method, shortened(repr(refusal)))
+            # The text of a `LookupError` is the key that was looked up, such as a token.
+            reason = "" if isinstance(refusal, LookupError) else f": {shortened(refusal)}"
+            logger.warning("identify refused %s with %s%s", ctx.method, type(refusal).__name__, reason)
             raise _refusal() from None
         except Exception:
             logger.exception("identify raised for %s", ctx.method)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mcp.shared.exceptions import MCPError
-from mcp.types import INVALID_PARAMS, RequestId
+from mcp.types import RequestId
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from actionengine.context import AIUsage, RequestContext
+from actionengine.errors import ActionError, ErrorCode
 
 PREFIX = "actionengine/"
 """The prefix of the keys in `_meta` that this server reads."""
@@ -54,7 +54,7 @@ class CallMeta(BaseModel):
 
 
 def read_meta(meta: Mapping[str, Any] | None) -> CallMeta:
-    """Return the keys of this server in a `_meta`. Raises `MCPError` for an unknown key or a wrong type."""
+    """Return the keys of this server in a `_meta`. Raises `ActionError` for an unknown key or a wrong type."""
     ours = {name.removeprefix(PREFIX): value for name, value in (meta or {}).items() if name.startswith(PREFIX)}
     try:
         return CallMeta.model_validate(ours)
@@ -63,7 +63,7 @@ def read_meta(meta: Mapping[str, Any] | None) -> CallMeta:
         name = ".".join(str(part) for part in first["loc"])[:100]
         known = ", ".join(PREFIX + each for each in CallMeta.model_fields)
         message = f"_meta: {PREFIX}{name}: {first['msg']}. Expected keys: {known}"
-        raise MCPError(INVALID_PARAMS, message) from None
+        raise ActionError(ErrorCode.INVALID_INPUT, message) from None
 
 
 def _first(*values: str | None) -> str | None:

@@ -15,14 +15,13 @@ from mcp.types import (
     INVALID_PARAMS,
     CallToolRequestParams,
     CallToolResult,
-    ListToolsResult,
     PaginatedRequestParams,
     TextContent,
-    Tool,
 )
 
 from actionengine.agents.results import ToolResult
 from actionengine.agents.tools import Tools
+from actionengine.context import RequestContext
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ConfigurationError
 from actionengine.mcp.calls import run_call
@@ -80,20 +79,25 @@ def create_mcp_server(
     tools = Tools(engine, "mcp", services, aliases=aliases, max_result_bytes=max_result_bytes)
     identification = Identification(identify)
 
-    async def list_tools(ctx: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
-        if params is not None and params.cursor is not None:
+    async def list_tools(ctx: Context, params: PaginatedRequestParams) -> dict[str, Any]:
+        if params.cursor is not None:
             raise MCPError(INVALID_PARAMS, "unknown cursor: the list of tools has one page")
         context = await identification.context_of(ctx)
         try:
             definitions = await tools.list_async(context)
         except ActionError as refusal:
             raise MCPError(INTERNAL_ERROR, refusal.message) from None
-        listed = [Tool.model_validate(each) for each in definitions]
-        return ListToolsResult(tools=listed, ttl_ms=list_ttl_ms, cache_scope="private")
+        # A plain result: the SDK validates it anyway, and to do so twice takes 0.2 s for 1,000 tools.
+        return {"tools": definitions, "ttlMs": list_ttl_ms, "cacheScope": "private", "resultType": "complete"}
 
     async def call_tool(ctx: Context, params: CallToolRequestParams) -> CallToolResult:
-        meta = read_meta(ctx.meta)
-        context = meta.complete(await identification.context_of(ctx, params.name), ctx.request_id)
+        context = await identification.context_of(ctx, params.name)
+        try:
+            meta = read_meta(ctx.meta)
+        except ActionError as refusal:
+            await log_refusal(params.name, refusal, context)
+            raise MCPError(INVALID_PARAMS, refusal.message) from None
+        context = meta.complete(context, ctx.request_id)
         ask = tools.preview_async if meta.preview else tools.call_async
         try:
             result = await run_call(ask(params.name, params.arguments, context), ctx, params.name, heartbeat)
@@ -103,16 +107,23 @@ def create_mcp_server(
             raise MCPError(INTERNAL_ERROR, "the call failed on the server, and its log says why") from None
         return _result_of(result)
 
-    return Server(
+    async def log_refusal(tool: str, refusal: ActionError, context: RequestContext) -> None:
+        name = tools.action_of(tool)
+        if name is not None:
+            service, _, action = name.partition(".")
+            await engine.refuse(service, action, None, refusal, context, "async")
+
+    server: Server[Any] = Server(
         name,
         version=version,
         instructions=instructions,
         lifespan=lifespan,
-        on_list_tools=list_tools,
         on_call_tool=call_tool,
         # No schema mirrors arguments in headers. Without this, the SDK would list the tools before each call.
         get_tool_input_schema=lambda name: None,
     )
+    server.add_request_handler("tools/list", PaginatedRequestParams, list_tools)
+    return server
 
 
 def _result_of(result: ToolResult) -> CallToolResult:
