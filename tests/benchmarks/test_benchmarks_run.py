@@ -20,6 +20,7 @@ ROWS = {
     "routing": ["routing_get_action", "routing_execute_action"],
     "import_time": ["import_time", "import_time_used"],
     "boot": ["boot_one_model", "boot_many_models"],
+    "catalogue": ["catalogue_static", "catalogue_rbac", "catalogue_rbac_chain"],
     "governed_postgres": [
         f"governed_postgres_{backend}_{workers}_{write}"
         for backend in ("sync", "async")

@@ -105,12 +105,12 @@ def decide_without_roles(request: AccessRequest) -> Decision:
     return SYSTEM if request.actor.type == "system" else OPEN
 
 
-_Rules = list[tuple[str, Rule]]
-"""Rules, each with the name of its role."""
-_Table = dict[str, _Rules]
-"""Rules by their permissions, which may be patterns."""
+_Decisions = dict[str | None, Decision]
+"""The decisions that rest on rules, by the resources of the rules; None is every resource."""
+_Table = dict[str, _Decisions]
+"""The same, by the permissions of the rules."""
 
-_ROLES_BYTES, _RULE_BYTES = 600, 400
+_ROLES_BYTES, _RULE_BYTES = 600, 600
 
 
 class HeldRoles:
@@ -123,11 +123,13 @@ class HeldRoles:
         self.names = dict.fromkeys(names)
         self._allow: _Table = {}
         self._deny: _Table = {}
-        for name in self.names:
-            if name in roles:
-                for table, rules in ((self._allow, roles[name].allow), (self._deny, roles[name].deny)):
-                    for rule in rules:
-                        table.setdefault(rule.permission, []).append((name, rule))
+        for name, role in [(name, roles[name]) for name in self.names if name in roles]:
+            for rule in role.allow:
+                decision = Decision(True, f"role {name} allows {rule}")
+                self._allow.setdefault(rule.permission, {}).setdefault(rule.resource, decision)
+            for rule in role.deny:
+                decision = Decision(False, f"role {name} denies {rule}")
+                self._deny.setdefault(rule.permission, {}).setdefault(rule.resource, decision)
 
     @property
     def size(self) -> int:
@@ -138,50 +140,48 @@ class HeldRoles:
     def decide(self, request: AccessRequest) -> Decision:
         """Return the decision on a request of the actor."""
         _, actor, _, access_control, permission, resource, is_pending, _ = request
-        reason = OPEN.reason
+        decision = OPEN
         if access_control and PUBLIC not in access_control:
             matching = next((name for name in access_control if name in self.names), None)
             if matching is None:
                 return Decision(False, f"needs one of the roles {', '.join(access_control)}")
-            reason = f"role {matching}"
+            decision = Decision(True, f"role {matching}")
         if permission is None:
-            return Decision(True, reason)
+            return decision
         patterns = patterns_covering(permission)
-        denied = _matching(self._deny, patterns)
-        for name, rule in denied:
-            if rule.resource is None or rule.resource == resource:
-                return Decision(False, f"role {name} denies {rule}")
+        refusals = _covering(self._deny, patterns)
+        if refusal := refusals.get(None) or refusals.get(resource):
+            return refusal
         for granted in actor.permissions:
             if pattern_covers(granted, permission):
                 return Decision(True, f"the actor's own permission {granted}")
-        allowed = _matching(self._allow, patterns)
-        for name, rule in allowed:
-            if rule.resource is None or rule.resource == resource:
-                return Decision(True, f"role {name} allows {rule}")
+        allowed = _covering(self._allow, patterns)
+        if permit := allowed.get(None) or allowed.get(resource):
+            return permit
         if is_pending and allowed:
-            return _decide_limited(allowed, denied)
+            return _decide_limited(allowed, refusals)
         on_resource = "" if resource is None else f" on {resource}"
         return Decision(False, f"needs the permission {permission}{on_resource}")
 
 
-def _matching(table: _Table, patterns: Sequence[str]) -> _Rules:
-    """Return the rules with one of these permissions."""
-    return [found for pattern in patterns if pattern in table for found in table[pattern]]
+def _covering(table: _Table, patterns: Iterable[str]) -> _Decisions:
+    """Return the decisions by the rules with one of these permissions."""
+    found = [table[pattern] for pattern in patterns if pattern in table]
+    if len(found) == 1:
+        return found[0]
+    return {resource: decision for each in reversed(found) for resource, decision in each.items()}
 
 
-def _decide_limited(allowed: _Rules, denied: _Rules) -> Decision:
-    """Return the decision on a pending resource, where all rules are about one resource each: yes if one is allowed and
-    not denied."""
-    refusals = {rule.resource: f"role {name} denies {rule}" for name, rule in denied}
-    left = [(name, rule) for name, rule in allowed if rule.resource not in refusals]
+def _decide_limited(allowed: _Decisions, refusals: _Decisions) -> Decision:
+    """Return the decision on a pending resource, where each rule is about one resource: yes if one is allowed and not
+    denied."""
+    left = [resource for resource in allowed if resource is not None and resource not in refusals]
     if not left:
-        return Decision(False, refusals[allowed[0][1].resource])
-    name, rule = left[0]
-    resources = frozenset(rule.resource for _, rule in left if rule.resource is not None)
-    return LimitedDecision(f"role {name} allows {rule}", resources)
+        return refusals[next(iter(allowed))]
+    return LimitedDecision(allowed[left[0]].reason, frozenset(left))
 
 
-def decide_all(requests: Iterable[AccessRequest], held: HeldRoles) -> list[Decision]:
+def decide_all(requests: Sequence[AccessRequest], held: HeldRoles) -> list[Decision]:
     """Return the decisions on requests of one actor."""
     return [held.decide(each) if needs_roles(each) else decide_without_roles(each) for each in requests]
 

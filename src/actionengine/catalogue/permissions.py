@@ -110,15 +110,16 @@ class Permissions:
                 rows[number].append(
                     decision if decision.allowed else Decision(False, f"{decision.reason} (for {each})")
                 )
-        return [await self._intersect(plan, actor.chain, row, asked) for plan, row in zip(plans, rows, strict=True)]
+        return [
+            await self._intersect(plan, actor.chain, row, asked) if _is_limited(row) else row[-1]
+            for plan, row in zip(plans, rows, strict=True)
+        ]
 
     async def _intersect(
         self, plan: ActionPlan, chain: Sequence[Actor], row: Sequence[Decision], asked: _Asked
     ) -> Decision:
-        """Return the decision of a chain. Each of its actors has an answer in the row, up to the first refusal."""
+        """Return the decision of a chain whose actors are allowed, some of them on a few resources only."""
         limits = [decision.resources for decision in row if isinstance(decision, LimitedDecision)]
-        if not row[-1].allowed or not limits:
-            return row[-1]
         others = [
             actor for actor, decision in zip(chain, row, strict=True) if not isinstance(decision, LimitedDecision)
         ]
@@ -160,6 +161,10 @@ async def _answers(question: BulkQuestion, requests: Sequence[AccessRequest], mo
         logger.exception("the authorizer raised an error about %s", requests[0].action)
         reason = f"the authorizer raised {type(error).__name__}"
     return [Decision(False, reason)] * len(requests)
+
+
+def _is_limited(row: Sequence[Decision]) -> bool:
+    return row[-1].allowed and any(isinstance(decision, LimitedDecision) for decision in row)
 
 
 async def _awaited(answers: Awaitable[Sequence[Decision]]) -> Sequence[Decision]:
