@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import jsonschema_rs
 import pytest
+from examples.field_service.services.config import own_services
+from examples.field_service.services.config import services as business
 
 from actionengine import ActionDescription, Actor, Budget, Engine, InMemoryStorage, RequestContext, create_engine
 from actionengine.boundary import CODE_MODULE_DEFAULT, InProcessRunner, ModuleRoots, modules_service
@@ -127,3 +129,13 @@ def test_what_destroys_says_so() -> None:
     destructive = {each.name for each in DESCRIPTIONS if each.destructive}
     assert {"roles.delete", "changes.merge", "modules.delete", "workflows.purge"} <= destructive
     assert not destructive & {"roles.assign", "changes.create", "workflows.start", "approvals.get", "workflows.define"}
+
+
+def test_the_business_describes_its_actions_too() -> None:
+    engine = create_engine(services=business)
+    tenant = engine.storage.create_tenant(slug="acme", name="Acme")
+    own = [service.name for service in own_services]
+    for action in engine.catalogue(RequestContext(tenant, Actor.system()), own).unwrap():
+        assert ":" not in action.title, action.name
+        for name, field in action.input_schema["properties"].items():
+            assert field.get("description"), f"{action.name}: {name}"

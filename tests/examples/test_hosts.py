@@ -519,7 +519,7 @@ def test_an_action_shows_the_json_schema_of_its_input(host: Host) -> None:
     assert schema["type"] == "object"
     assert set(schema["required"]) == {"job_id", "amount", "card_number"}
     amount = {"exclusiveMinimum": 0, "maximum": MAX_AMOUNT, "title": "Amount", "type": "integer"}
-    assert schema["properties"]["amount"] == amount
+    assert schema["properties"]["amount"] == amount | {"description": "The amount, in cents."}
 
 
 def test_every_action_that_is_listed_is_described(host: Host) -> None:

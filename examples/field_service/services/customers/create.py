@@ -11,8 +11,8 @@ from examples.field_service.events import customer_created
 
 
 class NewCustomer(BaseModel):
-    name: str = Field(min_length=1, max_length=200)
-    email: str | None = Field(default=None, pattern=r"^[^@\s]+@[^@\s]+$")
+    name: str = Field(min_length=1, max_length=200, description="The name of the customer.")
+    email: str | None = Field(default=None, pattern=r"^[^@\s]+@[^@\s]+$", description="The e-mail address.")
 
 
 def _handler(data: NewCustomer, ctx: ActionContext) -> Result[Customer, ActionError]:
@@ -22,9 +22,12 @@ def _handler(data: NewCustomer, ctx: ActionContext) -> Result[Customer, ActionEr
 
 create_customer_action = create_action(
     name="create",
+    title="Add a customer",
     description="Add a customer",
     handler=_handler,
     validation=NewCustomer,
     permission="customers.create",
     emits=[customer_created],
+    destructive=False,
+    examples=[{"name": "Grace Hopper", "email": "grace@example.com"}],
 )

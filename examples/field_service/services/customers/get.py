@@ -1,6 +1,6 @@
 """Look a customer up."""
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from returns.result import Result
 
 from actionengine import ActionContext, ActionError, create_action
@@ -9,7 +9,7 @@ from examples.field_service.db.schema import Customer
 
 
 class CustomerReference(BaseModel):
-    customer_id: str
+    customer_id: str = Field(description="The id of the customer.")
 
 
 def _handler(data: CustomerReference, ctx: ActionContext) -> Result[Customer, ActionError]:
@@ -18,6 +18,7 @@ def _handler(data: CustomerReference, ctx: ActionContext) -> Result[Customer, Ac
 
 get_customer_action = create_action(
     name="get",
+    title="Get a customer",
     description="Get a customer",
     handler=_handler,
     validation=CustomerReference,

@@ -1,6 +1,6 @@
 """List the customers."""
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from returns.result import Result, Success
 
 from actionengine import ActionContext, ActionError, create_action
@@ -9,7 +9,7 @@ from examples.field_service.db.schema import Customer
 
 
 class CustomerListing(BaseModel):
-    after: str | None = None
+    after: str | None = Field(default=None, description="The id after which the list begins.")
 
 
 def _handler(data: CustomerListing, ctx: ActionContext) -> Result[list[Customer], ActionError]:
@@ -18,6 +18,7 @@ def _handler(data: CustomerListing, ctx: ActionContext) -> Result[list[Customer]
 
 list_customers_action = create_action(
     name="list",
+    title="List the customers",
     description="List up to a hundred customers after an id",
     handler=_handler,
     validation=CustomerListing,

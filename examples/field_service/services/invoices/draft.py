@@ -23,10 +23,12 @@ def _handler(data: JobReference, ctx: ActionContext) -> Result[Invoice, ActionEr
 
 draft_invoice_action = create_action(
     name="draft",
+    title="Draft an invoice",
     description="Draft the invoice for a job",
     handler=_handler,
     validation=JobReference,
     permission="invoices.draft",
     emits=[invoice_drafted],
     resource=job_resource,
+    destructive=False,
 )

@@ -14,9 +14,11 @@ def _handler(data: InvoiceReference, ctx: ActionContext) -> Result[Invoice, Acti
 
 escalate_invoice_action = create_action(
     name="escalate",
+    title="Escalate an invoice",
     description="Raise the dunning level of an overdue invoice",
     handler=_handler,
     validation=InvoiceReference,
     permission="invoices.escalate",
     resource=invoice_resource,
+    destructive=False,
 )

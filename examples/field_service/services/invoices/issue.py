@@ -14,8 +14,8 @@ from examples.field_service.services.invoices.reference import InvoiceReference,
 class Issue(InvoiceReference):
     """The input; `amount` is in cents, and the drafted amount by default."""
 
-    due: date
-    amount: int | None = Field(default=None, gt=0)
+    due: date = Field(description="The day by which it has to be paid.")
+    amount: int | None = Field(default=None, gt=0, description="The amount, in cents; the drafted one by default.")
 
 
 def _handler(data: Issue, ctx: ActionContext) -> Result[Invoice, ActionError]:
@@ -24,9 +24,12 @@ def _handler(data: Issue, ctx: ActionContext) -> Result[Invoice, ActionError]:
 
 issue_invoice_action = create_action(
     name="issue",
+    title="Send an invoice",
     description="Send a drafted invoice",
     handler=_handler,
     validation=Issue,
     permission="invoices.issue",
     resource=invoice_resource,
+    destructive=False,
+    examples=[{"invoice_id": "01890a5d-ac96-774b-bcce-b302099a8057", "due": "2030-02-28"}],
 )

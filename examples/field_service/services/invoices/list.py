@@ -1,6 +1,6 @@
 """List the invoices."""
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from returns.result import Result, Success
 
 from actionengine import ActionContext, ActionError, create_action
@@ -9,7 +9,7 @@ from examples.field_service.db.schema import Invoice
 
 
 class InvoiceListing(BaseModel):
-    after: str | None = None
+    after: str | None = Field(default=None, description="The id after which the list begins.")
 
 
 def _handler(data: InvoiceListing, ctx: ActionContext) -> Result[list[Invoice], ActionError]:
@@ -18,6 +18,7 @@ def _handler(data: InvoiceListing, ctx: ActionContext) -> Result[list[Invoice], 
 
 list_invoices_action = create_action(
     name="list",
+    title="List the invoices",
     description="List up to a hundred invoices after an id",
     handler=_handler,
     validation=InvoiceListing,

@@ -2,6 +2,7 @@
 
 from datetime import date
 
+from pydantic import Field
 from returns.result import Failure, Result
 
 from actionengine import ActionContext, ActionError, ErrorCode, create_action
@@ -17,7 +18,7 @@ from examples.field_service.services.invoices.reference import InvoiceReference,
 class Late(InvoiceReference):
     """An invoice, and the day on which it is late."""
 
-    day: date
+    day: date = Field(description="The day on which it is overdue.")
 
 
 def _handler(data: Late, ctx: ActionContext) -> Result[Invoice, ActionError]:
@@ -45,10 +46,13 @@ def _tell(invoice: Invoice, customer: CustomerRow, data: Late, ctx: ActionContex
 
 mark_overdue_action = create_action(
     name="mark_overdue",
+    title="Mark an invoice as overdue",
     description="Mark an invoice as overdue on a day",
     handler=_handler,
     validation=Late,
     permission="invoices.mark_overdue",
     emits=[invoice_overdue],
     resource=invoice_resource,
+    destructive=False,
+    examples=[{"invoice_id": "01890a5d-ac96-774b-bcce-b302099a8057", "day": "2030-03-01"}],
 )

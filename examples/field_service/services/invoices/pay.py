@@ -14,9 +14,11 @@ def _handler(data: InvoiceReference, ctx: ActionContext) -> Result[Invoice, Acti
 
 pay_invoice_action = create_action(
     name="pay",
+    title="Mark an invoice as paid",
     description="Mark an invoice as paid",
     handler=_handler,
     validation=InvoiceReference,
     permission="invoices.pay",
     resource=invoice_resource,
+    destructive=False,
 )

@@ -11,7 +11,7 @@ from examples.field_service.services.jobs.reference import JobReference, job_res
 
 
 class NewNote(JobReference):
-    text: str = Field(min_length=1, max_length=2000)
+    text: str = Field(min_length=1, max_length=2000, description="The text of the note.")
 
 
 def _handler(data: NewNote, ctx: ActionContext) -> Result[Note, ActionError]:
@@ -20,9 +20,12 @@ def _handler(data: NewNote, ctx: ActionContext) -> Result[Note, ActionError]:
 
 add_note_action = create_action(
     name="add_note",
+    title="Add a note to a job",
     description="Write a note on a job",
     handler=_handler,
     validation=NewNote,
     permission="jobs.note",
     resource=job_resource,
+    destructive=False,
+    examples=[{"job_id": "01890a5d-ac96-774b-bcce-b302099a8057", "text": "The customer has a dog."}],
 )

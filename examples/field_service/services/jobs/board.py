@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from returns.result import Result, Success
 
 from actionengine import ActionContext, ActionError, create_action
@@ -10,7 +10,7 @@ from examples.field_service.board import Card
 
 
 class BoardReading(BaseModel):
-    day: date | None = None
+    day: date | None = Field(default=None, description="Only jobs of this day; all by default.")
 
 
 def _handler(data: BoardReading, ctx: ActionContext) -> Result[list[Card], ActionError]:
@@ -21,9 +21,11 @@ def _handler(data: BoardReading, ctx: ActionContext) -> Result[list[Card], Actio
 
 board_action = create_action(
     name="board",
+    title="Show the board",
     description="List the scheduled jobs, of one day or all",
     handler=_handler,
     validation=BoardReading,
     permission="jobs.read",
     read_only=True,
+    examples=[{"day": "2030-01-31"}],
 )

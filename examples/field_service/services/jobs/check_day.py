@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from returns.result import Failure, Result, Success
 
 from actionengine import ActionError, ErrorCode, create_action
@@ -15,7 +15,7 @@ class WorkingDay(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    day: date
+    day: date = Field(description="The day to check.")
 
 
 def _handler(data: WorkingDay) -> Result[WorkingDay, ActionError]:
@@ -26,8 +26,10 @@ def _handler(data: WorkingDay) -> Result[WorkingDay, ActionError]:
 
 check_day_action = create_action(
     name="check_day",
+    title="Check a working day",
     description="Check that a day is a working day",
     handler=_handler,
     validation=WorkingDay,
     read_only=True,
+    examples=[{"day": "2030-01-31"}],
 )

@@ -17,10 +17,12 @@ def _handler(data: JobReference, ctx: ActionContext) -> Result[Job, ActionError]
 
 complete_job_action = create_action(
     name="complete",
+    title="Finish a job",
     description="Finish a scheduled job",
     handler=_handler,
     validation=JobReference,
     permission="jobs.complete",
     emits=[job_completed],
     resource=job_resource,
+    destructive=False,
 )

@@ -11,8 +11,8 @@ from examples.field_service.services.jobs.reference import JobReference, job_res
 
 
 class CompleteAndCapture(JobReference):
-    amount: int = Field(gt=0)
-    card_number: Annotated[str, Sensitive()]
+    amount: int = Field(gt=0, description="The price, in cents.")
+    card_number: Annotated[str, Sensitive()] = Field(description="The number of the card.")
 
 
 def _handler(data: CompleteAndCapture, ctx: ActionContext) -> Result[Payment, ActionError]:
@@ -23,10 +23,12 @@ def _handler(data: CompleteAndCapture, ctx: ActionContext) -> Result[Payment, Ac
 
 complete_and_capture_action = create_action(
     name="complete_and_capture",
+    title="Finish a job and take the money",
     description="Finish a job and take the money for it",
     handler=_handler,
     validation=CompleteAndCapture,
     permission="payments.capture",
     idempotency="required",
     resource=job_resource,
+    destructive=False,
 )

@@ -12,8 +12,8 @@ from examples.field_service.events import job_created
 
 
 class NewJob(BaseModel):
-    customer_id: str
-    title: str = Field(min_length=1, max_length=200)
+    customer_id: str = Field(description="The id of the customer.")
+    title: str = Field(min_length=1, max_length=200, description="The work to do.")
 
 
 def _handler(data: NewJob, ctx: ActionContext) -> Result[Job, ActionError]:
@@ -23,9 +23,12 @@ def _handler(data: NewJob, ctx: ActionContext) -> Result[Job, ActionError]:
 
 create_job_action = create_action(
     name="create",
+    title="Create a job",
     description="Create a job for a customer",
     handler=_handler,
     validation=NewJob,
     permission="jobs.create",
     emits=[job_created],
+    destructive=False,
+    examples=[{"customer_id": "01890a5d-ac96-774b-bcce-b302099a8057", "title": "Repair the boiler"}],
 )

@@ -20,6 +20,7 @@ def _with_details(ctx: ActionContext, job: JobRow) -> JobWithDetails:
 
 get_job_action = create_action(
     name="get",
+    title="Get a job",
     description="Get a job with its details",
     handler=_handler,
     validation=JobReference,

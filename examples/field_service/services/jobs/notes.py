@@ -15,6 +15,7 @@ def _handler(data: JobReference, ctx: ActionContext) -> Result[list[Note], Actio
 
 list_notes_action = create_action(
     name="notes",
+    title="List the notes on a job",
     description="List the notes on a job",
     handler=_handler,
     validation=JobReference,

@@ -1,10 +1,10 @@
 """The input that actions on a job share, and their resource."""
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 class JobReference(BaseModel):
-    job_id: str
+    job_id: str = Field(description="The id of the job.")
 
 
 def job_resource(data: JobReference) -> str:

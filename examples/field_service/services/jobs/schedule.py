@@ -2,6 +2,7 @@
 
 from datetime import date
 
+from pydantic import Field
 from returns.functions import tap
 from returns.result import Result
 
@@ -13,7 +14,7 @@ from examples.field_service.services.jobs.reference import JobReference, job_res
 
 
 class Appointment(JobReference):
-    day: date
+    day: date = Field(description="The day of the job.")
 
 
 def _handler(data: Appointment, ctx: ActionContext) -> Result[Job, ActionError]:
@@ -27,6 +28,7 @@ def _news(job: Job, day: date) -> JobScheduled:
 
 schedule_job_action = create_action(
     name="schedule",
+    title="Schedule a job",
     description="Set the day of a job, but not a Sunday",
     handler=_handler,
     validation=Appointment,
@@ -34,4 +36,6 @@ schedule_job_action = create_action(
     permission="jobs.schedule",
     emits=[job_scheduled],
     resource=job_resource,
+    destructive=False,
+    examples=[{"job_id": "01890a5d-ac96-774b-bcce-b302099a8057", "day": "2030-01-31"}],
 )

@@ -1,6 +1,6 @@
 """Write the details of a job, in the fields of the tenant's record type."""
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 from returns.result import Result
 
 from actionengine import ActionContext, ActionError, create_action
@@ -11,7 +11,7 @@ from examples.field_service.services.jobs.reference import JobReference, job_res
 
 
 class NewDetails(JobReference):
-    details: dict[str, JsonValue]
+    details: dict[str, JsonValue] = Field(description="All details, by the fields of the record type `job`.")
 
 
 def _handler(data: NewDetails, ctx: ActionContext) -> Result[JobDetails, ActionError]:
@@ -20,9 +20,12 @@ def _handler(data: NewDetails, ctx: ActionContext) -> Result[JobDetails, ActionE
 
 set_details_action = create_action(
     name="set_details",
+    title="Write the details of a job",
     description="Write all details of a job, as its record type `job` defines them",
     handler=_handler,
     validation=NewDetails,
     permission="jobs.detail",
     resource=job_resource,
+    destructive=True,
+    examples=[{"job_id": "01890a5d-ac96-774b-bcce-b302099a8057", "details": {"address": "Main Street 1"}}],
 )

@@ -19,9 +19,9 @@ MAX_AMOUNT = 1_000_000_00
 class Capture(BaseModel):
     """The input; `amount` is in cents."""
 
-    job_id: str
-    amount: int = Field(gt=0, le=MAX_AMOUNT)
-    card_number: Annotated[str, Sensitive()] = Field(pattern=r"^\d{12,19}$")
+    job_id: str = Field(description="The id of the finished job.")
+    amount: int = Field(gt=0, le=MAX_AMOUNT, description="The amount, in cents.")
+    card_number: Annotated[str, Sensitive()] = Field(pattern=r"^\d{12,19}$", description="The number of the card.")
 
 
 def _handler(data: Capture, ctx: ActionContext) -> Result[Payment, ActionError]:
@@ -32,6 +32,7 @@ def _handler(data: Capture, ctx: ActionContext) -> Result[Payment, ActionError]:
 
 capture_action = create_action(
     name="capture",
+    title="Take a payment",
     description="Take the money for a finished job",
     handler=_handler,
     validation=Capture,
@@ -39,4 +40,6 @@ capture_action = create_action(
     idempotency="required",
     emits=[payment_captured],
     resource=lambda data: f"jobs/{data.job_id}",
+    destructive=False,
+    examples=[{"job_id": "01890a5d-ac96-774b-bcce-b302099a8057", "amount": 250_00, "card_number": "4111111111111111"}],
 )

@@ -1,6 +1,6 @@
 """List the payments."""
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from returns.result import Result, Success
 
 from actionengine import ActionContext, ActionError, create_action
@@ -9,8 +9,8 @@ from examples.field_service.db.schema import Payment
 
 
 class PaymentListing(BaseModel):
-    job_id: str | None = None
-    after: str | None = None
+    job_id: str | None = Field(default=None, description="Only payments for this job; all by default.")
+    after: str | None = Field(default=None, description="The id after which the list begins.")
 
 
 def _handler(data: PaymentListing, ctx: ActionContext) -> Result[list[Payment], ActionError]:
@@ -19,6 +19,7 @@ def _handler(data: PaymentListing, ctx: ActionContext) -> Result[list[Payment], 
 
 list_payments_action = create_action(
     name="list",
+    title="List the payments",
     description="List up to a hundred payments after an id, of one job or all",
     handler=_handler,
     validation=PaymentListing,

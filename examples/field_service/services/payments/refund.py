@@ -15,8 +15,8 @@ LARGE = 1_000_00
 class Refund(BaseModel):
     """The input; `amount` is in cents."""
 
-    payment_id: str
-    amount: int = Field(gt=0)
+    payment_id: str = Field(description="The id of the payment.")
+    amount: int = Field(gt=0, description="The amount to pay back, in cents.")
 
 
 def _handler(data: Refund, ctx: ActionContext) -> Result[Payment, ActionError]:
@@ -32,6 +32,7 @@ def _announce(payment: Payment, data: Refund, ctx: ActionContext) -> Payment:
 
 refund_action = create_action(
     name="refund",
+    title="Refund a payment",
     description="Refund part of a payment",
     handler=_handler,
     validation=Refund,
@@ -42,4 +43,6 @@ refund_action = create_action(
         when=lambda data, ctx: data.amount > LARGE, permission="payments.approve_refund", binds="effects"
     ),
     resource=lambda data: f"payments/{data.payment_id}",
+    destructive=True,
+    examples=[{"payment_id": "01890a5d-ac96-774b-bcce-b302099a8057", "amount": 12_50}],
 )
