@@ -153,7 +153,9 @@ class RunSummary(Output):
     input: dict[str, Any] = Field(description="The input of the run.")
     started_by: str = Field(description="The actor that started it, as type:id.")
     on_behalf_of: tuple[str, ...] = Field(
-        default=(), description="The principals of the actor that started it, as type:id, the nearest first."
+        default=(),
+        description="The actors for whom it acts, as type:id, the nearest first: a starter that acts for others, and "
+        "these.",
     )
     trigger_id: str | None = Field(description="The trigger that started it.")
     created_at: datetime = Field(description="The time of its start, in UTC.")
