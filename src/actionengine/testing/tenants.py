@@ -230,6 +230,7 @@ class TenantConformance(Conformance):
             assert await unit.claim(claim._replace(fingerprint="b" * 64), 0.0) == CLAIMED
             assert list(await unit.read_log(LogQuery())) == []
             assert list(await unit.read_log(LogQuery(subject=row.subjects[0], action=row.action))) == []
+            assert list(await unit.read_log(LogQuery(principal=row.on_behalf_of[0]))) == []
             await unit.record(Recording((), (), (result(claim._replace(fingerprint="b" * 64)),)))
         assert list(await backend.read_events(backend.other_tenant)) == []
         assert [stored.event.id for stored in await backend.read_events(backend.tenant)] == [event.id]
