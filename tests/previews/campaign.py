@@ -26,6 +26,7 @@ from actionengine import (
     create_action,
     create_service,
 )
+from tests.harness import ANN
 from tests.previews.tables import Stock, stock
 
 CELLS = ("doc/a", "doc/b", "row/a", "row/b", "core/c", "core/d")
@@ -200,9 +201,9 @@ class Campaign:
     conflicts = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def context(self, **fields: Any) -> RequestContext:
+    def context(self, by: Actor = ANN, **fields: Any) -> RequestContext:
         """Return the context of a request."""
-        return RequestContext(self.tenant, Actor.human("ann"), source="campaign", **fields)
+        return RequestContext(self.tenant, by, source="campaign", **fields)
 
     def execute(self, name: str, payload: Any, **fields: Any) -> Any:
         """Return the value of an execution, or its error."""
@@ -236,20 +237,38 @@ class Campaign:
         # Another writer may change a row between the handler's read and its write: both states are then shown.
         assert changes.keys() == effect_of(steps).keys()
         assert all(last - first <= effect_of(steps)[cell] for cell, (first, last) in changes.items())
+        added = [[write.id, write.after] for write in preview.writes if write.target == "made"]
+        self.note("planned", number, changes, added)
         if between is not None:
             between()
         answer = self.execute("run", payload, plan=preview.plan)
         if isinstance(answer, ActionError):
             assert answer.code is ErrorCode.CONFLICT, answer.to_dict()
+            self.note("refused", number)
             with self._lock:
                 self.conflicts += 1
             return
-        added = [[write.id, write.after] for write in preview.writes if write.target == "made"]
+        self.note("committed", number)
+        self.keep(number, changes, added)
+
+    def note(
+        self, what: str, number: str, changes: Mapping[str, Any] | None = None, added: list[Any] | None = None
+    ) -> None:
+        """Note what is about to happen, or has."""
+
+    def keep(self, number: str, changes: Mapping[str, Any], added: list[Any]) -> None:
+        """Remember what a plan has committed."""
         with self._lock:
             self.committed += 1
             if added:
                 self.made[number] = sorted(added)
         self._reach((cell, count) for cell, (first, last) in changes.items() for count in range(first + 1, last + 1))
+
+    def has_committed(self, number: str) -> bool:
+        """Return whether the action log has a committed execution of these steps."""
+        query = {"action": "campaign.run", "outcome": "succeeded", "limit": 100}
+        page = self.engine.execute_action("action_log", "list", query, self.context(by=Actor.system())).unwrap()
+        return any(entry.parent_id is None and entry.input["steps"][0]["by"] == number for entry in page.items)
 
     def check(self) -> None:
         """Check that the storage has what was committed, and nothing else."""
