@@ -88,17 +88,20 @@ def compile_input(schema: Mapping[str, Any], rules: Rules) -> Compiled:
     if rules.references == "kept":
         return _Compiler(schema, rules, None).compile()
     excess = f"its schema has more than {_MAX_NODES} parts"
-    for depth in range(rules.limits.depth if rules.limits else _MAX_DEPTH, 0, -1):
+    depth = rules.limits.depth if rules.limits else _MAX_DEPTH
+    while depth:
         try:
             compiled = _Compiler(schema, rules, depth).compile()
         except _TooManyNodesError:
+            depth -= 1
             continue
         if rules.limits is None:
             return compiled
-        found = Size.of(compiled.schema, rules.limits.long_enum).excess(rules.limits)
+        size = Size.of(compiled.schema, rules.limits.long_enum)
+        found = size.excess(rules.limits)
         if found is None:
             return compiled
-        excess = found
+        excess, depth = found, min(depth, size.depth) - 1
     raise TooLargeError(excess)
 
 
