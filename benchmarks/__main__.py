@@ -33,6 +33,7 @@ from benchmarks import (
     relay_relays,
     routing,
     runner_queue,
+    tool_calls,
     workflow_steps,
 )
 from benchmarks.report import Row, amount
@@ -60,6 +61,7 @@ BENCHMARKS: Mapping[str, Callable[..., list[Row]]] = {
     "runner_queue": runner_queue.run,
     "budget_cost": budget_cost.run,
     "preview_cost": preview_cost.run,
+    "tool_calls": tool_calls.run,
 }
 
 _WIDTH = 140

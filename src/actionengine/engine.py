@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Self, TypeVar, final
 
@@ -266,11 +266,15 @@ class Engine:
         """Return the descriptions of all actions, by service, for any actor."""
         return self._catalogue.descriptions()
 
-    async def execute_consumer(
+    def plan_of(self, service: str, action: str) -> ActionPlan:
+        """Return the plan of an action that the engine has."""
+        return self._plans[service][action]
+
+    def execute_plan(
         self, plan: ActionPlan, payload: Any, context: RequestContext, mode: Mode
-    ) -> Result[Any, ActionError]:
-        """Execute a consumer of events through the same pipeline. It is not a declared action."""
-        return await self._pipeline.execute(plan, payload, context, mode)
+    ) -> Coroutine[Any, Any, Result[Any, ActionError]]:
+        """Execute a plan through the same pipeline: of an action, or of a consumer of events, which is none."""
+        return self._pipeline.execute(plan, payload, context, mode)
 
     def resolve_tenant(self, slug: str) -> Result[Tenant, ActionError]:
         """Return the tenant of a slug, or `not_found`."""

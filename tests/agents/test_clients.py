@@ -5,6 +5,7 @@ They are slow to import, so this is the only file that does.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
@@ -104,7 +105,7 @@ def test_an_agent_of_pydantic_ai_calls_tools(tools_of: ToolsOf, acme: Tenant) ->
         return Tool.from_schema(run, definition["name"], definition["description"], definition["parameters"])
 
     agent = Agent(FunctionModel(script), tools=[*map(offered, tools.list(context))])
-    assert agent.run_sync("Search").output == "done"
+    assert asyncio.run(agent.run("Search")).output == "done"
     assert [text.splitlines()[0] for text in seen] == [
         "The arguments of payments__search are not valid. Nothing has been done.",
         '{"items":["refund 0"],"next":"cursor-7"}',

@@ -126,7 +126,7 @@ def test_the_key_has_a_name_of_its_own(acme: Tenant) -> None:
 
     engine = engine_with("a.b", validation=Own, idempotency="required", is_protected=False)
     tools = Tools(engine, "openai", ["a"])
-    tenant = engine.storage.create_tenant(slug="acme", name="Acme")  # type: ignore[attr-defined]
+    tenant = engine.storage.create_tenant(slug="acme", name="Acme")
     context = RequestContext(tenant)
     assert list(tools.list(context)[0]["parameters"]["properties"]) == ["idempotency_key", "idempotency_key_"]
     answer = tools.call("a__b", {"idempotency_key": "mine", "idempotency_key_": "k1"}, context)
@@ -138,7 +138,7 @@ def test_examples_are_arguments(acme: Tenant) -> None:
         sku: str
 
     engine = engine_with("a.b", validation=Line, examples=[{"sku": "x"}, {"sku": "y", "ignored": 1}])
-    context = RequestContext(engine.storage.create_tenant(slug="acme", name="Acme"), MANAGER)  # type: ignore[attr-defined]
+    context = RequestContext(engine.storage.create_tenant(slug="acme", name="Acme"), MANAGER)
     assert Tools(engine, "anthropic", ["a"]).list(context)[0]["input_examples"] == [{"sku": "x"}]
     assert Tools(engine, "mcp", ["a"]).list(context)[0]["inputSchema"]["examples"] == [{"sku": "x"}]
     strict = Tools(engine, "anthropic", ["a"], strict=["a.b"]).list(context)[0]
@@ -202,7 +202,8 @@ def many(count: int) -> Any:
 
 
 def choice(count: int, length: int) -> Any:
-    return create_model("Choice", of=(Literal[tuple(f"{number:0{length}}" for number in range(count))], ...))
+    values: Any = Literal[tuple(f"{number:0{length}}" for number in range(count))]
+    return create_model("Choice", of=(values, ...))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ def test_a_schema_over_the_limits_is_refused(validation: Any, message: str) -> N
 @pytest.mark.parametrize(("count", "length", "is_kept"), [(250, 100, True), (1_000, 4, True), (300, 100, False)])
 def test_a_long_enum_becomes_words(acme: Tenant, count: int, length: int, is_kept: bool) -> None:
     engine = engine_with("a.b", validation=choice(count, length), is_protected=False)
-    context = RequestContext(engine.storage.create_tenant(slug="acme", name="Acme"))  # type: ignore[attr-defined]
+    context = RequestContext(engine.storage.create_tenant(slug="acme", name="Acme"))
     (tool,) = Tools(engine, "openai_strict", ["a"]).list(context)
     of = tool["parameters"]["properties"]["of"]
     assert ("enum" in of) is is_kept
@@ -230,10 +231,10 @@ def test_a_long_enum_becomes_words(acme: Tenant, count: int, length: int, is_kep
 
 
 def test_a_schema_that_grows_when_written_out_is_cut() -> None:
-    model: Any = create_model("Leaf", value=(int, ...))
+    models: list[Any] = [create_model("Leaf", value=(int, ...))]
     for _ in range(12):
-        model = create_model("Fork", left=(model, ...), right=(model, ...))
-    engine = engine_with("a.b", validation=model)
+        models.append(create_model("Fork", left=(models[-1], ...), right=(models[-1], ...)))
+    engine = engine_with("a.b", validation=models[-1])
     for dialect in DIALECTS:
         Tools(engine, dialect, ["a"])  # type: ignore[arg-type]
 

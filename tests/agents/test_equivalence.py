@@ -68,7 +68,7 @@ UNSAID: dict[str, set[str]] = {
     },
     "gemini": {
         *("greater_than", "less_than", "multiple_of", "json_invalid", "literal_error"),
-        *("date_from_datetime_parsing", "uuid_parsing", "time_delta_parsing"),
+        *("date_from_datetime_parsing", "datetime_from_date_parsing", "uuid_parsing", "time_delta_parsing"),
     },
 }
 """The types of errors that a dialect has no words to prevent; their words are in descriptions."""

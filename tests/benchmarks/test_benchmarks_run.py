@@ -68,6 +68,9 @@ ROWS = {
         for budgets in (1, 3)
     ],
     "runner_queue": ["runner_queue_2", "runner_queue_4"],
+    "tool_calls": [
+        f"tool_calls_{call}_{dialect}" for dialect in ("mcp", "openai_strict") for call in ("write", "key", "read")
+    ],
 }
 QUICK = ("full_pipeline", "workflow_steps", "boundary_checks")
 """Those that take seconds; the others run with the campaigns."""

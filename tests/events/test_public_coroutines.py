@@ -179,7 +179,7 @@ def test_a_consumer_is_executed_as_an_action_is(mode: Mode, storage: InMemorySto
     plan = consumer_plan("inbox", "crm", lambda data: Success(data) if data else Failure("nothing in it"))
     context = RequestContext(tenant, Actor.integration("crm"))
 
-    answers = [asyncio.run(engine.execute_consumer(plan, payload, context, mode)) for payload in (1, 0)]
+    answers = [asyncio.run(engine.execute_plan(plan, payload, context, mode)) for payload in (1, 0)]
 
     assert answers[0] == Success(1)
     assert isinstance(answers[1], Failure)

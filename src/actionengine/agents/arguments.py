@@ -38,6 +38,8 @@ class Arguments:
         self._renamed = compiled.renamed
         self._key = key
         self._max_bytes = max_bytes
+        self._plain = None if compiled.is_wrapped else compiled.reader.plain_names
+        """The names of the properties, if the arguments are the payload."""
 
     def read(self, arguments: Any) -> Read:
         """Return the payload, or the error for arguments that are no object, too large, or have unknown properties."""
@@ -46,6 +48,8 @@ class Arguments:
         if not isinstance(arguments, dict):
             # Of a text, the log would not know what is secret in it.
             return Read(None, None, self._refusal([_problem("", _not_an_object(arguments), "dict_type")]))
+        if type(arguments) is not dict:
+            arguments = dict(arguments)
         key = None
         if self._key is not None and self._key in arguments:
             arguments = dict(arguments)
@@ -53,11 +57,13 @@ class Arguments:
             if not isinstance(key, str) or not key:
                 reason = "it is a text that is not empty, such as 'refund-of-order-17'"
                 return Read(arguments, None, self._refusal([_problem(self._key, reason, "string_type")]))
+        if self._plain is not None and self._plain.issuperset(arguments):
+            return Read(arguments, key)
         if self._read.is_deep and self._is_too_large(arguments):
             return Read(None, None, self._refusal([_problem("", self._bound(), "too_long")]))
         trail = Trail()
         try:
-            payload = self._read(arguments if type(arguments) is dict else dict(arguments), trail)
+            payload = self._read(arguments, trail)
         except RecursionError:
             return Read(None, None, self._refusal([_problem("", "they are nested too deeply", "recursion_loop")]))
         if self._is_wrapped and isinstance(payload, dict):

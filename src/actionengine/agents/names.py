@@ -21,7 +21,7 @@ def tool_names(actions: Iterable[str], aliases: Mapping[str, str], pattern: re.P
     owners: dict[str, str] = {}
     for action in actions:
         alias = aliases.get(action)
-        name = action.replace(".", SEPARATOR, 1) if alias is None else alias
+        name = SEPARATOR.join(action.rsplit(".", 1)) if alias is None else alias
         if not isinstance(name, str) or not pattern.fullmatch(name):
             length = f", which has {len(name)} characters" if isinstance(name, str) and len(name) > 64 else ""
             raise ConfigurationError(

@@ -26,6 +26,7 @@ from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import RequestContext
 from actionengine.engine import BlockingEngine, Engine
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
+from actionengine.pipeline.plan import ActionPlan
 from actionengine.text.names import nearest_of, shortened
 
 logger = logging.getLogger("actionengine")
@@ -39,12 +40,13 @@ _APPROVAL_NOTES = {
 
 
 class _Tool:
-    __slots__ = ("action", "arguments", "definition", "is_wrapped", "name", "needs_key", "service", "short")
+    __slots__ = ("action", "arguments", "definition", "is_wrapped", "name", "needs_key", "plan", "service", "short")
 
-    def __init__(self, name: str, action: ActionDescription) -> None:
+    def __init__(self, name: str, action: ActionDescription, plan: ActionPlan) -> None:
         self.name = name
+        self.plan = plan
         self.action = action.name
-        self.service, _, self.short = action.name.partition(".")
+        self.service, self.short = plan.service, plan.action.name
         self.needs_key = action.idempotency == "required"
         self.arguments: Arguments
         self.definition = b""
@@ -186,7 +188,7 @@ class Tools:
         elif tool.needs_key and context.idempotency_key is None and error is None:
             error = tool.arguments.missing_key()
         if error is None:
-            answer = await self._engine.execute(tool.service, tool.short, payload, context, mode)
+            answer = await self._engine.execute_plan(tool.plan, payload, context, mode)
             if isinstance(answer, Success):
                 return self._shown(results.succeeded, answer.unwrap(), tool)
         else:
@@ -275,7 +277,7 @@ class Tools:
         check_known(strict, actions, "strict")
 
     def _tool(self, name: str, action: ActionDescription, is_strict: bool) -> _Tool:
-        tool = _Tool(name, action)
+        tool = _Tool(name, action, self._engine.plan_of(*_parts(action.name)))
         rules = self._dialect.strict_rules if is_strict else None
         compiled = self._compiled(action, rules or self._dialect.rules)
         key = self._add_key(compiled) if tool.needs_key else None
@@ -312,6 +314,11 @@ class Tools:
         if not self._dialect.has_meta:
             schema["required"] = [*schema.get("required", ()), name]
         return name
+
+
+def _parts(name: str) -> tuple[str, str]:
+    service, _, action = name.rpartition(".")
+    return service, action
 
 
 def _examples(action: ActionDescription, compiled: Compiled) -> Iterator[dict[str, Any]]:

@@ -78,15 +78,15 @@ class ObjectReader:
         self._is_closed = is_closed
         self.is_deep = rest is not None or any(each.reader for each in properties.values())
         """True if it reads the parts of its properties, too."""
-        self._changes = any(
-            each.reader or each.leaves_out_null or each.name != name for name, each in properties.items()
-        )
+        changes = any(each.reader or each.leaves_out_null or each.name != name for name, each in properties.items())
+        self.plain_names = None if changes or rest is not None else frozenset(properties)
+        """The names of all properties, if no part of an object with these is read otherwise."""
 
     def __call__(self, value: Any, trail: Trail) -> Any:
         """Return the object under the action's names."""
         if type(value) is not dict:
             return value
-        if not self._changes and (not self._is_closed or self._properties.keys() >= value.keys()) and not self._rest:
+        if self.plain_names is not None and self.plain_names.issuperset(value):
             return value
         found: dict[Any, Any] = {}
         for key, item in value.items():

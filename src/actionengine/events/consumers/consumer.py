@@ -82,7 +82,7 @@ def _ask(tenant_of: TenantOf, id: UUID) -> Tenant:
 
 
 def consumer_plan(service: str, name: str, handler: Callable[..., Any]) -> ActionPlan:
-    """Return a plan for `Engine.execute_consumer`: without a default event, and without an authorizer, since the host's
+    """Return a plan for `Engine.execute_plan`: without a default event, and without an authorizer, since the host's
     own code runs it."""
     action = create_action(
         name=name, description=f"Consumes events: {name}", handler=handler, is_protected=False, idempotency="none"

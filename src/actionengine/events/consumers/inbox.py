@@ -155,7 +155,7 @@ class _Intake:
         context = RequestContext(tenant, self._consumer.actor, "event", reason=reason, request_id=event.id)
         payload = {"event": event.id, "type": event.type, "position": event.position}
         async with self._consumer.locks.hold(event, self._mode):
-            return await self._consumer.engine.execute_consumer(plan, payload, context, self._mode)
+            return await self._consumer.engine.execute_plan(plan, payload, context, self._mode)
 
     async def _record_delivery(self, event: Event, ctx: InternalContext) -> bool:
         """Write the mark of an event, which locks out other deliveries. Return whether it was not there yet."""
@@ -197,7 +197,7 @@ class _Intake:
             plan = consumer_plan("inbox", f"{self._consumer.name}:forget", handler_for(work))
             reason = f"marks from before {before.isoformat()}"
             context = RequestContext(tenant, self._consumer.actor, "event", reason=reason)
-            answer = await self._consumer.engine.execute_consumer(plan, {"after": after}, context, self._mode)
+            answer = await self._consumer.engine.execute_plan(plan, {"after": after}, context, self._mode)
             if isinstance(answer, Failure):
                 return answer
             found = answer.unwrap()

@@ -124,7 +124,7 @@ class CatchUp:
         plan = consumer_plan("projections", name, handler_for(work, function))
         context = RequestContext(tenant, Actor.system(f"projection:{name}"), "event", reason=reason)
         payload = {"generation": batch.target.generation, "events": len(batch.page)}
-        answer = await self.definition.engine.execute_consumer(plan, payload, context, self.mode)
+        answer = await self.definition.engine.execute_plan(plan, payload, context, self.mode)
         return None if batch.is_lost else answer
 
     async def _apply_batch(self, tenant: Tenant, batch: Batch) -> Result[Any, ActionError] | None:
