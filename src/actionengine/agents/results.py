@@ -164,7 +164,7 @@ def failed(error: ActionError, tool: str, shown: Callable[[str], str]) -> ToolRe
     retry_after = details.get("retry_after")
     if isinstance(retry_after, int | float):
         structured["retry_after"] = retry_after
-        following = f"Wait {retry_after:g} seconds before you call again."
+        following = f"Wait {retry_after} seconds before you call again."
     structured["next"] = following
     head = structured["message"] if lines else f"{error.code.value}: {structured['message']}"
     return ToolResult(

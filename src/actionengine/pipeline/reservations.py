@@ -17,6 +17,8 @@ from actionengine.storage.counters import ONE, Reservation, merged
 from actionengine.storage.port import UnitOfWork
 
 _USAGE_UNITS: Final = ("tokens", "cost_usd")
+_SHORT_WAIT = timedelta(seconds=10)
+_SECOND = timedelta(seconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -123,7 +125,7 @@ class Reservations:
         ]
         wait, reservation, counter = max(waits, key=lambda each: each[0])
         rule = self._rules[reservation.budget]
-        retry_after = max(1, ceil(wait / _MILLISECOND)) / 1000
+        retry_after = _rounded_up(wait)
         used = counter.used if counter is not None else 0
         return ActionError(
             ErrorCode.RATE_LIMITED,
@@ -131,6 +133,13 @@ class Reservations:
             f"{to_decimal(reservation.amount):f}, since {to_decimal(used):f} are used: retry after {retry_after} s",
             {**_details(rule, reservation), "used": to_number(used), "retry_after": retry_after},
         )
+
+
+def _rounded_up(wait: timedelta) -> int | float:
+    """Return a wait in seconds, never shorter than it is: whole seconds, or milliseconds of a short wait."""
+    if wait > _SHORT_WAIT:
+        return ceil(wait / _SECOND)
+    return max(1, ceil(wait / _MILLISECOND)) / 1000
 
 
 def _added(execution: Execution) -> tuple[Reservation, ...]:
