@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from actionengine.agents.dialects.readers import (
@@ -219,8 +219,9 @@ class _Compiler:
         read: dict[str, Property] = {}
         constants: dict[str, Any] = {}
         required: list[str] = []
+        legal = {name for name in schema["properties"] if self._is_legal(name)}
         for name, given in schema["properties"].items():
-            shown = self._shown(name, properties)
+            shown = name if name in legal else self._replaced(name, legal | properties.keys())
             node = self._node(given, depth + 1)
             leaves_out_null = False
             if name in schema.get("required", ()):
@@ -317,7 +318,7 @@ class _Compiler:
             if reference in by_reference
         }
         name = chosen.get("propertyName")
-        shown = None if name is None else self._shown(name, ())
+        shown = self._renamed.get(name, name)
         return _Node(kept, UnionReader([Branch(node.kinds, node.reader) for node in nodes], shown, choices), kinds)
 
     def _choice(self, schema: dict[str, Any], depth: int) -> _Node:
@@ -387,11 +388,11 @@ class _Compiler:
             return rules.max_min_items is None or value <= rules.max_min_items
         return key != "pattern" or rules.lookaround or not any(token in value for token in _LOOKAROUND)
 
-    def _shown(self, name: str, taken: Mapping[str, Any] | tuple[()]) -> str:
-        """Return the name of a property in the dialect, which no other one has."""
-        pattern = self._rules.property_name
-        if pattern is None or pattern.fullmatch(name):
-            return name
+    def _is_legal(self, name: str) -> bool:
+        return self._rules.property_name is None or bool(self._rules.property_name.fullmatch(name))
+
+    def _replaced(self, name: str, taken: Collection[str]) -> str:
+        """Return a legal name for a property, which no other one has."""
         safe = base = re.sub(r"[^a-zA-Z0-9_]", "_", name)[:50].lstrip("0123456789") or "field"
         number = 1
         while safe in taken:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
+from actionengine.errors import storable_text
 from actionengine.text.names import hint, nearest_of, shortened
 
 _NOT_JSON = 'it is not JSON text: write "abc" with its quotes, 5, or {"a": 1}'
@@ -20,20 +21,36 @@ UNKNOWN = "extra_forbidden"
 MAX_PROBLEMS = 20
 """Problems that one answer lists."""
 
+_MAX_ATTEMPTS = 5_000
+"""Alternatives of unions that are tried for one call. Past them, the first that fits at its top is taken."""
+
 
 class Trail:
     """The place in the arguments that is being read, and the problems found so far."""
 
-    __slots__ = ("path", "problems")
+    __slots__ = ("_attempts", "path", "problems")
 
     def __init__(self) -> None:
         self.path: list[str] = []
         self.problems: list[dict[str, str]] = []
+        self._attempts = [_MAX_ATTEMPTS]
+
+    def branched(self) -> Trail:
+        """Return a trail with problems of its own, for an attempt at the present place."""
+        attempt = Trail()
+        attempt.path, attempt._attempts = self.path, self._attempts
+        return attempt
+
+    def may_try(self, count: int) -> bool:
+        """Return whether so many alternatives may be tried. Those of a recursive union inside each other are many."""
+        self._attempts[0] -= count
+        return self._attempts[0] >= 0
 
     def report(self, reason: str, type: str) -> None:
         """Note a problem with the value at the present place."""
         if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append({"path": ".".join(self.path), "reason": reason, "type": type})
+            path = storable_text(".".join(self.path))
+            self.problems.append({"path": path, "reason": storable_text(reason), "type": type})
 
     def read(self, reader: Reader | None, step: str, value: Any) -> Any:
         """Return a part of the value at the present place, read."""
@@ -110,8 +127,10 @@ class ObjectReader:
         return item
 
     def misfit(self, value: Any) -> int:
-        """Return how many required properties are missing and how many constants differ."""
+        """Return how many properties are missing or unknown, and how many constants differ."""
         missing = sum(name not in value for name in self._required)
+        if self._is_closed:
+            missing += sum(name not in self._properties for name in value)
         return missing + sum(1 for name, each in self._constants.items() if value.get(name, each) != each)
 
 
@@ -205,18 +224,23 @@ class UnionReader:
                 reader = self._choices[choice]
                 return value if reader is None else reader(value, trail)
         if kind == "string":
-            return self._text(value)
+            return self._text(value, trail)
         readers = [branch.reader for branch in self._branches if kind in branch.kinds]
-        if len(readers) == 1:
+        if len(readers) > 1:
+            misfits = [_misfit(reader, value) for reader in readers]
+            least = min(misfits)
+            readers = [reader for reader, misfit in zip(readers, misfits, strict=True) if misfit == least]
+        if len(readers) == 1 or (readers and not trail.may_try(len(readers))):
             return value if readers[0] is None else readers[0](value, trail)
+        return self._tried(readers, value, trail)
+
+    def _tried(self, readers: Sequence[Reader | None], value: Any, trail: Trail) -> Any:
+        """Return the value as the reader has it that finds the least to refuse."""
         best: tuple[tuple[int, int], Any, list[dict[str, str]]] | None = None
         for reader in readers:
-            attempt = Trail()
-            attempt.path = trail.path
+            attempt = trail.branched()
             found = value if reader is None else reader(value, attempt)
-            misfit = getattr(reader, "misfit", None)
-            unknown = sum(problem["type"] == UNKNOWN for problem in attempt.problems)
-            score = unknown + (misfit(value) if misfit is not None else 0), len(attempt.problems)
+            score = sum(problem["type"] == UNKNOWN for problem in attempt.problems), len(attempt.problems)
             if best is None or score < best[0]:
                 best = score, found, attempt.problems
             if score == (0, 0):
@@ -226,14 +250,22 @@ class UnionReader:
         trail.problems += best[2][: MAX_PROBLEMS - len(trail.problems)]
         return best[1]
 
-    def _text(self, value: str) -> Any:
-        """Return a text, or the object or the list that it stands for where an alternative is JSON text."""
-        if any(branch.reader is read_json_text for branch in self._branches):
-            attempt = Trail()
-            found = read_json_text(value, attempt)
-            if type(found) in (dict, list):
-                return found
-        return value
+    def _text(self, value: str, trail: Trail) -> Any:
+        """Return a text, or what it stands for where an alternative is JSON text; beside texts, only an object or a
+        list is told from them."""
+        readers = [branch.reader for branch in self._branches if "string" in branch.kinds]
+        if read_json_text not in readers:
+            return value
+        if len(readers) == 1:
+            return read_json_text(value, trail)
+        found = read_json_text(value, Trail())
+        return found if type(found) in (dict, list) else value
+
+
+def _misfit(reader: Reader | None, value: Any) -> int:
+    """Return how far a value is from an alternative, by what can be seen without reading its parts."""
+    misfit = getattr(reader, "misfit", None)
+    return 0 if misfit is None else int(misfit(value))
 
 
 _KINDS = {
