@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, asdict
+import pickle
+from copy import deepcopy
+from dataclasses import FrozenInstanceError, asdict, replace
 from threading import Thread
 from typing import Annotated, Any
 
@@ -139,6 +141,14 @@ def test_threads_that_read_a_schema_first_get_the_same(engine_of: EngineOf, as_a
     assert read == [Refund.model_json_schema()] * 8
 
 
+def test_a_description_can_go_to_another_process(engine_of: EngineOf, as_ann: RequestContext) -> None:
+    found = described(engine_of(make_action("refund", refund)), as_ann, "refund")
+
+    for copy in (pickle.loads(pickle.dumps(found)), deepcopy(found), replace(found)):
+        assert copy == found
+        assert copy.input_schema == Refund.model_json_schema()
+
+
 class Unserializable:
     """A class of the host that Pydantic only knows as a class."""
 
@@ -218,4 +228,5 @@ def test_the_schema_of_a_result_is_that_of_the_last_hook(engine_of: EngineOf, as
 
     assert (changed.output_schema or {})["type"] == "array"
     assert unknown.output_schema is None
-    assert (logged.output_schema or {})["properties"]["data"] == Receipt.model_json_schema(mode="serialization")
+    assert sorted((logged.output_schema or {})["properties"]) == ["data", "pipeline"]
+    assert (logged.output_schema or {})["$defs"]["Receipt"] == Receipt.model_json_schema(mode="serialization")

@@ -38,6 +38,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.context import ACTOR_TYPES
+from actionengine.testing import Backend, run_in_mode
 from tests.conftest import EngineOf, Execute, log_of, make_action
 from tests.test_authorization_rules import Counting
 
@@ -279,6 +280,27 @@ def test_a_chain_needs_one_resource_for_all_of_it(engine_of: EngineOf, acme: Ten
     assert not may("one", "all_but_one")
     assert may("all_but_one", "two")
     assert may("all_but_one", "all_but_one")
+
+
+# Storages
+
+
+@run_in_mode
+async def test_each_storage_answers_for_each_tenant(each_backend: Backend) -> None:
+    actions = [create_action(name=name, description="", handler=ok, permission=f"work.{name}") for name in "ab"]
+    service = create_service(name="work", description="", actions=actions)
+    engine = create_engine(services=[service], storage=each_backend.storage)
+    for tenant, name in ((each_backend.tenant, "a"), (each_backend.other_tenant, "b")):
+        role = {"name": "clerk", "allow": [{"permission": f"work.{name}"}]}
+        setup, clerk = RequestContext(tenant, Actor.system()), RequestContext(tenant, Actor.human("ann", ["clerk"]))
+        (await each_backend.execute(engine, "roles", "define", role, setup)).unwrap()
+        if each_backend.mode == "sync":
+            listed, permission = engine.catalogue(clerk, ["work"]), engine.can(clerk, "work", name)
+        else:
+            listed = await engine.catalogue_async(clerk, ["work"])
+            permission = await engine.can_async(clerk, "work", name)
+        assert [each.name for each in listed.unwrap()] == [f"work.{name}"]
+        assert permission.unwrap().reason == f"role clerk allows work.{name}"
 
 
 # Questions without an answer

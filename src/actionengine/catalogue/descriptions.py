@@ -74,6 +74,10 @@ class ActionDescription:
     def __hash__(self) -> int:
         return hash(self.name)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process gets: the JSON of each field, made now."""
+        return {name: to_json(value()) if callable(value) else value for name, value in self.__dict__.items()}
+
 
 def describe(plan: ActionPlan) -> ActionDescription:
     """Return the description of an action."""

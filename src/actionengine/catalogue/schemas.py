@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter, create_model
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, JsonSchemaWarningKind
 from pydantic_core import CoreSchema
 
@@ -33,14 +33,15 @@ def input_schema(plan: ActionPlan) -> dict[str, Any]:
 def output_schema(plan: ActionPlan) -> dict[str, Any] | None:
     """Return the schema of the JSON of an action's result; None where no annotation names its type."""
     last = _last_handler(plan)
-    result = last.result_type if last is not None else None
-    if last is None or result is None:
+    if last is None or last.result_type is None:
         return None
-    schema = _schema_of(last, result, "serialization")
+    kind = last.result_type
+    if plan.action.result.pipeline:
+        kind = create_model("PipelineResult", data=(kind, ...), pipeline=(HookLog, ...))
+    schema = _schema_of(last, kind, "serialization")
     if schema is None:
         return None
-    schema = without_secrets(schema, last.result_names)
-    return _with_hook_log(schema) if plan.action.result.pipeline else schema
+    return without_secrets(schema, last.result_names)
 
 
 def without_secrets(schema: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
@@ -85,23 +86,6 @@ class _Generator(GenerateJsonSchema):
     def handle_invalid_for_json_schema(self, schema: CoreSchema, error_info: str) -> JsonSchemaValue:
         """Return the schema of any JSON."""
         return {}
-
-
-class _HookLog(BaseModel):
-    """The result of the handler, and the hooks that ran."""
-
-    pipeline: HookLog
-
-
-def _with_hook_log(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a `PipelineResult` with data of this schema."""
-    definitions = schema.pop("$defs", {})
-    wrapped = _HookLog.model_json_schema(mode="serialization")
-    wrapped["properties"] = {"data": schema, **wrapped["properties"]}
-    wrapped["required"] = ["data", "pipeline"]
-    wrapped["title"] = "PipelineResult"
-    wrapped["$defs"] = {**wrapped["$defs"], **definitions}
-    return wrapped
 
 
 class _Redaction:
