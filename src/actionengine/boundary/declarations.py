@@ -27,6 +27,7 @@ class ModuleAction:
     validation: type[BaseModel]
     handler: ModuleHandler
     capabilities: frozenset[Capability]
+    output: Any = None
 
 
 def create_module_action(
@@ -36,6 +37,7 @@ def create_module_action(
     handler: ModuleHandler,
     validation: type[BaseModel],
     capabilities: Iterable[Capability | str],
+    output: Any = None,
 ) -> ModuleAction:
     """Declare a module action.
 
@@ -47,6 +49,7 @@ def create_module_action(
             raises `ActionError`.
         validation: a Pydantic model of the input; paths in it are `ModulePath`s.
         capabilities: the capabilities that a request must ask for and a profile must grant.
+        output: a Pydantic model that describes the output, a JSON object, in the catalogue. It validates nothing.
 
     Raises:
         ConfigurationError: for an empty name, a handler that is not callable or is an `async def`, and an unknown
@@ -64,7 +67,7 @@ def create_module_action(
         needed = frozenset(map(Capability, capabilities))
     except ValueError as error:
         raise ConfigurationError(f"the module action {name!r}: {error}") from None
-    return ModuleAction(name, description, validation, handler, needed)
+    return ModuleAction(name, description, validation, handler, needed, output)
 
 
 def by_name(actions: Iterable[ModuleAction]) -> dict[str, ModuleAction]:

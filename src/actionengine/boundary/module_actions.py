@@ -23,6 +23,15 @@ from actionengine.boundary.declarations import ModuleAction, create_module_actio
 from actionengine.boundary.files.paths import ModuleFolder, ModulePath
 from actionengine.boundary.files.unified_diff import changed_lines, check_diff
 from actionengine.boundary.module_handle import ModuleHandle
+from actionengine.boundary.module_outputs import (
+    DeletedFile,
+    EditedContents,
+    FinishedCommand,
+    FolderEntries,
+    ModuleDiff,
+    ReadFile,
+    WrittenContents,
+)
 from actionengine.errors import ActionError, ErrorCode, storable_text
 from actionengine.masking.secret_types import Sensitive
 from actionengine.schemas.json_schemas import JsonSchema, exactly_one_of
@@ -221,6 +230,7 @@ MODULE_ACTIONS: tuple[ModuleAction, ...] = (
         validation=ReadInput,
         handler=_read,
         capabilities=("fs:read",),
+        output=ReadFile,
     ),
     create_module_action(
         name="write",
@@ -228,6 +238,7 @@ MODULE_ACTIONS: tuple[ModuleAction, ...] = (
         validation=WriteInput,
         handler=_write,
         capabilities=("fs:write",),
+        output=WrittenContents,
     ),
     create_module_action(
         name="list",
@@ -235,6 +246,7 @@ MODULE_ACTIONS: tuple[ModuleAction, ...] = (
         validation=FolderInput,
         handler=_list,
         capabilities=("fs:read",),
+        output=FolderEntries,
     ),
     create_module_action(
         name="delete",
@@ -242,6 +254,7 @@ MODULE_ACTIONS: tuple[ModuleAction, ...] = (
         validation=ReadInput,
         handler=_delete,
         capabilities=("fs:write",),
+        output=DeletedFile,
     ),
     create_module_action(
         name="run",
@@ -249,6 +262,7 @@ MODULE_ACTIONS: tuple[ModuleAction, ...] = (
         validation=RunInput,
         handler=_run,
         capabilities=("cmd:run",),
+        output=FinishedCommand,
     ),
     create_module_action(
         name="diff",
@@ -256,6 +270,7 @@ MODULE_ACTIONS: tuple[ModuleAction, ...] = (
         validation=DiffInput,
         handler=_diff,
         capabilities=("git:diff",),
+        output=ModuleDiff,
     ),
     create_module_action(
         name="edit_file",
@@ -263,6 +278,7 @@ MODULE_ACTIONS: tuple[ModuleAction, ...] = (
         validation=EditInput,
         handler=_edit_file,
         capabilities=("fs:read", "fs:write"),
+        output=EditedContents,
     ),
 )
 """`read`, `write`, `list`, `delete`, `run`, `diff` and `edit_file`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, create_model
 from pydantic_core import from_json
@@ -24,6 +24,7 @@ from actionengine.errors import ActionError
 from actionengine.masking.masking import revealed_json
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
+from actionengine.schemas.json_schemas import SchemaOf
 
 ModuleOf = Callable[[Tenant, str], ModuleContext]
 """A function that returns a tenant's module by its id, as `ModuleRoots.context`, or raises `ActionError`."""
@@ -103,6 +104,9 @@ def _governed(
             ctx.set_logged_output({name: value for name, value in output.items() if name not in _TOO_MUCH_FOR_THE_LOG})
         return Success(output)
 
+    if action.output is not None:
+        described = Annotated[dict[str, Any], SchemaOf(action.output)]
+        work.__annotations__["return"] = Result[described, ActionError]
     return create_action(
         name=action.name,
         description=action.description,
