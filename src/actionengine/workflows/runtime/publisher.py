@@ -197,8 +197,9 @@ class WorkflowPublisher:
                 by_workflow.setdefault(trigger.data["workflow_key"], []).append(trigger.id)
         if not by_workflow:
             return
+        stored = await _stored_chain(event, tenant, self._storage) if event.on_behalf_of else None
         try:
-            principal = run_principal(await _actor_of(event, tenant, self._storage)) if event.on_behalf_of else None
+            principal = run_principal(_actor_of(event, stored)) if event.on_behalf_of else None
         except (ActionError, ValueError) as refusal:
             # No trigger can mend the chain. The event does not wait for it.
             logger.warning("the event %s of the type %s starts no run: %s", event.id, event.type, refusal)
@@ -258,12 +259,17 @@ class _QueuePublisher:
         await self._whole._stop_at(self._queue)
 
 
-async def _actor_of(event: Event, tenant: Tenant, storage: Storage) -> Actor:
-    """Return the actor of an event with the chain behind it. Where the event log has no rights of it, the actors have
-    those that the authorizer finds. Raise `ValueError` for names of no actors."""
-    for stored in await storage.read_events_async(tenant, after=event.position - 1, limit=1):
-        if stored.event.id == event.id and stored.event.chain is not None:
-            return StoredActor.model_validate_json(stored.event.chain).actor
+async def _stored_chain(event: Event, tenant: Tenant, storage: Storage) -> bytes | None:
+    """Return the chain with its rights that the event log has of an event."""
+    found = await storage.read_events_async(tenant, after=event.position - 1, limit=1)
+    return next((stored.event.chain for stored in found if stored.event.id == event.id), None)
+
+
+def _actor_of(event: Event, stored: bytes | None) -> Actor:
+    """Return the actor of an event with the chain behind it. Without a stored chain, the actors have the rights that
+    the authorizer finds. Raise `ValueError` for names of no actors."""
+    if stored is not None:
+        return StoredActor.model_validate_json(stored).actor
     actor: Actor | None = None
     for name in reversed((f"{event.actor_type}:{event.actor_id}", *event.on_behalf_of)):
         type, _, id = name.partition(":")
