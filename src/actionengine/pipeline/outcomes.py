@@ -117,10 +117,12 @@ class Outcomes:
         unit_of_work = execution.open()
         if execution.claim is not None:
             await self._claim(execution)
-        if execution.request.plan is not None:
-            await use_plan(execution, *await find_plan(execution))
+        plan = await find_plan(execution) if execution.request.plan is not None else None
         claim = await self._approvals.meet(execution, needed)
-        error = error_for(await self._approvals.ask_for(execution, needed, claim, effects))
+        pending = await self._approvals.ask_for(execution, needed, claim, effects)
+        if plan is not None:
+            await use_plan(execution, *plan, approval_id=pending.id)
+        error = error_for(pending)
         execution.ended = True
         execution.entry.output = None
         execution.add_row("approval_required", error)

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from actionengine.errors import ActionError, ErrorCode, conflict
 from actionengine.pipeline.execution import Execution
 from actionengine.pipeline.payload import check_claimable, fingerprint
+from actionengine.pipeline.pending_approval import error_for, find_approval
 from actionengine.pipeline.write_set import MAX_SHOWN_WRITES, Effects, WriteSet
 from actionengine.storage.port import UnitOfWork
-from actionengine.storage.records import PLANS
+from actionengine.storage.records import APPROVALS, PLANS
 from actionengine.storage.rows import Record
 
 LIFETIME = timedelta(hours=1)
@@ -25,7 +26,8 @@ _TOKEN = re.compile(r"plan_([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z")
 class StoredPlan(BaseModel):
     """A plan as it is stored; its id is random. The writes themselves are not kept, only their digests.
 
-    `actor` is the acting actor first, then each principal behind it. `used_by` is the execution that has used the plan.
+    `actor` is the acting actor first, then each principal behind it. `used_by` is the execution that has used the plan,
+    `approval_id` the approval that binds it since.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -36,6 +38,7 @@ class StoredPlan(BaseModel):
     effects: Effects
     expires_at: datetime
     used_by: str | None = None
+    approval_id: str | None = None
 
 
 async def store_plan(unit_of_work: UnitOfWork, execution: Execution, writes: WriteSet) -> str:
@@ -66,7 +69,8 @@ async def find_plan(execution: Execution) -> tuple[Record, StoredPlan]:
     """Return the plan that a request names, if the execution can use it.
 
     Raises `ActionError`: `invalid_input` for a text that is no plan, `not_found` for an unknown plan, `forbidden` for
-    another actor's, and `conflict` for one that is used or expired, or of another action or payload.
+    another actor's, and `conflict` for one that is used or expired, or of another action or payload. Where a plan waits
+    for an approval, the same request gets `approval_required` again.
     """
     token, name = execution.request.plan, execution.plan.name
     found = _TOKEN.match(token) if isinstance(token, str) else None
@@ -86,6 +90,10 @@ async def find_plan(execution: Execution) -> tuple[Record, StoredPlan]:
         raise ActionError(ErrorCode.FORBIDDEN, f"{name}: the plan is another actor's: preview the action yourself")
     if plan.action != name:
         raise conflict(f"{name}: the plan is for {plan.action}", plan_action=plan.action)
+    if plan.approval_id is not None and plan.payload == _payload(execution):
+        pending = await find_approval(unit_of_work.records(APPROVALS), plan.approval_id)
+        if pending is not None and pending.is_open(await unit_of_work.now()):
+            raise error_for(pending)
     if plan.used_by is not None:
         raise conflict(f"{name}: the plan was used, by the execution {plan.used_by}: preview again")
     if await unit_of_work.now() >= plan.expires_at:
@@ -95,9 +103,10 @@ async def find_plan(execution: Execution) -> tuple[Record, StoredPlan]:
     return record, plan
 
 
-async def use_plan(execution: Execution, record: Record, plan: StoredPlan) -> None:
+async def use_plan(execution: Execution, record: Record, plan: StoredPlan, approval_id: str | None = None) -> None:
     """Mark a plan as used, in the execution's transaction. Raises `ActionError(conflict)` where another one has."""
-    used = plan.model_copy(update={"used_by": execution.id}).model_dump(mode="json")
+    update = {"used_by": execution.id, "approval_id": approval_id}
+    used = plan.model_copy(update=update).model_dump(mode="json")
     try:
         await execution.open(writable=True).records(PLANS).update(record.id, used, record.version)
     except ActionError as refusal:
