@@ -12,6 +12,7 @@ from actionengine.testing.events import EventConformance as EventConformance  # 
 from actionengine.testing.harness import Harness as Harness
 from actionengine.testing.idempotency import IdempotencyConformance as IdempotencyConformance  # extra: testing
 from actionengine.testing.outbox import OutboxConformance as OutboxConformance  # extra: testing
+from actionengine.testing.previews import PreviewConformance as PreviewConformance  # extra: testing
 from actionengine.testing.records import RecordsConformance as RecordsConformance  # extra: testing
 from actionengine.testing.roles import RolesConformance as RolesConformance  # extra: testing
 from actionengine.testing.suite import StorageConformance as StorageConformance  # extra: testing

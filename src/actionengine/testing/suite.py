@@ -8,6 +8,7 @@ from actionengine.testing.budgets import BudgetConformance
 from actionengine.testing.events import EventConformance
 from actionengine.testing.idempotency import IdempotencyConformance
 from actionengine.testing.outbox import OutboxConformance
+from actionengine.testing.previews import PreviewConformance
 from actionengine.testing.records import RecordsConformance
 from actionengine.testing.roles import RolesConformance
 from actionengine.testing.tables import TablesConformance
@@ -26,6 +27,7 @@ class StorageConformance(
     OutboxConformance,
     BudgetConformance,
     ApprovalConformance,
+    PreviewConformance,
     RolesConformance,
 ):
     """All tests of a storage."""
