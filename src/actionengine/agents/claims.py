@@ -41,7 +41,8 @@ def actor_from_claims(
         claims: the claims of the token, as JSON values.
         actor_type: the claim with the type of an actor (`human`, `ai` or `integration`), in the token and in each
             `act`, or a function of these claims. Without it, a party of an `act` is an `ai`; `sub` is an `integration`
-            if it equals `client_id`, as in a token without a person (RFC 9068, section 2.2), and else a `human`.
+            if it equals `client_id`, as in a token without a person (RFC 9068, section 2.2), and else a `human`. So a
+            token of an agent's own needs the claim.
         roles: the claim with an array of roles, or a function. Those of the token belong to `sub`, those in an `act`
             to that party.
         permissions: the claim with an array of permissions, or a function, in the same way.
