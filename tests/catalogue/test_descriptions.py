@@ -185,10 +185,14 @@ def test_a_type_without_a_schema_stops_nothing(engine_of: EngineOf, as_ann: Requ
 
 class Login(BaseModel):
     user: str = Field(examples=["ann"])
-    password: Annotated[str, Sensitive()] = Field(default="hunter2", examples=["tiger3"])
+    password: Annotated[str, Sensitive()] = Field(
+        default="hunter2", examples=["tiger3"], json_schema_extra={"example": "tiger3"}
+    )
 
 
 class Connection(BaseModel):
+    model_config = {"json_schema_extra": {"examples": [{"key": "tiger3", "login": {"password": "tiger3"}}]}}
+
     login: Login = Login(user="root", password="hunter2")
     key: SecretStr = Field(default=SecretStr("hunter2"), examples=["tiger3"])
     fallback: Annotated[Login | None, Sensitive()] = None

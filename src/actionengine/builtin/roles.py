@@ -21,6 +21,7 @@ from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType
 from actionengine.errors import ActionError, ErrorCode, conflict
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
+from actionengine.schemas.json_schemas import SchemaExtra
 from actionengine.schemas.models import Input, Output, Page
 from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES, AsyncRecords
 from actionengine.storage.rows import MAX_SUBJECT_LENGTH, Record
@@ -49,15 +50,15 @@ _ADMINISTRATORS: tuple[ActorType, ...] = ("human", "integration", "system")
 class RuleInput(Input):
     """A permission (`payments.refund`, `payments.*`, `*`), on one resource or on all."""
 
-    permission: str = Field(
+    permission: Annotated[str, SchemaExtra(pattern=r"^(\*|[^*]+(\.\*)?)$")] = Field(
         min_length=1,
         max_length=MAX_PERMISSION_LENGTH,
         description="The permission: one such as payments.refund, all below as in payments.*, or * for every one.",
     )
-    resource: str | None = Field(
+    resource: (
+        Annotated[str, Field(min_length=1, max_length=MAX_SUBJECT_LENGTH), SchemaExtra(pattern=r"^[^*]+$")] | None
+    ) = Field(
         default=None,
-        min_length=1,
-        max_length=MAX_SUBJECT_LENGTH,
         description="The one thing that the rule is about, such as job/17; null for every one.",
     )
 
@@ -70,7 +71,7 @@ class RuleInput(Input):
 class RoleInput(Input):
     """A role. A deny rule overrides an allow rule."""
 
-    name: str = Field(
+    name: Annotated[str, SchemaExtra(pattern=r"^[^\s*]+( [^\s*]+)*$")] = Field(
         min_length=1,
         max_length=MAX_ROLE_NAME_LENGTH,
         description="The name of the role. Another look of an existing name is refused.",

@@ -19,8 +19,10 @@ logger = logging.getLogger("actionengine")
 
 _MAPS = frozenset({"properties", "patternProperties", "$defs", "dependentSchemas"})
 _LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
-_SCHEMAS = frozenset({"items", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else"})
-_VALUES = frozenset({"default", "examples"})
+_SCHEMAS = frozenset(
+    {"items", "additionalProperties", "contains", "contentSchema", "propertyNames", "not", "if", "then", "else"}
+)
+_VALUES = frozenset({"default", "example", "examples"})
 
 
 def input_schema(plan: ActionPlan) -> dict[str, Any]:
