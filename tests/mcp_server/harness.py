@@ -99,7 +99,7 @@ def note(data: Note, ctx: ActionContext) -> Result[Noted, ActionError]:
 
 
 def count(data: Any, ctx: ActionContext) -> Result[int, ActionError]:
-    return Success(sum(1 for _ in ctx.records(data or "notes").list()))
+    return Success(sum(1 for _ in ctx.records(data or "notes").list(limit=1000)))
 
 
 def drop(data: Any, ctx: ActionContext) -> Result[None, ActionError]:
