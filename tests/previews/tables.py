@@ -7,7 +7,21 @@ from typing import Any
 from uuid import UUID
 
 from returns.result import Failure, Result, Success
-from sqlalchemy import ForeignKey, Integer, Text, Uuid, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import (
+    Column,
+    ForeignKey,
+    Integer,
+    Table,
+    Text,
+    Uuid,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.dialects.sqlite import insert as sqlite_upsert
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
@@ -46,7 +60,26 @@ class Line(Base):
     number: Mapped[int]
 
 
-for mapped in (Stock, Order, Line):
+shelves = Table(
+    "pv_shelves",
+    Base.metadata,
+    Column("tag", ForeignKey("pv_tags.id")),
+    Column("shelf", ForeignKey("pv_tags.id")),
+)
+"""A table without a key."""
+
+
+class Tag(Base):
+    __tablename__ = "pv_tags"
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    tenant_id: Mapped[UUID]
+    others: Mapped[list[Tag]] = relationship(
+        secondary=shelves, primaryjoin="Tag.id == pv_shelves.c.tag", secondaryjoin="Tag.id == pv_shelves.c.shelf"
+    )
+
+
+for mapped in (Tag, Stock, Order, Line):
     protect_table(mapped.__table__, app_role="app")
 
 RAW = text("UPDATE pv_stock SET count = count - 10 WHERE id = :id AND tenant_id = :tenant").bindparams(
@@ -71,10 +104,11 @@ def add(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 
 
 def change(data: Any, ctx: ActionContext) -> Result[Any, Any]:
-    """Change a mapped object."""
+    """Change a mapped object, and pause between the read and the write where the request says so."""
     found = ctx.session.get(Stock, (ctx.tenant.id, data["id"]))
     if found is None:
         return Failure("none")
+    ctx.resources.get("pause", lambda: None)()
     found.count -= 10
     return Success(None)
 
@@ -124,6 +158,17 @@ def core_upsert(data: Any, ctx: ActionContext) -> Result[Any, Any]:
     statement = insertion(stock).values(tenant_id=ctx.tenant.id, id=data["id"], count=7)
     changed = {"count": stock.c.count + 7}
     ctx.session.execute(statement.on_conflict_do_update(index_elements=["tenant_id", "id"], set_=changed))
+    return Success(None)
+
+
+def link(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    """Link rows in a table without a key, and give one another key."""
+    made = [Tag(tenant_id=ctx.tenant.id, id=f"{data['id']} {number}") for number in range(4)]
+    ctx.session.add_all(made)
+    ctx.session.flush()
+    made[0].others = made[1:3]
+    made[3].id = f"{data['id']} new"
+    ctx.session.flush()
     return Success(None)
 
 
@@ -191,6 +236,7 @@ def counts(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 
 HANDLERS: tuple[Callable[..., Any], ...] = (
     *(add, change, expression, remove, core_update, core_many, core_insert, core_delete, core_upsert, orm_update, raw),
+    link,
     *(order, undone, failing, nested, change_async, counts),
 )
 STOCK = create_service(

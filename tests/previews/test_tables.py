@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -39,6 +41,9 @@ def tables(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         made = copy_database(server, template, "tables")
         database = postgres_backend(made.app_url, made.owner_url)
     Base.metadata.create_all(database.owner)
+    if request.param == "postgres":
+        with database.owning() as connection:
+            connection.exec_driver_sql("GRANT SELECT, INSERT ON pv_shelves TO app")
     yield database
     database.owner.dispose()
 
@@ -129,12 +134,39 @@ async def test_plan_is_refused_when_a_row_has_changed(shop: Shop, name: str) -> 
 
 
 @run_in_mode
+async def test_change_between_read_and_write_is_a_conflict(shop: Shop) -> None:
+    if shop.backend.mode == "sync":
+        return  # SQLite has one writer at a time.
+    preview = expect(await shop.preview("stock.change", A))
+
+    def pause() -> None:
+        execute = shop.engine.execute_action
+        thread = threading.Thread(target=execute, args=("stock", "core_update", A, shop.context()))
+        thread.start()
+        thread.join()
+
+    stale = await shop.perform("stock.change", A, plan=preview.plan, resources={"pause": pause})
+    refused(stale, ErrorCode.CONFLICT, "pv_stock/a")
+    assert (await shop.counts()) == {"a": 90, "b": 100}
+
+
+@run_in_mode
 async def test_keys_of_the_database_may_differ_from_the_plan(shop: Shop) -> None:
     preview = expect(await shop.preview("stock.order", {"title": "x"}))
     expect_done(await shop.ask("stock.order", {"title": "another"}))
     expect_done(await shop.perform("stock.order", {"title": "x"}, plan=preview.plan))
     assert [each.target for each in preview.writes] == ["pv_lines"] * 3 + ["pv_orders"]
     assert {each.after["order_id"] for each in preview.writes[:3]} == {preview.writes[3].after["id"]}
+
+
+@run_in_mode
+async def test_links_and_moved_keys_are_shown_as_statements(shop: Shop) -> None:
+    payload = {"id": str(uuid4())}
+    shown = (await planned(shop, "stock.link", payload)).writes
+    kinds = [(each.kind, each.target) for each in shown]
+    assert kinds == [("insert", "pv_tags")] * 4 + [("statement", "pv_tags"), ("statement", "pv_shelves")]
+    assert shown[4].parameters["id"] == f"{payload['id']} new"
+    assert len(shown[5].after) == 2
 
 
 @run_in_mode

@@ -123,7 +123,8 @@ class CapturedStatements:
                 self._add(CapturedWrite("statement", table.fullname, None, statement=f"unknown rows {token_hex(8)}"))
                 raise SerializationFailure(f"rows of {table.fullname} have changed while a statement changed them")
             after = self._after(connection, statement, before, sent, is_flush)
-            writes = self._changed(table, before, after) if is_flush and before is not None else None
+            moves = isinstance(statement, Update) and any(each.key in sent[0] for each in table.primary_key)
+            writes = self._changed(table, before, after) if is_flush and before is not None and not moves else None
         if writes is None:
             writes = [
                 CapturedWrite(
@@ -196,7 +197,10 @@ class CapturedStatements:
 
     # Rows
 
-    def _inserted(self, table: Table, sent: Sequence[Parameters], result: CursorResult[Any]) -> list[CapturedWrite]:
+    def _inserted(
+        self, table: Table, sent: Sequence[Parameters], result: CursorResult[Any]
+    ) -> list[CapturedWrite] | None:
+        """Return the rows that a flush has added; None where their keys are not known."""
         try:
             keys = [tuple(key or ()) for key in result.inserted_primary_key_rows]
         except (InvalidRequestError, AttributeError, TypeError):
@@ -207,8 +211,10 @@ class CapturedStatements:
             generated = tuple(column.name for column in table.c if column.key not in values)
             for column, value in zip(table.primary_key, keys[number] if number < len(keys) else (), strict=False):
                 row[column.name] = value
-                if column.name in generated:
+                if column.name in generated and value is not None:
                     self._made[column, value] = f"new {table.fullname}.{column.name} {len(self._made)}"
+            if not table.primary_key.columns or any(row.get(each.name) is None for each in table.primary_key):
+                return None
             writes.append(self._write("insert", table, None, row, generated))
         return writes
 
