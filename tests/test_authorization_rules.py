@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from returns.result import Result, Success
 
 from actionengine import (
@@ -33,7 +35,7 @@ from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.errors import StorageUnavailable
 from actionengine.storage.memory.records import MemoryRecords
 from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES
-from actionengine.text.names import check_pattern, check_permission, pattern_covers
+from actionengine.text.names import check_pattern, check_permission, pattern_covers, patterns_covering
 from tests.conftest import EngineOf, Execute, log_of, make_action
 
 TENANT = InMemoryStorage().create_tenant(slug="acme", name="Acme")
@@ -201,6 +203,20 @@ def test_a_pattern_ends_at_a_dot(rule: str, covered: list[str], not_covered: lis
     for permission in not_covered:
         assert Rule(rule).covers(permission) is False
         assert not HeldRoles((), {}).decide(asking(Actor.human("x", permissions=[rule]), permission)).allowed
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", ""]), min_size=1, max_size=4).map(".".join).filter(bool),
+    st.lists(st.sampled_from(["a", "b", ""]), max_size=4).map(".".join),
+    st.sampled_from(["", ".*", "*"]),
+)
+def test_a_permission_has_exactly_the_patterns_that_cover_it(permission: str, name: str, end: str) -> None:
+    pattern = name + end
+    try:
+        check_pattern(pattern)
+    except ValueError:
+        return
+    assert (pattern in patterns_covering(permission)) is pattern_covers(pattern, permission)
 
 
 def test_rules_and_roles_are_what_they_were_made_of() -> None:
