@@ -85,7 +85,7 @@ class WriteInput(_Input):
         default=None, description="The contents as base64; give this or `text`."
     )
     executable: bool | None = Field(
-        default=None, description="Whether the file can be executed; null leaves it as it is."
+        default=None, description="True if the file can be executed; null leaves it as it is."
     )
     expected_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64}|absent)$")] | None = Field(
         default=None,

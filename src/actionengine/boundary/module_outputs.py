@@ -33,7 +33,7 @@ class FolderEntry(BaseModel):
 
     path: str = Field(description=_PATH)
     size: int = Field(description="The number of bytes.")
-    executable: bool = Field(description="Whether it can be executed.")
+    executable: bool = Field(description="True if it can be executed.")
     link: str | None = Field(description="The target of a link; null for a file.")
 
 

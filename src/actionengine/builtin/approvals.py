@@ -96,7 +96,7 @@ class Approval(Output):
     comment: str | None = Field(description="The reason for the decision.")
     binds: Binds = Field(
         default="payload",
-        description="What an approval holds for: any effect of the payload, or exactly the writes and events below.",
+        description="The extent of an approval: any effect of the payload, or exactly the writes and events below.",
     )
     writes: tuple[Write, ...] | None = Field(
         default=None, description="The writes that approving commits, masked; null where the payload alone is bound."

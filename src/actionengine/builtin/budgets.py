@@ -52,7 +52,7 @@ class BudgetUsage(Output):
     name: str = Field(description="The name of the budget, as in the error rate_limited.")
     actions: str = Field(description="The actions that it limits: one, 'service.*' or '*'.")
     per: Per = Field(description="The owner of the amount: the acting actor, its principal, or the whole tenant.")
-    unit: str = Field(description="What is counted: executions, tokens, cost_usd, or a field of the input.")
+    unit: str = Field(description="The counted thing: executions, tokens, cost_usd, or a field of the input.")
     limit: Amount = Field(description="The amount that fits into one window.")
     used: Amount = Field(description="The amount used in the present window.")
     remaining: Amount = Field(description="The amount that is left in the present window.")

@@ -40,7 +40,7 @@ class Project(Output):
     id: str = Field(description="The id of the project.")
     name: str = Field(description="The name, unique in the tenant.")
     description: str = Field(description="The purpose of the project.")
-    require_review: bool = Field(description="Whether changes must be `Ready` before they are merged.")
+    require_review: bool = Field(description="True if changes must be `Ready` before they are merged.")
     created_at: datetime = Field(description="The time of its creation, in UTC.")
 
 
@@ -91,7 +91,7 @@ class History(Output):
     versions: int = Field(description="The number of versions.")
     ops: int = Field(description="The number of replayed ops.")
     snapshots: int = Field(description="The number of compared snapshots.")
-    is_intact: bool = Field(description="Whether the ops lead to all stored schemas.")
+    is_intact: bool = Field(description="True if the ops lead to all stored schemas.")
     mismatches: tuple[str, ...] = Field(description="Each snapshot or schema that the ops do not lead to.")
 
 
@@ -240,7 +240,7 @@ class Workspace(Output):
     started_by: str | None = Field(description="The actor that started it, as type:id.")
     started_at: datetime = Field(description="The time of its start, in UTC.")
     stopped_at: datetime | None = Field(description="The time of its end, in UTC; null while it runs.")
-    kept: bool = Field(description="Whether the working copy stays once it is stopped.")
+    kept: bool = Field(description="True if the working copy stays once it is stopped.")
 
 
 class OpPreview(Output):
@@ -249,7 +249,7 @@ class OpPreview(Output):
 
     op_id: str = Field(description="The id of the op.")
     file_path: str = Field(description="The path of the file.")
-    fits: bool = Field(description="Whether the op fits the working copy.")
+    fits: bool = Field(description="True if the op fits the working copy.")
     problem: str | None = Field(default=None, description="The reason why it does not fit.")
     hunk: int | None = Field(default=None, description="The number of the hunk that does not fit.")
     header: str | None = Field(default=None, description="The header of that hunk.")

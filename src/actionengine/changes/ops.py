@@ -66,7 +66,7 @@ class _Defining(_FieldOp):
 class AddField(_Defining):
     """A new field, at the end or before another one. With `override` it may hide an inherited field."""
 
-    override: Flag = Field(default=False, description="Whether the field may hide an inherited one of its name.")
+    override: Flag = Field(default=False, description="True if the field may hide an inherited one of its name.")
 
 
 class SetField(_Defining):
@@ -83,7 +83,7 @@ class RenameField(_Payload):
     record_type: Name = Field(description="The key of the record type.")
     old_name: Name = Field(description="The present name of the field.")
     new_name: Name = Field(description="The new name of the field.")
-    override: Flag = Field(default=False, description="Whether the new name may hide an inherited field.")
+    override: Flag = Field(default=False, description="True if the new name may hide an inherited field.")
 
     @model_validator(mode="after")
     def _check_new_name(self) -> RenameField:

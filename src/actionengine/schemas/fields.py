@@ -69,7 +69,7 @@ class Definition(BaseModel):
         description="The type of its values: `reference` is the id of a document, `date` and `datetime` are texts in "
         "ISO 8601, `text` is long."
     )
-    required: Flag = Field(default=False, description="Whether each document must have the field.")
+    required: Flag = Field(default=False, description="True if each document must have the field.")
     choices: Annotated[tuple[str, ...] | None, BeforeValidator(_choices), WithJsonSchema(_CHOICES)] = Field(
         default=None, description="The values of a field of the type `choice`; null allows any text."
     )

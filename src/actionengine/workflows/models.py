@@ -111,7 +111,7 @@ class ListRuns(Page):
 
     key: Key | None = Field(default=None, description=_OF_WORKFLOW)
     status: RunStatus | None = Field(default=None, description="Only runs of this status; null for all.")
-    newest_first: bool = Field(default=False, description="Whether the newest run comes first.")
+    newest_first: bool = Field(default=False, description="True if the newest run comes first.")
 
     def filter(self) -> dict[str, str]:
         """Return the fields that documents have to match."""
@@ -129,7 +129,7 @@ class Purged(Output):
     """The number of removed runs, and whether there are more."""
 
     runs: int = Field(description="The number of removed runs.")
-    has_more: bool = Field(description="Whether more runs can be removed.")
+    has_more: bool = Field(description="True if more runs can be removed.")
 
 
 class RunSummary(Output):
@@ -208,7 +208,7 @@ class ListAssignments(Page):
     )
     run_id: Id | None = Field(default=None, description="Only assignments of this run; null for all.")
     key: Key | None = Field(default=None, description=_OF_WORKFLOW)
-    newest_first: bool = Field(default=False, description="Whether the newest assignment comes first.")
+    newest_first: bool = Field(default=False, description="True if the newest assignment comes first.")
 
     def filter(self) -> dict[str, str]:
         """Return the fields that documents have to match."""
@@ -266,7 +266,7 @@ class TriggerView(Output):
     trigger: Annotated[dict[str, Any], SchemaOf(Trigger)] = Field(
         description="The events or the schedule that start runs."
     )
-    from_definition: bool = Field(description="Whether the active version of the workflow defines it.")
+    from_definition: bool = Field(description="True if the active version of the workflow defines it.")
     created_at: datetime = Field(description="The time of its creation, in UTC.")
     updated_at: datetime = Field(description="The time of its last change, in UTC.")
 

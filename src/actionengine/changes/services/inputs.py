@@ -68,7 +68,7 @@ class CreateProject(Input):
 
     name: UniqueName = Field(description="The name of the project, unique in the tenant.")
     description: Description = Field(default="", description="The purpose of the project.")
-    require_review: Flag = Field(default=False, description="Whether changes must be `Ready` before they are merged.")
+    require_review: Flag = Field(default=False, description="True if changes must be `Ready` before they are merged.")
 
 
 class ProjectReference(Input):
@@ -266,4 +266,4 @@ class StopWorkspace(Input):
     """A change whose workspace stops; `keep` keeps the working copy until the change is merged."""
 
     change_id: ChangeId
-    keep: Flag = Field(default=False, description="Whether the working copy stays until the change is merged.")
+    keep: Flag = Field(default=False, description="True if the working copy stays until the change is merged.")

@@ -176,7 +176,7 @@ class AssignmentStep(_Step):
     details: dict[str, JsonValue] = Field(
         default_factory=dict, description="Further data of the assignment. Its texts may have references."
     )
-    wait: Flag = Field(default=False, description="Whether the run waits until the assignment is completed.")
+    wait: Flag = Field(default=False, description="True if the run waits until the assignment is completed.")
 
     @property
     def output_fields(self) -> frozenset[str] | None:
@@ -206,7 +206,7 @@ class ApprovalStep(_Step):
         default=FAIL,
         description="The target of a run whose approval is refused: `pause`, `fail` or the name of a step.",
     )
-    by_starter: Flag = Field(default=False, description="Whether the actor that started the run may approve.")
+    by_starter: Flag = Field(default=False, description="True if the actor that started the run may approve.")
 
     @property
     def output_fields(self) -> frozenset[str] | None:

@@ -56,7 +56,7 @@ class EventTrigger(_Trigger):
         default_factory=dict,
         description="The input of the run. Its texts may refer to the event, as in `${input.payload.amount}`.",
     )
-    from_workflows: Flag = Field(default=False, description="Whether events that workflows caused start runs too.")
+    from_workflows: Flag = Field(default=False, description="True if events that workflows caused start runs too.")
 
     @model_validator(mode="after")
     def _check_event_references(self) -> EventTrigger:
