@@ -18,7 +18,7 @@ LIFETIME = 8 * 3600
 
 
 def identify_process(engine: Engine) -> Identify:
-    """Identify everybody as the person of this process: `MCP_PERSON` of the tenant `MCP_TENANT`.
+    """Identify each caller as the agent of the person of this process: `MCP_PERSON` of the tenant `MCP_TENANT`.
 
     Over stdio there is no authorization: the client has started this process, with the rights of its user.
     """

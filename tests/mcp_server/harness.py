@@ -171,10 +171,13 @@ class Shop:
         return self.context(str(request.meta.get(CALLER, "acme/carla")))
 
     def context(self, caller: str, **options: Any) -> RequestContext:
-        """Return the request context of `tenant/actor`."""
+        """Return the request context of `tenant/actor`, or of `tenant/actor for principal`."""
         slug, _, name = caller.partition("/")
+        name, _, principal = name.partition(" for ")
+        behind = Actor.human(principal, permissions=ACTORS[principal]) if principal else None
         make = Actor.ai if name == "bot" else Actor.human
-        return RequestContext(self.tenants[slug], make(name, permissions=ACTORS[name]), **options)
+        actor = make(name, permissions=ACTORS[name], on_behalf_of=behind)
+        return RequestContext(self.tenants[slug], actor, **options)
 
     @asynccontextmanager
     async def connect(

@@ -203,6 +203,21 @@ async def test_a_pending_approval_is_a_result(shop: Shop, wire: Wire) -> None:
 
 
 @under_loop
+async def test_an_agent_has_the_rights_of_its_person_and_no_more(shop: Shop) -> None:
+    async with shop.connect() as client:
+        for_tom = by("acme/bot for tom")
+        names = {tool.name for tool in (await client.list_tools(meta=for_tom)).tools if "shop" in tool.name}
+        assert names == {"shop__count"}
+        assert (await client.call_tool("shop__note", {"text": "x"}, meta=for_tom)).is_error
+        held = await client.call_tool("shop__refund", LARGE, meta=by("acme/bot for maria"))
+        approval = {"approval_id": held.structured_content["approval_id"]}
+        # Maria may approve, but not what was asked on her behalf.
+        assert (await client.call_tool("approvals__approve", approval, meta=by("acme/maria"))).is_error
+    assert [row.on_behalf_of for row in shop.log()] == [("human:tom",), ("human:maria",), ()]
+    assert shop.count("refunds") == 0
+
+
+@under_loop
 async def test_no_accepted_elicitation_approves_anything(shop: Shop, wire: Wire) -> None:
     asked: list[object] = []
 

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 from mcp.shared.exceptions import MCPError
-from mcp.types import PaginatedRequestParams
+from mcp.types import Implementation, PaginatedRequestParams
 
 from actionengine import ActionError, ConfigurationError, RequestContext
 from actionengine.mcp import MCPRequest, create_mcp_server
@@ -141,7 +141,7 @@ async def test_a_refusal_of_identify_shows_nothing(
 
 @under_loop
 async def test_identify_is_asked_for_each_request(shop: Shop) -> None:
-    async with shop.connect() as client:
+    async with shop.connect(client_info=Implementation(name="desk", version="7")) as client:
         await client.call_tool("shop__note", {"text": "x"}, meta=by("acme/carla"))
         await client.call_tool("shop__note", {"text": "x"}, meta=by("globex/carla"))
         called = [each for each in shop.asked if each.method == "tools/call"]
@@ -149,6 +149,7 @@ async def test_identify_is_asked_for_each_request(shop: Shop) -> None:
     assert {(each.tool, each.token, each.session_id, each.http) for each in called} == {
         ("shop__note", None, None, None)
     }
+    assert {(each.transport, each.client and each.client.name) for each in called} == {("stdio", "desk")}
     assert (shop.count(tenant="acme"), shop.count(tenant="globex")) == (1, 1)
 
 

@@ -19,7 +19,7 @@ async def run_call(work: Coroutine[Any, Any, T], ctx: ServerRequestContext[Any, 
     """Return the value of a call. While it runs, report progress each `heartbeat` seconds, if the client asked for it.
 
     The work has a task of its own, because the SDK cancels a request again and again until it ends: the work is
-    cancelled once, and has the time to roll back. Its `def` handlers run in threads, so that they block nobody else.
+    cancelled once, and has the time to roll back. Its `def` handlers run in threads, so that other calls go on.
     """
     task = asyncio.ensure_future(_in_threads(work))
     began = monotonic()

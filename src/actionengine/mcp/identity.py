@@ -7,12 +7,12 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from mcp.server.auth.provider import AccessToken
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
-from mcp.types import INTERNAL_ERROR, INVALID_REQUEST
+from mcp.types import INTERNAL_ERROR, INVALID_REQUEST, Implementation
 from returns.primitives.exceptions import UnwrapFailedError
 
 from actionengine.context import RequestContext
@@ -41,6 +41,7 @@ class MCPRequest:
         token: the access token that the SDK's token verifier accepted; None without a verifier.
         session_id: the HTTP session, for clients of the protocol before 2026-07-28. It gives no rights.
         meta: the `_meta` of the request.
+        client: the name and the version of the client's program; None if it does not say.
         http: the Starlette request; None over stdio.
     """
 
@@ -50,7 +51,13 @@ class MCPRequest:
     token: AccessToken | None = field(repr=False)
     session_id: str | None = field(repr=False)
     meta: Mapping[str, Any] = field(repr=False)
+    client: Implementation | None
     http: Any = field(repr=False)
+
+    @property
+    def transport(self) -> Literal["http", "stdio"]:
+        """The transport; `stdio` stands for any streams between two programs."""
+        return "stdio" if self.http is None else "http"
 
 
 Identify: TypeAlias = Callable[[MCPRequest], RequestContext | Awaitable[RequestContext]]
@@ -97,6 +104,7 @@ def describe(ctx: ServerRequestContext[Any, Any], tool: str | None) -> MCPReques
     headers = http.headers if http is not None else {}
     user = http.scope.get("user") if http is not None else None
     token = getattr(user, "access_token", None)
+    client = ctx.session.client_params
     return MCPRequest(
         method=ctx.method,
         tool=tool,
@@ -104,6 +112,7 @@ def describe(ctx: ServerRequestContext[Any, Any], tool: str | None) -> MCPReques
         token=token if isinstance(token, AccessToken) else None,
         session_id=headers.get(_SESSION_HEADER),
         meta=ctx.meta or {},
+        client=client.client_info if client is not None else None,
         http=http,
     )
 

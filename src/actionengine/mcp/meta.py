@@ -1,4 +1,4 @@
-"""The `_meta` of a call: what the client's program says about it, apart from the model's arguments."""
+"""The `_meta` of a call: facts that the client's program adds to the arguments of the model."""
 
 from __future__ import annotations
 
