@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
@@ -20,6 +20,8 @@ from actionengine.schemas.field_errors import field_errors, summarize
 
 ApprovalNeed = Literal["never", "depends", "always"]
 """The need for a second person's approval. `"depends"`: the policy's condition decides."""
+
+_BETWEEN_WORDS = re.compile(r"[_-]+|(?<=[a-z0-9])(?=[A-Z])")
 
 T = TypeVar("T")
 
@@ -106,13 +108,13 @@ def approval_need(policy: ApprovalPolicy | None) -> ApprovalNeed:
 
 def _title_of(plan: ActionPlan) -> str:
     """Return a title made of a name: "Work orders: add item" of `work_orders.addItem`."""
-    service, action = (" ".join(_words(name)) for name in (plan.service, plan.action.name))
-    return f"{service[:1].upper()}{service[1:]}: {action}"
+    service = _in_words(plan.service)
+    return f"{service[:1].upper()}{service[1:]}: {_in_words(plan.action.name)}"
 
 
-def _words(name: str) -> Iterable[str]:
-    for word in re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).replace("_", " ").replace("-", " ").split():
-        yield word if word.isupper() else word.lower()
+def _in_words(name: str) -> str:
+    words = _BETWEEN_WORDS.sub(" ", name).split()
+    return " ".join(words) if name.islower() else " ".join(word if word.isupper() else word.lower() for word in words)
 
 
 def check_examples(plan: ActionPlan) -> None:
