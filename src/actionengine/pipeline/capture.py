@@ -38,6 +38,24 @@ class NeededApproval:
     resource: str | None = None
 
 
+class Ids:
+    """Ids that a time and a seed determine: UUIDs of version 7, which sort in their order."""
+
+    __slots__ = ("_counter", "_milliseconds", "_seed")
+
+    def __init__(self, now: datetime, seed: str) -> None:
+        self._milliseconds = int(now.timestamp() * 1000)
+        self._seed = seed
+        self._counter = count()
+
+    def new(self) -> str:
+        """Return the next id."""
+        number = next(self._counter)
+        milliseconds = self._milliseconds + (number >> 12)
+        random = int.from_bytes(sha256(f"{self._seed}/{number}".encode()).digest()[:8]) & (1 << 62) - 1
+        return str(UUID(int=milliseconds << 80 | 7 << 76 | (number & 0xFFF) << 64 | 2 << 62 | random))
+
+
 class Capture:
     """The capture of one execution and of those that it executes.
 
@@ -55,7 +73,7 @@ class Capture:
         self.approvals: list[NeededApproval] = []
         self.secrets: list[Secrets] = []
         self._outer = outer
-        self._counter = count()
+        self._ids = Ids(now, self.seed)
         self._over: tuple[UnitOfWork, CapturingUnitOfWork] | None = None
 
     def reset(self) -> None:
@@ -63,15 +81,12 @@ class Capture:
         self.journal.clear()
         self.journal.is_closed = False
         self.approvals.clear()
-        self._counter = count()
+        self._ids = Ids(self.now, self.seed)
         self._over = None
 
     def new_id(self) -> str:
-        """Return the next id: a UUID of version 7, made of the time, the seed and a count. Ids sort in their order."""
-        number = next(self._counter)
-        milliseconds = int(self.now.timestamp() * 1000) + (number >> 12)
-        random = int.from_bytes(sha256(f"{self.seed}/{number}".encode()).digest()[:8]) & (1 << 62) - 1
-        return str(UUID(int=milliseconds << 80 | 7 << 76 | (number & 0xFFF) << 64 | 2 << 62 | random))
+        """Return the next id."""
+        return self._ids.new()
 
     def over(self, unit_of_work: UnitOfWork) -> UnitOfWork:
         """Return the unit of work in a form that captures its writes."""
@@ -79,44 +94,42 @@ class Capture:
         if over is None or over[0] is not unit_of_work:
             inner = unit_of_work if self._outer is None else self._outer.over(unit_of_work)
             unit_of_work.capture_sql(self.journal)
-            over = self._over = unit_of_work, CapturingUnitOfWork(inner, self)
+            over = self._over = unit_of_work, CapturingUnitOfWork(inner, self.journal, self._ids)
         return cast("UnitOfWork", over[1])
-
-    def add(
-        self, kind: WriteKind, target: str, id: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
-    ) -> None:
-        """Add a write of a row."""
-        self.journal.add(CapturedWrite(kind, target, id, _json(before), _json(after)))
 
 
 class CapturingUnitOfWork:
-    """A unit of work whose writes are captured. All else passes to the unit of work inside."""
+    """A unit of work whose writes are captured. All else passes to the unit of work inside.
 
-    def __init__(self, inner: UnitOfWork, capture: Capture) -> None:
+    It does not refer to its capture, so that both are freed as soon as the execution ends.
+    """
+
+    def __init__(self, inner: UnitOfWork, journal: WriteJournal, ids: Ids) -> None:
         self._inner = inner
-        self._capture = capture
+        self._journal = journal
+        self._ids = ids
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     def records(self, collection: str) -> CapturingRecords:
         """Return the collection as this transaction sees it."""
-        return CapturingRecords(self._inner.records(collection), collection, self._capture)
+        return CapturingRecords(self._inner.records(collection), collection, self._journal, self._ids)
 
     def rows(self, table: Table) -> CapturingRows:
         """Return the rows of one of the library's own tables as this transaction sees them."""
-        return CapturingRows(self._inner.rows(table), table, self._capture)
+        return CapturingRows(self._inner.rows(table), table, self._journal)
 
     async def savepoint(self, read_only: bool = False) -> object:
         """Return a new savepoint, with the number of writes before it."""
         savepoint = await self._inner.savepoint(read_only)
-        return savepoint, len(self._capture.journal)
+        return savepoint, len(self._journal)
 
     async def rollback_to(self, savepoint: tuple[object, int]) -> None:
         """Undo the writes since the savepoint."""
         inner, mark = savepoint
         await self._inner.rollback_to(inner)
-        self._capture.journal.undo_to(mark)
+        self._journal.undo_to(mark)
 
     async def release(self, savepoint: tuple[object, int]) -> None:
         """Release a savepoint and keep the writes since."""
@@ -126,18 +139,19 @@ class CapturingUnitOfWork:
 class CapturingRecords:
     """A collection whose writes are captured."""
 
-    __slots__ = ("_capture", "_collection", "_inner")
+    __slots__ = ("_collection", "_ids", "_inner", "_journal")
 
-    def __init__(self, inner: StoredRecords, collection: str, capture: Capture) -> None:
+    def __init__(self, inner: StoredRecords, collection: str, journal: WriteJournal, ids: Ids) -> None:
         self._inner = inner
         self._collection = collection
-        self._capture = capture
+        self._journal = journal
+        self._ids = ids
 
     async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
         """Add a document. Without an `id` it gets the next one of the capture."""
-        self._capture.journal.check_open()
-        record = await self._inner.insert(data, self._capture.new_id() if id is None else id)
-        self._capture.journal.add(CapturedWrite("insert", self._collection, record.id, None, to_json(record.data)))
+        self._journal.check_open()
+        record = await self._inner.insert(data, self._ids.new() if id is None else id)
+        self._journal.add(CapturedWrite("insert", self._collection, record.id, None, to_json(record.data)))
         return record
 
     async def get(self, id: str) -> Record | None:
@@ -150,19 +164,19 @@ class CapturingRecords:
 
     async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
         """Replace a document that is at `expected_version`. The lock keeps the state before it from changing."""
-        self._capture.journal.check_open()
+        self._journal.check_open()
         before = await self._inner.lock(id, expected_version)
         record = await self._inner.update(id, data, expected_version)
         states = to_json(before.data), to_json(record.data)
-        self._capture.journal.add(CapturedWrite("update", self._collection, id, *states))
+        self._journal.add(CapturedWrite("update", self._collection, id, *states))
         return record
 
     async def delete(self, id: str, expected_version: int) -> None:
         """Remove a document that is at `expected_version`."""
-        self._capture.journal.check_open()
+        self._journal.check_open()
         before = await self._inner.lock(id, expected_version)
         await self._inner.delete(id, expected_version)
-        self._capture.journal.add(CapturedWrite("delete", self._collection, id, to_json(before.data)))
+        self._journal.add(CapturedWrite("delete", self._collection, id, to_json(before.data)))
 
     async def list(
         self,
@@ -178,12 +192,12 @@ class CapturingRecords:
 class CapturingRows:
     """The rows of one of the library's own tables, whose writes are captured."""
 
-    __slots__ = ("_capture", "_inner", "_table")
+    __slots__ = ("_inner", "_journal", "_table")
 
-    def __init__(self, inner: AsyncRows, table: Table, capture: Capture) -> None:
+    def __init__(self, inner: AsyncRows, table: Table, journal: WriteJournal) -> None:
         self._inner = inner
         self._table = table
-        self._capture = capture
+        self._journal = journal
 
     async def find(
         self,
@@ -203,32 +217,35 @@ class CapturingRows:
 
     async def insert(self, rows: Sequence[Row]) -> None:
         """Add rows."""
-        self._capture.journal.check_open()
+        self._journal.check_open()
         await self._inner.insert(rows)
         for row in rows:
-            self._capture.add("insert", self._table.name, self._key(row), None, row)
+            self._add("insert", self._table.name, self._key(row), None, row)
 
     async def update(self, rows: Sequence[Row]) -> None:
         """Change rows, found by their key. The lock keeps the state before it from changing."""
-        self._capture.journal.check_open()
+        self._journal.check_open()
         keys = {name: tuple(dict.fromkeys(row[name] for row in rows)) for name in self._table.key}
         before = {self._key(row): row for row in await self._inner.find(keys, lock=True)} if rows else {}
         await self._inner.update(rows)
         for row in rows:
             found = before[self._key(row)]
             before[self._key(row)] = {**found, **row}
-            self._capture.add("update", self._table.name, self._key(row), found, {**found, **row})
+            self._add("update", self._table.name, self._key(row), found, {**found, **row})
 
     async def delete(self, where: Mapping[str, Any]) -> int:
         """Remove rows; return their number."""
-        self._capture.journal.check_open()
+        self._journal.check_open()
         before = await self._inner.find(where, lock=True)
         deleted = await self._inner.delete(where)
         if deleted != len(before):
             raise SerializationFailure(f"rows of {self._table.name} have changed while they were deleted")
         for row in before:
-            self._capture.add("delete", self._table.name, self._key(row), row, None)
+            self._add("delete", self._table.name, self._key(row), row, None)
         return deleted
+
+    def _add(self, kind: WriteKind, target: str, id: str, before: Row | None, after: Row | None) -> None:
+        self._journal.add(CapturedWrite(kind, target, id, _json(before), _json(after)))
 
     def _key(self, row: Mapping[str, Any]) -> str:
         return ",".join(str(row[name]) for name in self._table.key)
