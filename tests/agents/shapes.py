@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -12,7 +13,7 @@ from pydantic import AnyUrl, BaseModel, ConfigDict, Field, JsonValue, TypeAdapte
 from returns.result import Success
 from typing_extensions import TypedDict
 
-from actionengine import Engine, create_action, create_engine, create_service
+from actionengine import Engine, Service, create_action, create_engine, create_service
 
 _A = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
@@ -178,8 +179,8 @@ TYPES: dict[str, Any] = {
 }
 
 
-def make_shapes(**options: Any) -> Engine:
-    """Return an engine with one action for each shape, which returns its input."""
+def make_shapes(services: Iterable[Service] = (), **options: Any) -> Engine:
+    """Return an engine with one action for each shape, and with other services."""
     actions = [
         create_action(
             name=name,
@@ -192,4 +193,4 @@ def make_shapes(**options: Any) -> Engine:
         for name, type in TYPES.items()
     ]
     service = create_service(name="shapes", description="Shapes", actions=actions)
-    return create_engine(services=[service], **options)
+    return create_engine(services=[service, *services], **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from functools import cache
@@ -11,6 +12,8 @@ import jsonschema_rs
 import pytest
 
 from actionengine import Actor, InMemoryStorage, RequestContext, Tools
+from actionengine.changes import change_control_services
+from actionengine.workflows import workflow_services
 from tests.agents.rules import depth, lone_references, nodes
 from tests.agents.shapes import TYPES, make_shapes
 
@@ -24,7 +27,7 @@ def schemas(dialect: str) -> dict[str, dict[str, Any]]:
     """Return the schema of the arguments of each tool: of all shapes, and of the library's own services."""
     storage = InMemoryStorage()
     system = RequestContext(storage.create_tenant(slug="acme", name="Acme"), Actor.system())
-    engine = make_shapes(storage=storage)
+    engine = make_shapes([*workflow_services(), *change_control_services()], storage=storage)
     if dialect == STRICT:
         sets = [Tools(engine, "anthropic", ["shapes"], strict=[f"shapes.{name}"]) for name in TYPES if name != "tree"]
         made = [each for tools in sets for each in tools.list(system) if each.get("strict")]
@@ -188,3 +191,8 @@ def test_a_declared_schema_would_break_the_rule(dialect: str, rule: str) -> None
 def test_every_schema_is_valid_json_schema(dialect: str) -> None:
     for schema in schemas(dialect).values():
         jsonschema_rs.meta.validate({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
+
+
+@pytest.mark.parametrize("dialect", RULES)
+def test_no_tool_takes_up_a_models_context(dialect: str) -> None:
+    assert max(len(json.dumps(schema)) for schema in schemas(dialect).values()) < 40_000

@@ -37,14 +37,15 @@ from actionengine.agents.dialects.vocabulary import (
     reference_to,
     references_in,
     resolved,
+    with_items,
     with_notes,
 )
 
 WRAPPED = "input"
 """The property that carries an input that is not an object with named properties."""
 
-_UNROLLED = 2
-"""Levels of a recursive schema that are written out where a dialect has no `$ref`."""
+_UNROLLED = 1
+"""Recursive schemas inside each other that are written out where a dialect has no `$ref`."""
 
 _MAX_NODES = 10_000
 """Subschemas of one tool, at most, where references are written out."""
@@ -180,7 +181,7 @@ class _Compiler:
             return self._any(beside)
         if references == "kept" or (references == "recursive" and name in self._recursive):
             return self._kept_reference(name, beside)
-        if self._written.count(name) >= _UNROLLED:
+        if name in self._recursive and sum(each in self._recursive for each in self._written) >= _UNROLLED:
             return self._as_text(beside, f"a nested {name} as JSON text")
         self._written.append(name)
         try:
@@ -375,7 +376,7 @@ class _Compiler:
             elif key in CONSTRAINTS:
                 (kept if self._takes(key, value) else lost)[key] = value
             elif self._rules.references == "kept" and key not in STRUCTURE and key != "discriminator":
-                kept[key] = value
+                kept[key] = with_items(value)
         return with_notes(kept, lost)
 
     def _takes(self, key: str, value: Any) -> bool:

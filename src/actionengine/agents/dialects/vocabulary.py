@@ -144,6 +144,17 @@ def _short(value: Any) -> str:
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
 
 
+def with_items(value: Any) -> Any:
+    """Return a condition in which each list has items. OpenAI refuses a list without; of a condition, nothing else
+    changes."""
+    if isinstance(value, list):
+        return [with_items(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: with_items(each) for key, each in value.items()}
+    return {"items": {}, **found} if found.get("type") == "array" else found
+
+
 def nullable(schema: dict[str, Any]) -> dict[str, Any]:
     """Return a schema that admits null too."""
     kind = schema.get("type")
