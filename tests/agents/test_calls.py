@@ -113,6 +113,15 @@ def test_an_unknown_property_is_refused_at_any_depth(call: Call, log: Log, argum
     assert log()[0].outcome == "invalid"
 
 
+def test_all_that_is_wrong_is_said_at_once(call: Call, log: Log) -> None:
+    result = call("payments__refund", {"amount": "-5", "comment": "x", "lines": [{"count": 0, "size": 1}]})
+    assert [field["path"] for field in result.structured["fields"]] == [
+        *("comment", "lines.0.size", "idempotency_key"),
+        *("payment_id", "amount", "lines.0.sku", "lines.0.count"),
+    ]
+    assert len(log()) == 1
+
+
 def test_many_unknown_properties_are_listed_up_to_a_bound(call: Call) -> None:
     result = call("payments__note", {"text": "a", **{f"x{number}": 1 for number in range(1_000)}})
     assert len(result.structured["fields"]) == 20

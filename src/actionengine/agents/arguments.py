@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
 from pydantic_core import to_json
 
 from actionengine.agents.dialects.compiler import WRAPPED, Compiled
-from actionengine.agents.dialects.readers import Trail
+from actionengine.agents.dialects.readers import MAX_PROBLEMS, Trail
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.schemas.field_errors import summarize
+from actionengine.pipeline.plan import ActionPlan
+from actionengine.schemas.field_errors import field_errors, summarize
 
 KEY = "idempotency_key"
 KEY_SCHEMA: Mapping[str, Any] = {
@@ -70,10 +72,32 @@ class Arguments:
             payload = payload.get(WRAPPED)
         return Read(payload, key, self._refusal(trail.problems) if trail.problems else None)
 
-    def missing_key(self) -> ActionError:
-        """Return the error for a call without the key that the action requires."""
+    def without_key(self, error: ActionError | None) -> ActionError:
+        """Return the error for a call without the key that the action requires, with what else is wrong."""
         reason = "it is required: a text of your own for this request, the same when you repeat the call"
-        return self._refusal([_problem(self._key or KEY, reason, "missing")])
+        missing = _problem(self._key or KEY, reason, "missing")
+        others = [] if error is None else error.details["fields"]
+        if error is not None and any(each["path"] == missing["path"] for each in others):
+            return error
+        return self._refusal([*others, missing])
+
+    def complete(self, error: ActionError, payload: Any, plan: ActionPlan) -> ActionError:
+        """Return the error with what validation finds too, so that the model corrects everything at once."""
+        given = error.details.get("fields")
+        if error.code is not ErrorCode.INVALID_INPUT or not isinstance(given, list) or not isinstance(payload, dict):
+            return error
+        if plan.validator is None or plan.before:
+            return error
+        problems = [dict(each) for each in given]
+        refused = {each["path"] for each in problems}
+        try:
+            plan.validator.validate_json(to_json(payload))
+        except ValidationError as invalid:
+            found = [{**each, "path": self.shown(each["path"])} for each in field_errors(invalid, plan.sensitive)]
+            problems += [each for each in found if each["path"] not in refused]
+        except Exception:
+            return error  # A validator of the host's crashed on a payload that is refused anyway.
+        return self._refusal(problems[:MAX_PROBLEMS])
 
     def shown(self, path: str) -> str:
         """Return the path of a field of the payload as the arguments have it."""

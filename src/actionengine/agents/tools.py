@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, final
 
 from pydantic_core import from_json, to_json
-from returns.result import Failure, Result, Success
+from returns.result import Failure, Success
 
 from actionengine.agents import results
 from actionengine.agents.arguments import KEY, KEY_SCHEMA, Arguments
@@ -185,33 +185,29 @@ class Tools:
         payload, key, error = tool.arguments.read(arguments)
         if key is not None:
             context = replace(context, idempotency_key=key)
-        elif tool.needs_key and context.idempotency_key is None and error is None:
-            error = tool.arguments.missing_key()
-        if error is None:
-            answer = await self._engine.execute_plan(tool.plan, payload, context, mode)
-            if isinstance(answer, Success):
-                return self._shown(results.succeeded, answer.unwrap(), tool)
-        else:
-            answer = await self._engine.refuse(tool.service, tool.short, payload, error, context, mode)
-        shown = tool.arguments.shown if error is None else str
-        return await self._failed(answer.failure(), tool, name, shown, context, mode)
+        elif tool.needs_key and context.idempotency_key is None:
+            error = tool.arguments.without_key(error)
+        if error is not None:
+            return await self._refused(error, payload, tool, name, context, mode)
+        answer = await self._engine.execute_plan(tool.plan, payload, context, mode)
+        if isinstance(answer, Success):
+            return self._shown(results.succeeded, answer.unwrap(), tool)
+        return await self._failed(answer.failure(), tool, name, tool.arguments.shown, context, mode)
 
     async def _preview(self, name: str, arguments: Any, context: RequestContext, mode: Mode) -> ToolResult:
         tool = self._find(name, context)
         if tool is None:
             return await self._unknown(name, context, mode)
         payload, _, error = tool.arguments.read(arguments)
-        answer: Result[Any, ActionError]
         if error is not None:
-            answer = await self._engine.refuse(tool.service, tool.short, payload, error, context, mode)
-        elif mode == "sync":
+            return await self._refused(error, payload, tool, name, context, mode)
+        if mode == "sync":
             answer = self._engine.preview(tool.service, tool.short, payload, context)
         else:
             answer = await self._engine.preview_async(tool.service, tool.short, payload, context)
         if isinstance(answer, Success):
             return self._shown(results.previewed, answer.unwrap(), tool)
-        shown = tool.arguments.shown if error is None else str
-        return await self._failed(answer.failure(), tool, name, shown, context, mode)
+        return await self._failed(answer.failure(), tool, name, tool.arguments.shown, context, mode)
 
     def _find(self, name: object, context: RequestContext) -> _Tool | None:
         tool = self._by_name.get(name) if isinstance(name, str) else None
@@ -231,6 +227,14 @@ class Tools:
             logger.error("%s returned a value that is not JSON: %r", tool.action, error)
             message = f"{tool.action} was executed, and its result cannot be shown: it is not JSON"
             return results.failed(ActionError(ErrorCode.INTERNAL, message), tool.name, tool.arguments.shown)
+
+    async def _refused(
+        self, error: ActionError, payload: Any, tool: _Tool, name: str, context: RequestContext, mode: Mode
+    ) -> ToolResult:
+        """Refuse a call for its arguments, unless the pipeline refuses it first."""
+        answer = await self._engine.refuse(tool.service, tool.short, payload, error, context, mode)
+        refusal = tool.arguments.complete(answer.failure(), payload, tool.plan)
+        return await self._failed(refusal, tool, name, str, context, mode)
 
     async def _failed(
         self,
