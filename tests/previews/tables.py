@@ -184,6 +184,13 @@ def raw(data: Any, ctx: ActionContext) -> Result[Any, Any]:
     return Success(None)
 
 
+def driver(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    """Send SQL to the driver as it is, and read with a lock."""
+    ctx.session.execute(select(stock).where(_mine(ctx, data["id"])).with_for_update(key_share=True, nowait=True))
+    found = ctx.session.connection().exec_driver_sql(f"UPDATE pv_stock SET count = 1 WHERE id = '{data['row']}'")
+    return Success(found.rowcount)
+
+
 def order(data: Any, ctx: ActionContext) -> Result[Any, Any]:
     """Add rows whose keys the database makes, one of them with references to another."""
     lines = [Line(tenant_id=ctx.tenant.id, number=number) for number in range(3)]
@@ -236,7 +243,7 @@ def counts(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 
 HANDLERS: tuple[Callable[..., Any], ...] = (
     *(add, change, expression, remove, core_update, core_many, core_insert, core_delete, core_upsert, orm_update, raw),
-    link,
+    *(link, driver),
     *(order, undone, failing, nested, change_async, counts),
 )
 STOCK = create_service(

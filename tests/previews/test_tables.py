@@ -160,6 +160,14 @@ async def test_keys_of_the_database_may_differ_from_the_plan(shop: Shop) -> None
 
 
 @run_in_mode
+async def test_sql_of_the_driver_is_shown(shop: Shop) -> None:
+    preview = expect(await shop.preview("stock.driver", {**A, "row": "none"}))
+    (write,) = preview.writes
+    assert (write.kind, write.target, write.after) == ("statement", "pv_stock", {"rows": 0})
+    assert await shop.perform("stock.driver", {**A, "row": "none"}, plan=preview.plan) == 0
+
+
+@run_in_mode
 async def test_links_and_moved_keys_are_shown_as_statements(shop: Shop) -> None:
     payload = {"id": str(uuid4())}
     shown = (await planned(shop, "stock.link", payload)).writes

@@ -37,7 +37,8 @@ _READ = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _WRITE = re.compile(
-    r"\b(?:INSERT\s+INTO|(?<!FOR\s)UPDATE|DELETE\s+FROM|MERGE\s+INTO)\s+(?:ONLY\s+)?(?!OF\b)([\w.\"]+)", re.IGNORECASE
+    r"\b(?:INSERT\s+INTO|(?<!FOR\s)(?<!KEY\s)UPDATE|DELETE\s+FROM|MERGE\s+INTO)\s+(?:ONLY\s+)?(?!OF\b)([\w.\"]+)",
+    re.IGNORECASE,
 )
 
 
