@@ -408,7 +408,8 @@ class Pipeline:
             # Of failed executions inside it.
             parent.after_failure += execution.after_failure
             parent.after_commit += execution.after_commit
-            parent.deferred += execution.deferred
+            if execution.deferred:
+                parent.deferred += execution.deferred
             return Success(answered(execution))
         except ApprovalNeeded as needed:
             root.approval_needed = needed
