@@ -21,7 +21,7 @@ from actionengine.storage.counters import ONE, Reservation
 from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from actionengine.testing.backend import make_tenant
 from tests.backends import MODES, SQLITE_FILE, AnyStorage, open_storage, requested_database
-from tests.budget_host import BOT, budgets, payments
+from tests.budget_host import BOT, budgets, pay, payments
 from tests.harness import Harness, expect, refused
 from tests.programs import ROOT
 
@@ -217,21 +217,26 @@ def test_budgets_in_opposite_orders_do_not_block(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_wait_for_a_counter_is_bounded(mode: str, postgres_database: Database) -> None:
-    with PostgresStorage(postgres_database.app_url, lock_timeout=0.1) as storage:
+@pytest.mark.parametrize("bound", ["lock_timeout", "answer_timeout", "timeout"])
+def test_a_wait_for_a_counter_is_bounded(mode: str, bound: str, postgres_database: Database) -> None:
+    options: dict[str, Any] = {} if bound == "timeout" else {bound: 0.3}
+    hasty = create_action(name="pay", description="", handler=pay, timeout=0.3 if bound == "timeout" else None)
+    service = create_service(name="payments", description="", actions=[hasty])
+    with PostgresStorage(postgres_database.app_url, **options) as storage:
         backend = MODES[mode](storage)
-        desk = Desk(backend, 1)
+        harness = Harness(backend, [service], budgets=budgets(1))
+        harness.actor = BOT
         held = Reservation("calls", str(BOT), ONE, ONE, HOUR)
 
         async def wait_in_vain() -> None:
             unit = backend.unit()
             assert not await unit.reserve([held])
             for key in (None, "key"):
-                refused(await desk.ask("payments.pay", {"amount": 1}, key=key), ErrorCode.CONFLICT, "lock")
+                refused(await harness.ask("payments.pay", {"amount": 1}, key=key), ErrorCode.CONFLICT, "same budget")
             await unit.rollback()
 
-            assert await desk.outcomes("payments.pay") == ["failed", "failed"]
-            assert expect(await desk.ask("payments.pay", {"amount": 1}, key="key")) == 1
+            assert await harness.outcomes("payments.pay") == ["failed", "failed"]
+            assert expect(await harness.ask("payments.pay", {"amount": 1}, key="key")) == 1
 
         backend.run(wait_in_vain())
         backend.close()

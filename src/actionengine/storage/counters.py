@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from actionengine.errors import ActionError, ErrorCode
+
 DECIMALS = 12
 """Decimals of an amount that a counter keeps."""
 
@@ -19,6 +21,9 @@ ONE: int = 10**DECIMALS
 
 MAX_LIMIT: int = 10**18
 """The largest limit of a counter, in whole units: with it, no sum exceeds the integers of a database."""
+
+MAX_WAIT = 10.0
+"""Seconds that a reservation waits at most for other units of work on the same counters; then it is a `conflict`."""
 
 
 class Reservation(NamedTuple):
@@ -51,6 +56,13 @@ def from_text(text: str) -> int:
     """Return a decimal number in trillionths."""
     whole, _, decimals = text.partition(".")
     return int(whole) * ONE + int(decimals.ljust(DECIMALS, "0") or 0)
+
+
+def waited_too_long() -> ActionError:
+    """Return the error of a reservation whose wait is over."""
+    return ActionError(
+        ErrorCode.CONFLICT, "another execution that uses the same budget has not ended in time: try again later"
+    )
 
 
 def merged(reservations: Iterable[Reservation]) -> list[Reservation]:

@@ -23,7 +23,7 @@ from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.clock import steady_now
-from actionengine.storage.counters import Counter, Reservation
+from actionengine.storage.counters import MAX_WAIT, Counter, Reservation, waited_too_long
 from actionengine.storage.errors import SerializationFailure, StorageError
 from actionengine.storage.memory.claims import ClaimHolder, Expiries
 from actionengine.storage.memory.counters import CounterKey, CounterState, Hold
@@ -235,7 +235,7 @@ class MemoryTransaction:
         Wait for other transactions while only what they hold leaves no room; raise as `lock_together` does.
         """
         self.check_writable("budgets")
-        deadline = monotonic() + _LOCK_TIMEOUT
+        deadline = monotonic() + MAX_WAIT
         while True:
             with self._data.lock:
                 self._check_usable()
@@ -257,7 +257,7 @@ class MemoryTransaction:
                 ended = self._wait_for(holder, "budgets")
             remaining = deadline - monotonic()
             if remaining <= 0 or self._is_driven:
-                raise ActionError(ErrorCode.CONFLICT, "another execution uses this budget: try again")
+                raise waited_too_long()
             await ended.wait(remaining)
 
     def counters(self, keys: Sequence[tuple[str, str]]) -> list[Counter | None]:

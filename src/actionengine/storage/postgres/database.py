@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 
 from actionengine.concurrency.run_sync import Mode
+from actionengine.storage.counters import MAX_WAIT
 from actionengine.storage.postgres.checks import check
 from actionengine.storage.postgres.connecting import resolve_names, socket_options
 from actionengine.storage.postgres.driver import LibpqConnection, Row, milliseconds
@@ -80,6 +82,8 @@ class PostgresDatabase(Database):
         self.begin_reading = BEGIN[max(isolation_level, "REPEATABLE READ", key=list(BEGIN).index)]
         self.signer = signer
         self.listens = listens
+        self.counter_wait = min(MAX_WAIT, limits.get("lock_timeout", inf), 0.9 * answer_timeout)
+        """Seconds that a reservation waits for a counter at most: the server answers before it counts as silent."""
         self.limits = [milliseconds(limit) for limit in limits.values()]
         self.opening = {
             read_only: opening_statements(list(limits), read_only, signer is not None) for read_only in (False, True)

@@ -46,7 +46,7 @@ CLOCK = BEGAN.replace("now", "clock_timestamp")
 """The time after a claim has waited for the lock of its key."""
 
 OPEN = f"""
-WITH context AS MATERIALIZED ({{settings}}
+WITH context AS MATERIALIZED ({{settings}}{{timeout}}
 ){{reserved}}
 SELECT {BEGAN}, public.ae_is_deleted(%s){{room}} FROM context
 """
@@ -86,6 +86,9 @@ _RESERVED = f"""reserved_{{number}} AS (
     WHERE {_SUM} OPERATOR(pg_catalog.<=) %s::pg_catalog.numeric OR {_IS_OVER}
     RETURNING true
 )"""
+_TIMEOUT = "pg_catalog.current_setting('lock_timeout') AS lock_timeout"
+_LIMITED = """pg_catalog.set_config('lock_timeout', %s, true), {room},
+    pg_catalog.set_config('lock_timeout', (SELECT lock_timeout FROM context), true)"""
 READ_COUNTER = """
 SELECT used::pg_catalog.text, expires_at
 FROM public.ae_budget_counters
@@ -474,13 +477,14 @@ def opening_statements(settings: Sequence[str], read_only: bool, signed: bool) -
         form.replace("{settings}", SETTINGS + made).replace("{{", "{").replace("}}", "}")
         for form in (OPEN, OPEN_AND_CLAIM)
     ]
-    return Opening(*(form.format(reserved="", room="") for form in forms), *forms)
+    return Opening(*(form.format(timeout="", reserved="", room="") for form in forms), *forms)
 
 
 @lru_cache(maxsize=64)
 def reserve_statement(number: int) -> str:
-    """Return the statement that makes so many reservations, and returns for each whether there was room."""
-    return f"WITH {_reserved(number, '')}\nSELECT {_room(number)}"
+    """Return the statement that makes so many reservations. Its columns are as in `reserving`."""
+    reserved = _reserved(number, "FROM context")
+    return f"WITH context AS MATERIALIZED (SELECT {_TIMEOUT}), {reserved}\nSELECT {_room(number)}"
 
 
 @lru_cache(maxsize=64)
@@ -488,11 +492,11 @@ def reserving(form: str, number: int, source: str) -> str:
     """Return a statement that opens a unit of work and makes so many reservations: one each for a row of `source`,
     which is `context` or `claimed`.
 
-    The parameters of the reservations come before the last one. Their columns are the last, but for the time after a
-    claim.
+    The parameters of the reservations come before the last one, which is followed by the limit of their wait. Their
+    columns are the last, but for the time after a claim: for each whether there was room, between two others.
     """
     reserved = f", {_reserved(number, f'FROM {source}')}"
-    return form.format(reserved=reserved, room=f", {_room(number)}")
+    return form.format(timeout=f",\n        {_TIMEOUT}", reserved=reserved, room=f", {_room(number)}")
 
 
 def _reserved(number: int, source: str) -> str:
@@ -500,7 +504,8 @@ def _reserved(number: int, source: str) -> str:
 
 
 def _room(number: int) -> str:
-    return ", ".join(f"EXISTS (SELECT FROM reserved_{each})" for each in range(number))
+    room = ", ".join(f"EXISTS (SELECT FROM reserved_{each})" for each in range(number))
+    return _LIMITED.format(room=room)
 
 
 @lru_cache(maxsize=256)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import chain
+from math import inf
 from secrets import token_hex
 from time import monotonic
 from typing import Any
@@ -16,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
-from actionengine.storage.counters import Counter, Reservation, from_text, to_text
+from actionengine.storage.counters import Counter, Reservation, from_text, to_text, waited_too_long
 from actionengine.storage.errors import StorageError, StorageUnavailable
 from actionengine.storage.postgres import statements as sql
 from actionengine.storage.postgres.database import PostgresDatabase
@@ -29,7 +31,7 @@ from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, EventRow, Log
 from actionengine.storage.sql.action_log import Examined, Walk
 from actionengine.storage.sql.rows import json_bytes, json_text, names_in
 from actionengine.storage.sql.savepoints import Savepoint
-from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.sql.unit_of_work import ANSWER_TIMEOUT, SQLUnitOfWork
 from actionengine.storage.tenants import tenant_deleted
 
 _ROLLBACK_TIMEOUT = 1.0
@@ -126,12 +128,15 @@ class PostgresUnitOfWork(SQLUnitOfWork):
                 statement = sql.reserving(opening.plain_form, len(wanted), "context")
                 parameters += self._reserved(wanted)
             parameters.append(tenant_id)
-            ((self._began, is_deleted, *room),) = self._driver.execute(
-                (begin, ()), (statement, parameters), until=self._deadline
-            )
+            if wanted:
+                parameters.append(self._wait())
+            with _waiting_for_counters():
+                ((self._began, is_deleted, *room),) = self._driver.execute(
+                    (begin, ()), (statement, parameters), until=self._deadline
+                )
             self._set_clock(self._began)
             self._check_deleted(is_deleted)
-            self._room = room
+            self._room = room[1:-1]
             return None
         parameters += (milliseconds(wait), tenant_id, claim.action, claim.key, claim.fingerprint)
         statement = opening.claiming
@@ -139,13 +144,14 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             statement = sql.reserving(opening.claiming_form, len(wanted), "claimed")
             parameters += self._reserved(wanted)
         parameters.append(tenant_id)
+        if wanted:
+            parameters.append(self._wait())
         try:
-            ((self._began, is_deleted, is_claimed, _, *room, now),) = self._driver.execute(
-                (begin, ()), (statement, parameters), until=self._deadline
-            )
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
-            if _COUNTERS in (error.diag.context or ""):
-                raise
+            with _waiting_for_counters():
+                ((self._began, is_deleted, is_claimed, _, *room, now),) = self._driver.execute(
+                    (begin, ()), (statement, parameters), until=self._deadline
+                )
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
             return ClaimAnswer("in_progress")
         except psycopg.errors.ProgramLimitExceeded:
             raise key_too_long() from None
@@ -153,7 +159,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         self._check_deleted(is_deleted)
         if not is_claimed:
             return self._claim_in_transaction(claim, wait)
-        self._room = room
+        self._room = room[1:-1]
         return CLAIMED
 
     def _set_clock(self, now: int) -> None:
@@ -191,7 +197,9 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             self._open(None, 0.0)
         room, self._room = self._room, ()
         if not room or self._announced != reservations:
-            (room,) = self.query(sql.reserve_statement(len(reservations)), self._reserved(reservations))
+            parameters = [*self._reserved(reservations), self._wait()]
+            with _waiting_for_counters():
+                ((_, *room, _),) = self.query(sql.reserve_statement(len(reservations)), parameters)
         return [each for each, has_room in zip(reservations, room, strict=True) if not has_room]
 
     def _reserved(self, reservations: Sequence[Reservation]) -> list[Any]:
@@ -201,6 +209,12 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             length = f"{window // _MICROSECOND} microseconds"
             parameters += (self.tenant.id, budget, scope, to_text(amount), length, to_text(limit))
         return parameters
+
+    def _wait(self) -> str:
+        """Return the limit of a wait for counters, in milliseconds: at the deadline, the row of the log is still
+        written."""
+        left = inf if self._deadline is None else self._deadline - ANSWER_TIMEOUT - monotonic()
+        return milliseconds(min(self.database.counter_wait, left))
 
     def _read_counter(self, budget: str, scope: str) -> Counter | None:
         for used, expires_at in self.query(sql.READ_COUNTER, (self.tenant.id, budget, scope)):
@@ -340,3 +354,13 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         # The transaction ends with the connection, but a running statement would go on for some time.
         if self._driver.transaction_status == TransactionStatus.ACTIVE:
             self._driver.cancel()
+
+
+@contextmanager
+def _waiting_for_counters() -> Iterator[None]:
+    try:
+        yield
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
+        if _COUNTERS in (error.diag.context or ""):
+            raise waited_too_long() from error
+        raise

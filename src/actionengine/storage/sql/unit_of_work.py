@@ -26,7 +26,7 @@ from actionengine.storage.tables import Table
 
 T = TypeVar("T")
 
-_ANSWER_TIMEOUT = 0.5
+ANSWER_TIMEOUT = 0.5
 """Seconds that a database has to answer beyond the deadline of an execution: its own limits come first."""
 
 
@@ -107,7 +107,7 @@ class SQLUnitOfWork(SavepointTransaction):
 
     def set_deadline(self, seconds: float) -> None:
         """Count the database as out of reach if it has not answered within this time."""
-        self._deadline = monotonic() + seconds + _ANSWER_TIMEOUT
+        self._deadline = monotonic() + seconds + ANSWER_TIMEOUT
 
     def abandon(self) -> bool:
         """Return False: the handler may be in the middle of a statement, so the transaction cannot be left to it."""
