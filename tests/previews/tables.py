@@ -26,7 +26,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.dialects.sqlite import insert as sqlite_upsert
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
-from actionengine import ActionContext, create_action, create_service, protect_table
+from actionengine import ActionContext, ApprovalPolicy, create_action, create_service, protect_table
+from actionengine.actions import always
 
 
 class Base(DeclarativeBase):
@@ -245,6 +246,15 @@ HANDLERS: tuple[Callable[..., Any], ...] = (
     *(add, change, expression, remove, core_update, core_many, core_insert, core_delete, core_upsert, orm_update, raw),
     *(link, driver),
     *(order, undone, failing, nested, change_async, counts),
+)
+EFFECTS = ApprovalPolicy(when=always, permission="stock.approve", binds="effects")
+HELD = create_service(
+    name="held",
+    description="Stock, with an approval of the effects",
+    actions=[
+        create_action(name=each.__name__, description="", handler=each, approval=EFFECTS)
+        for each in (change, core_update, core_upsert, order, undone, nested)
+    ],
 )
 STOCK = create_service(
     name="stock",

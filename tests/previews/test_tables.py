@@ -10,15 +10,16 @@ from uuid import uuid4
 
 import pytest
 
-from actionengine import ErrorCode
+from actionengine import Actor, ErrorCode
 from actionengine.testing import AsyncBackend, SyncBackend, run_in_mode
 from tests.harness import expect, refused
 from tests.postgres import copy_database
 from tests.previews.desk import Desk
-from tests.previews.tables import STOCK, Base
+from tests.previews.tables import HELD, STOCK, Base
 from tests.storage.backends import SQLDatabase, postgres_backend, sqlite_backend
 
 A = {"id": "a"}
+BOSS = Actor.human("boss", permissions=["stock.approve"])
 
 
 class Shop(Desk):
@@ -54,7 +55,7 @@ def shop(request: pytest.FixtureRequest, tables: SQLDatabase) -> Iterator[Shop]:
     kind = AsyncBackend if tables.name == "postgresql" else SyncBackend
     with tables.open() as storage:
         backend = kind(storage)
-        shop = Shop(backend, [STOCK])
+        shop = Shop(backend, [STOCK, HELD])
         backend.run(shop.execute("stock.add", {"ids": ["a", "b"]}))
         yield shop
         backend.close()
@@ -148,6 +149,26 @@ async def test_change_between_read_and_write_is_a_conflict(shop: Shop) -> None:
     stale = await shop.perform("stock.change", A, plan=preview.plan, resources={"pause": pause})
     refused(stale, ErrorCode.CONFLICT, "pv_stock/a")
     assert (await shop.counts()) == {"a": 90, "b": 100}
+
+
+@pytest.mark.parametrize("name", ["change", "core_update", "core_upsert", "order", "undone", "nested"])
+@run_in_mode
+async def test_approval_commits_the_rows_that_it_shows(shop: Shop, name: str) -> None:
+    payload = {**A, "title": "x"}
+    held = refused(await shop.ask(f"held.{name}", payload), ErrorCode.APPROVAL_REQUIRED)
+    decision = {"approval_id": held.details["approval_id"]}
+    shown = expect(await shop.ask("approvals.get", decision, by=BOSS)).writes
+    assert {each.target for each in shown} <= {"pv_stock", "pv_orders", "pv_lines", "notes"}
+    if name == "order":
+        # The sequences of PostgreSQL go on.
+        expect_done(await shop.ask("stock.order", payload))
+    else:
+        expect_done(await shop.ask("stock.core_update", A))
+        refused(await shop.ask("approvals.approve", decision, by=BOSS), ErrorCode.CONFLICT, "pv_stock")
+        assert (await shop.counts()) == {"a": 90, "b": 100}
+        held = refused(await shop.ask(f"held.{name}", payload), ErrorCode.APPROVAL_REQUIRED)
+        decision = {"approval_id": held.details["approval_id"]}
+    expect(await shop.ask("approvals.approve", decision, by=BOSS))
 
 
 @run_in_mode
