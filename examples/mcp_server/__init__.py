@@ -1,6 +1,9 @@
 """The business for agents: a server of the Model Context Protocol, over stdio and over HTTP."""
 
 from mcp.server import Server
+from mcp.server.auth.settings import AuthSettings
+from pydantic import AnyHttpUrl
+from starlette.applications import Starlette
 
 from actionengine import Engine
 from actionengine.mcp import Identify, create_mcp_server
@@ -19,9 +22,15 @@ def create_stdio_server(engine: Engine, storage: HostStorage) -> Server:
     return _create_server(engine, storage, identify_process(engine))
 
 
-def create_http_server(engine: Engine, storage: HostStorage) -> Server:
-    """Return a server for many clients: each request carries a bearer token."""
-    return _create_server(engine, storage, identify_token(engine))
+def create_http_app(engine: Engine, storage: HostStorage, tokens: Tokens) -> Starlette:
+    """Return an application for many clients: each request carries a bearer token."""
+    url = AnyHttpUrl(tokens.server_url)
+    issuer = AnyHttpUrl(tokens.server_url.removesuffix("/mcp"))
+    return _create_server(engine, storage, identify_token(engine)).streamable_http_app(
+        host=url.host or "",
+        token_verifier=tokens,
+        auth=AuthSettings(issuer_url=issuer, resource_server_url=url, validate_token_resource=True),
+    )
 
 
 def _create_server(engine: Engine, storage: HostStorage, identify: Identify) -> Server:
@@ -35,4 +44,4 @@ def _create_server(engine: Engine, storage: HostStorage, identify: Identify) -> 
     )
 
 
-__all__ = ["Tokens", "create_http_server", "create_stdio_server"]
+__all__ = ["Tokens", "create_http_app", "create_stdio_server"]

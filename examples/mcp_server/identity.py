@@ -54,7 +54,7 @@ class Tokens:
 
     def __init__(self, secret: str, server_url: str) -> None:
         self._secret = secret
-        self._server_url = server_url
+        self.server_url = server_url
 
     def sign(self, tenant: str, person: str, agent: str = AGENT) -> str:
         """Return a token for an agent that acts for a person of a tenant."""
@@ -62,7 +62,7 @@ class Tokens:
             "tenant": tenant,
             "sub": person,
             "act": {"sub": agent},
-            "aud": self._server_url,
+            "aud": self.server_url,
             "exp": int(time.time()) + LIFETIME,
         }
         return jwt.encode(claims, self._secret, algorithm="HS256")
@@ -74,7 +74,7 @@ class Tokens:
                 token,
                 self._secret,
                 algorithms=["HS256"],
-                audience=self._server_url,
+                audience=self.server_url,
                 options={"require": ["exp", "sub", "act", "tenant"]},
             )
             agent = str(claims["act"]["sub"])
@@ -85,7 +85,7 @@ class Tokens:
             client_id=agent,
             scopes=[],
             expires_at=claims["exp"],
-            resource=self._server_url,
+            resource=self.server_url,
             subject=claims["sub"],
             claims=claims,
         )

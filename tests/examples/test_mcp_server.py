@@ -8,16 +8,22 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx2
+import pytest
+from examples.field_service.app import create_business, open_storage
+from examples.mcp_server import Tokens, create_http_app
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
 from tests.examples.test_processes import ROOT, free_port
 from tests.mcp_server.harness import by
+from tests.mcp_server.test_http import serving_at
 
 COMMAND = ["-m", "examples.mcp_server"]
+SAMPLES = {"acme/carla", "acme/maria", "globex/carla"}
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
@@ -47,10 +53,8 @@ def test_a_desktop_client_starts_it_over_stdio(tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(talk(), 60))
 
 
-def test_it_serves_people_of_two_tenants_over_http(tmp_path: Path) -> None:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/mcp"
-    tokens: dict[str, str] = {}
+async def use(url: str, tokens: Mapping[str, str]) -> None:
+    """Use a server as agents of two tenants, and with a forged token."""
 
     async def names_of_customers(token: str, create: str | None = None) -> list[str]:
         async with (
@@ -62,6 +66,31 @@ def test_it_serves_people_of_two_tenants_over_http(tmp_path: Path) -> None:
             listed = await client.call_tool("customers__list", {})
             return [each["name"] for each in listed.structured_content["result"]]
 
+    assert await names_of_customers(tokens["acme/carla"], "Ada") == ["Ada"]
+    assert await names_of_customers(tokens["globex/carla"], "Grace") == ["Grace"]
+    assert await names_of_customers(tokens["acme/maria"]) == ["Ada"]
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        forged = tokens["acme/carla"][:-4] + "xxxx"
+        refused = await http.post(url, headers={"authorization": f"Bearer {forged}"}, json={})
+        assert refused.status_code == 401
+
+
+def test_it_serves_people_of_two_tenants(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "field_service.db"))
+    engine = create_business(storage)
+    port = free_port()
+    tokens = Tokens("a secret of at least 32 characters", f"http://127.0.0.1:{port}/mcp")
+    signed = {name: tokens.sign(*name.split("/")) for name in SAMPLES}
+    with serving_at(create_http_app(engine, storage, tokens), port) as url:
+        asyncio.run(asyncio.wait_for(use(url, signed), 60))
+
+
+@pytest.mark.soak
+def test_its_process_serves_and_ends_at_a_signal(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/mcp"
+    tokens: dict[str, str] = {}
+
     async def listening() -> bool:
         async with httpx2.AsyncClient(trust_env=False) as http:
             try:
@@ -72,13 +101,7 @@ def test_it_serves_people_of_two_tenants_over_http(tmp_path: Path) -> None:
     async def talk() -> None:
         while not await listening():
             await asyncio.sleep(0.02)
-        assert await names_of_customers(tokens["acme/carla"], "Ada") == ["Ada"]
-        assert await names_of_customers(tokens["globex/carla"], "Grace") == ["Grace"]
-        assert await names_of_customers(tokens["acme/maria"]) == ["Ada"]
-        async with httpx2.AsyncClient(trust_env=False) as http:
-            forged = tokens["acme/carla"][:-2] + "xx"
-            refused = await http.post(url, headers={"authorization": f"Bearer {forged}"}, json={})
-            assert refused.status_code == 401
+        await use(url, tokens)
 
     with subprocess.Popen(
         [sys.executable, *COMMAND, "--http", "--port", str(port)],
@@ -92,7 +115,7 @@ def test_it_serves_people_of_two_tenants_over_http(tmp_path: Path) -> None:
             for line in process.stderr:
                 if found := re.fullmatch(r"  (\w+/\w+)  (\S+)\n", line):
                     tokens[found[1]] = found[2]
-                if len(tokens) == 3:
+                if tokens.keys() == SAMPLES:
                     break
             asyncio.run(asyncio.wait_for(talk(), 60))
             process.send_signal(signal.SIGINT)

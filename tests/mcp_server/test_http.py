@@ -42,9 +42,9 @@ class Verifier:
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
+def serving_at(app: Any, port: int = 0) -> Iterator[str]:
     """Serve an application in a thread, and return the URL of its server."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -98,7 +98,7 @@ def site() -> Iterator[Site]:
     verifier_app = create_mcp_server(shop.engine, by_token, heartbeat=0.01).streamable_http_app(
         auth=auth, token_verifier=Verifier()
     )
-    with serving(header_app) as one, serving(verifier_app) as other:
+    with serving_at(header_app) as one, serving_at(verifier_app) as other:
         yield Site(shop, one, other)
 
 
