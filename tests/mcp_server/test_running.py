@@ -36,6 +36,17 @@ async def test_a_slow_call_reports_progress(shop: Shop, wire: Wire, tool: str) -
     assert f"{tool} has been running" in str(reports[0][1])
 
 
+@under_loop
+async def test_a_client_that_fails_at_progress_gets_its_result(shop: Shop, wire: Wire) -> None:
+    async def fail(progress: float, total: float | None, message: str | None) -> None:
+        shop.held.release.set()
+        raise ValueError("no interest")
+
+    async with shop.connect(wire) as client:
+        assert not (await client.call_tool("shop__slow", {}, progress_callback=fail)).is_error
+    assert shop.count() == 1
+
+
 @SLOW
 @under_loop
 async def test_a_cancelled_call_changes_nothing(shop: Shop, wire: Wire, tool: str) -> None:

@@ -64,7 +64,8 @@ def create_mcp_server(
         lifespan: opens and closes things with the server, as in `lambda server: storage`.
         list_ttl_ms: the milliseconds for which a client may keep a list of tools. Rights may change meanwhile: each
             call checks them.
-        heartbeat: the seconds between two notifications of progress, while a call runs whose client asked for them.
+        heartbeat: the seconds between two notifications of progress, at most, while a call runs whose client asked for
+            them. The first comes after 0.2 s, and each pause is twice the one before.
 
     Raises:
         ConfigurationError: for an unknown service or alias, for a name of a tool that is illegal or not unique, and for
