@@ -1,7 +1,6 @@
 """Writes the parts of the documentation that other files determine: `python -m tests.docs.generated`."""
 
 import re
-from functools import cache
 from pathlib import Path
 from textwrap import indent
 
@@ -69,12 +68,10 @@ def _entry(entry: Entry, stub: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-@cache
-def pages() -> dict[Path, str]:
-    """Return the generated pages, with their text."""
-    return {DOCS / "decisions" / "index.md": decisions_index(), DOCS / "reference.md": reference()}
+PAGES = {"decisions/index.md": decisions_index, "reference.md": reference}
+"""The generated pages, with the functions that return their texts."""
 
 
 if __name__ == "__main__":
-    for page, text in pages().items():
-        page.write_text(text, encoding="utf-8")
+    for name, text in PAGES.items():
+        (DOCS / name).write_text(text(), encoding="utf-8")

@@ -11,7 +11,6 @@ from typing import Any
 import boto3  # type: ignore[import-untyped]
 import pytest
 from botocore.config import Config  # type: ignore[import-untyped]
-from moto.server import ThreadedMotoServer
 
 from actionengine import ConfigurationError
 from actionengine.events.event import Event
@@ -37,6 +36,9 @@ def _credentials_that_are_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def moto_url() -> Iterator[str]:
+    # Each worker collects these tests, and one runs them.
+    from moto.server import ThreadedMotoServer
+
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
