@@ -1,6 +1,6 @@
 """The providers' own packages take the definitions, and their schema helpers find nothing to change.
 
-They are slow to import, so this is the only file that does.
+They are slow to import, so this is the only file that does, and in its tests: each worker collects them, one runs them.
 """
 
 from __future__ import annotations
@@ -11,18 +11,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from agents.strict_schema import ensure_strict_json_schema
-from anthropic import transform_schema
-from anthropic.types import ToolParam
-from openai.lib._pydantic import _ensure_strict_json_schema
-from openai.types.responses import FunctionToolParam
-from openai.types.shared_params import FunctionDefinition
 from pydantic import TypeAdapter
-from pydantic_ai import Agent, Tool
-from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
-from pydantic_ai.models.function import AgentInfo, FunctionModel
-from pydantic_ai.profiles.google import GoogleOpenAPISchemaTransformer
-from pydantic_ai.profiles.openai import OpenAIJsonSchemaTransformer
 
 from actionengine import RequestContext, Tenant
 from tests.agents.conftest import ToolsOf
@@ -35,6 +24,9 @@ STRICT = schemas("openai_strict")
 
 @pytest.mark.parametrize("name", STRICT)
 def test_openais_helpers_find_a_strict_schema(name: str) -> None:
+    from agents.strict_schema import ensure_strict_json_schema
+    from openai.lib._pydantic import _ensure_strict_json_schema
+
     mine = STRICT[name]
     theirs = deepcopy(mine)
     assert _ensure_strict_json_schema(theirs, path=(), root=theirs) == mine
@@ -43,6 +35,8 @@ def test_openais_helpers_find_a_strict_schema(name: str) -> None:
 
 @pytest.mark.parametrize("name", STRICT)
 def test_pydantic_ai_finds_a_strict_schema(name: str) -> None:
+    from pydantic_ai.profiles.openai import OpenAIJsonSchemaTransformer
+
     for strict in (None, True):
         transformer = OpenAIJsonSchemaTransformer(deepcopy(STRICT[name]), strict=strict)
         assert transformer.walk() == STRICT[name]
@@ -51,6 +45,8 @@ def test_pydantic_ai_finds_a_strict_schema(name: str) -> None:
 
 @pytest.mark.parametrize("name", schemas("anthropic_strict"))
 def test_anthropics_helper_finds_a_strict_schema(name: str) -> None:
+    from anthropic import transform_schema
+
     mine = schemas("anthropic_strict")[name]
     theirs = transform_schema(deepcopy(mine))
     assert theirs == _without_types_of_choices(mine)
@@ -67,11 +63,17 @@ def _without_types_of_choices(schema: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", schemas("gemini"))
 def test_pydantic_ai_finds_a_schema_for_gemini(name: str) -> None:
+    from pydantic_ai.profiles.google import GoogleOpenAPISchemaTransformer
+
     mine = schemas("gemini")[name]
     assert GoogleOpenAPISchemaTransformer(deepcopy(mine)).walk() == mine
 
 
 def test_the_sdks_types_take_the_definitions(tools_of: ToolsOf, acme: Tenant) -> None:
+    from anthropic.types import ToolParam
+    from openai.types.responses import FunctionToolParam
+    from openai.types.shared_params import FunctionDefinition
+
     context = RequestContext(acme, CLERK)
     for dialect in ("openai", "openai_strict"):
         for tool in tools_of(dialect).list(context):
@@ -83,6 +85,10 @@ def test_the_sdks_types_take_the_definitions(tools_of: ToolsOf, acme: Tenant) ->
 
 
 def test_an_agent_of_pydantic_ai_calls_tools(tools_of: ToolsOf, acme: Tenant) -> None:
+    from pydantic_ai import Agent, Tool
+    from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
+    from pydantic_ai.models.function import AgentInfo, FunctionModel
+
     tools, context = tools_of("openai"), RequestContext(acme, CLERK)
     calls: Iterator[ToolCallPart | TextPart] = iter(
         [
