@@ -252,7 +252,10 @@ class Pipeline:
             await use_plan(execution, record, stored)
         follow(execution, stored.effects)
         await self._perform(execution)
+        # Where they differ, nothing is written at all.
+        kept, execution.after_failure = execution.after_failure, ()
         stored.effects.check_equal(execution.plan.name, await captured(execution))
+        execution.after_failure = kept
         if execution.plan.action.read_only:
             # The transaction of the handler refuses writes.
             assert execution.unit_of_work is not None
@@ -344,7 +347,7 @@ class Pipeline:
         await self._idempotency.claim_approved(execution, pending)
         if pending.effects is not None:
             follow(execution, pending.effects)
-        mark = len(execution.events)
+        mark, before = len(execution.events), parent.after_failure
         try:
             answer = await self._nest(execution, parent)
         except ApprovalNeeded as needed:
@@ -358,7 +361,9 @@ class Pipeline:
         if isinstance(answer, Failure):
             raise answer.failure()
         if pending.effects is not None:
+            kept, parent.after_failure = parent.after_failure, before
             pending.effects.check_equal(plan.name, await captured(execution, mark))
+            parent.after_failure = kept
         return ApprovedRun(execution.id, await self._idempotency.store_result(execution, answer.unwrap()), None)
 
     async def _rehearse_nested(self, asking: Execution, parent: Execution) -> Effects:
