@@ -55,12 +55,8 @@ async def store_plan(unit_of_work: UnitOfWork, execution: Execution, writes: Wri
             "seed": capture.seed,
             "digest": writes.digest,
             "parts": writes.parts[:MAX_SHOWN_WRITES],
-            "writes": (),
-            "events": (),
-            "omitted": 0,
         },
         "expires_at": (await unit_of_work.now() + LIFETIME).isoformat(),
-        "used_by": None,
     }
     return f"plan_{(await unit_of_work.records(PLANS).insert(document)).id}"
 

@@ -80,9 +80,9 @@ class Effects(BaseModel):
     seed: str
     digest: str
     parts: tuple[tuple[str, str], ...]
-    writes: tuple[Write, ...]
-    events: tuple[PreviewedEvent, ...]
-    omitted: int
+    writes: tuple[Write, ...] = ()
+    events: tuple[PreviewedEvent, ...] = ()
+    omitted: int = 0
 
     @classmethod
     def of(cls, capture: Capture, writes: WriteSet) -> Self:
