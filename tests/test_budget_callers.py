@@ -13,10 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples.embedded_postgres import Database
 from returns.result import Result, Success
 
-from actionengine import ActionContext, Budget, ErrorCode, PostgresStorage, create_action, create_service
+from actionengine import (
+    ActionContext,
+    Budget,
+    ErrorCode,
+    InMemoryStorage,
+    PostgresStorage,
+    create_action,
+    create_service,
+)
 from actionengine.storage.counters import ONE, Reservation
 from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from actionengine.testing.backend import make_tenant
@@ -217,12 +224,23 @@ def test_budgets_in_opposite_orders_do_not_block(
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("bound", ["lock_timeout", "answer_timeout", "timeout"])
-def test_a_wait_for_a_counter_is_bounded(mode: str, bound: str, postgres_database: Database) -> None:
-    options: dict[str, Any] = {} if bound == "timeout" else {bound: 0.3}
-    hasty = create_action(name="pay", description="", handler=pay, timeout=0.3 if bound == "timeout" else None)
-    service = create_service(name="payments", description="", actions=[hasty])
-    with PostgresStorage(postgres_database.app_url, **options) as storage:
+@pytest.mark.parametrize(
+    ("kind", "bound"),
+    [("memory", "timeout"), ("postgres", "timeout"), ("postgres", "lock_timeout"), ("postgres", "answer_timeout")],
+)
+def test_a_wait_for_a_counter_is_bounded(
+    mode: str, kind: str, bound: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    timeout = 0.3 if bound == "timeout" else None
+    service = create_service(
+        name="payments",
+        description="",
+        actions=[create_action(name="pay", description="", handler=pay, timeout=timeout)],
+    )
+    database = requested_database(request, kind)
+    options: dict[str, Any] = {} if timeout else {bound: 0.3}
+    storage = InMemoryStorage() if database is None else PostgresStorage(database.app_url, **options)
+    with storage:
         backend = MODES[mode](storage)
         harness = Harness(backend, [service], budgets=budgets(1))
         harness.actor = BOT

@@ -96,8 +96,8 @@ def check_budgets(budgets: Iterable[object], models: Mapping[str, object]) -> tu
     Raises:
         ConfigurationError: for a mistake in a declaration, naming the budget.
     """
-    if isinstance(budgets, Budget):
-        raise ConfigurationError("budgets is a Budget itself: pass a list, budgets=[Budget(…)]")
+    if not isinstance(budgets, Iterable):
+        raise ConfigurationError(f"budgets is {budgets!r}: pass a list, budgets=[Budget(…)]")
     rules: dict[str, BudgetRule] = {}
     for number, budget in enumerate(budgets):
         if not isinstance(budget, Budget):

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice
+from math import inf
 from time import monotonic
 from typing import TypeVar
 
@@ -74,6 +75,7 @@ class MemoryTransaction:
 
     __slots__ = (
         "_data",
+        "_deadline",
         "_ended",
         "_holds",
         "_is_driven",
@@ -93,6 +95,7 @@ class MemoryTransaction:
         self._mode = mode
         self._read_only = read_only
         self._ended = False
+        self._deadline = inf
         self._is_driven = False
         self._waits_for: MemoryTransaction | None = None
         self._read_at: int | None = None
@@ -235,7 +238,7 @@ class MemoryTransaction:
         Wait for other transactions while only what they hold leaves no room; raise as `lock_together` does.
         """
         self.check_writable("budgets")
-        deadline = monotonic() + MAX_WAIT
+        deadline = min(monotonic() + MAX_WAIT, self._deadline)
         while True:
             with self._data.lock:
                 self._check_usable()

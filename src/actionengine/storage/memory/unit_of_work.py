@@ -178,7 +178,8 @@ class MemoryUnitOfWork(MemoryTransaction):
                 self._end()
 
     def set_deadline(self, seconds: float) -> None:
-        """Do nothing: no wait here exceeds its own bound."""
+        """Bound the waits for counters. No other wait exceeds its own bound."""
+        self._deadline = monotonic() + seconds
 
     def abandon(self) -> bool:
         """Return True: the context of an abandoned handler refuses all further use."""
