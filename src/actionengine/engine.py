@@ -271,10 +271,18 @@ class Engine:
         return self._plans[service][action]
 
     def execute_plan(
-        self, plan: ActionPlan, payload: Any, context: RequestContext, mode: Mode
+        self,
+        plan: ActionPlan,
+        payload: Any,
+        context: RequestContext,
+        mode: Mode,
+        encoded: list[bytes] | None = None,
     ) -> Coroutine[Any, Any, Result[Any, ActionError]]:
-        """Execute a plan through the same pipeline: of an action, or of a consumer of events, which is none."""
-        return self._pipeline.execute(plan, payload, context, mode)
+        """Execute a plan through the same pipeline: of an action, or of a consumer of events, which is none.
+
+        The masked JSON of the value is added to `encoded`, if it is there already.
+        """
+        return self._pipeline.execute(plan, payload, context, mode, encoded)
 
     def resolve_tenant(self, slug: str) -> Result[Tenant, ActionError]:
         """Return the tenant of a slug, or `not_found`."""

@@ -80,6 +80,11 @@ def note(data: Note, ctx: ActionContext) -> Result[Kept, ActionError]:
     return Success(Kept(id="note-1", pin=data.pin))
 
 
+def keys(data: Any, ctx: ActionContext) -> Result[Kept, ActionError]:
+    """Return a dictionary where a `Kept` is announced: only its names tell what is secret."""
+    return Success({"id": "key-1", "pin": "1234"})  # type: ignore[arg-type]
+
+
 def search(data: Search, ctx: ActionContext) -> Result[Found, ActionError]:
     return Success(Found(items=[f"{data.kind} {number}" for number in range(data.limit)], next="cursor-7"))
 
@@ -113,6 +118,7 @@ PAYMENTS = create_service(
             permission="payments.search",
             read_only=True,
         ),
+        create_action(name="keys", description="List keys", handler=keys, permission="payments.note"),
         create_action(name="fail", description="Fail as asked", handler=fail, permission="payments.fail"),
         create_action(
             name="close", description="Close the books", handler=lambda data: Success(None), permission="books.close"

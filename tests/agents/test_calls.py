@@ -138,6 +138,7 @@ def test_a_secret_of_a_result_is_masked(call: Call) -> None:
     result = call("payments__note", {"text": "a", "pin": "1234"})
     assert result.status == "succeeded"
     assert "1234" not in repr(result)
+    assert call("payments__keys", {}).structured == {"id": "key-1", "pin": "**********"}
 
 
 def test_null_is_an_absent_field_in_the_strict_dialect(call: Call, log: Log) -> None:

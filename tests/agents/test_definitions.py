@@ -53,7 +53,13 @@ def names(tools: Tools, actor: Actor | None, tenant: Tenant) -> list[str]:
 def test_each_actor_sees_its_own_tools(tools_of: ToolsOf, acme: Tenant, dialect: str) -> None:
     tools = tools_of(dialect, ("payments",))
     assert names(tools, GUEST, acme) == ["payments__search"]
-    assert names(tools, CLERK, acme) == ["payments__refund", "payments__note", "payments__search", "payments__fail"]
+    assert names(tools, CLERK, acme) == [
+        "payments__refund",
+        "payments__note",
+        "payments__search",
+        "payments__keys",
+        "payments__fail",
+    ]
     assert names(tools, MANAGER, acme)[-1] == "payments__close"
     assert names(tools, None, acme) == []
 

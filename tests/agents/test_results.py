@@ -40,8 +40,8 @@ def test_a_large_result_is_cut_with_a_note(engine: Engine, acme: Tenant) -> None
 
 
 def test_a_result_at_the_limit_is_whole() -> None:
-    assert succeeded("x" * 998, True, 1_000).structured == {"result": "x" * 998}
-    assert succeeded("x" * 999, True, 1_000).structured["status"] == "truncated"
+    assert succeeded("x" * 998, None, frozenset(), True, 1_000).structured == {"result": "x" * 998}
+    assert succeeded("x" * 999, None, frozenset(), True, 1_000).structured["status"] == "truncated"
 
 
 @given(value=JSON | st.lists(JSON, max_size=9) | st.text(), max_bytes=st.integers(8, 200))

@@ -9,7 +9,7 @@ from pydantic_core import from_json, to_json
 
 from actionengine.agents.truncation import truncated
 from actionengine.errors import ActionError, ErrorCode, ErrorCodeValue, bounded_text
-from actionengine.masking.masking import masked_json
+from actionengine.masking.masking import mask, masked_json
 from actionengine.pipeline.preview import Preview
 
 ToolStatus = Literal["succeeded", "previewed", "pending_approval"] | ErrorCodeValue
@@ -91,33 +91,41 @@ class ToolResult(NamedTuple):
     text: str
 
 
-def succeeded(value: Any, is_wrapped: bool | None, max_bytes: int) -> ToolResult:
+def succeeded(
+    value: Any, encoded: bytes | None, secrets: frozenset[str], is_wrapped: bool | None, max_bytes: int
+) -> ToolResult:
     """Return the result of a success.
 
-    Values that their types declare secret are masked. A value of more than `max_bytes` as JSON is cut. `is_wrapped`
-    says whether it becomes `{"result": value}`; None leaves that to the value.
+    `encoded` is the JSON of the value, masked by its types, if it is there already. Members under the names in
+    `secrets` are masked, too. A value of more than `max_bytes` as JSON is cut. `is_wrapped` says whether it becomes
+    `{"result": value}`; None leaves that to the value.
     """
-    encoded = masked_json(value)
+    if encoded is None:
+        encoded = masked_json(value)
     if len(encoded) > max_bytes:
-        return _truncated(encoded, max_bytes)
+        return _truncated(encoded, secrets, max_bytes)
     plain = from_json(encoded)
+    if secrets:
+        plain = mask(plain, secrets)
+        encoded = to_json(plain)
     structured = plain if isinstance(plain, dict) and not is_wrapped else {"result": plain}
     return ToolResult(False, "succeeded", structured, encoded.decode())
 
 
-def _truncated(encoded: bytes, max_bytes: int) -> ToolResult:
+def _truncated(encoded: bytes, secrets: frozenset[str], max_bytes: int) -> ToolResult:
     note = (
         f"The result has {len(encoded)} bytes, of which a tool shows at most {max_bytes}: lists and texts are cut. "
         f"Ask for less, for example with a filter, or for a smaller page."
     )
-    cut = truncated(from_json(encoded), max_bytes)
+    cut = truncated(mask(from_json(encoded), secrets), max_bytes)
     structured = {"status": "truncated", "note": note, "result": cut}
     return ToolResult(False, "succeeded", structured, f"{note}\n{to_json(cut).decode()}")
 
 
-def previewed(preview: Preview, is_wrapped: bool | None, max_bytes: int) -> ToolResult:
+def previewed(preview: Preview, secrets: frozenset[str], is_wrapped: bool | None, max_bytes: int) -> ToolResult:
     """Return the result of a preview. Its value, writes and events are cut together to `max_bytes` as JSON."""
-    shown = {"result": preview.value, "writes": preview.writes, "events": preview.events}
+    value = mask(from_json(masked_json(preview.value)), secrets)
+    shown = {"result": value, "writes": preview.writes, "events": preview.events}
     encoded = masked_json(shown)
     plain = from_json(encoded)
     note = "Nothing has been done. To do exactly this, call the tool again with this plan."

@@ -53,6 +53,7 @@ class _Tool:
         self.is_wrapped: bool | None = None
 
 
+EncodedResults = list[bytes]
 ToolDefinitions = list[dict[str, Any]]
 """Definitions of tools, in the shape of their dialect."""
 
@@ -189,9 +190,10 @@ class Tools:
             error = tool.arguments.without_key(error)
         if error is not None:
             return await self._refused(error, payload, tool, name, context, mode)
-        answer = await self._engine.execute_plan(tool.plan, payload, context, mode)
+        encoded: EncodedResults = []
+        answer = await self._engine.execute_plan(tool.plan, payload, context, mode, encoded)
         if isinstance(answer, Success):
-            return self._shown(results.succeeded, answer.unwrap(), tool)
+            return self._shown(tool, results.succeeded, answer.unwrap(), encoded[0] if encoded else None)
         return await self._failed(answer.failure(), tool, name, tool.arguments.shown, context, mode)
 
     async def _preview(self, name: str, arguments: Any, context: RequestContext, mode: Mode) -> ToolResult:
@@ -206,7 +208,7 @@ class Tools:
         else:
             answer = await self._engine.preview_async(tool.service, tool.short, payload, context)
         if isinstance(answer, Success):
-            return self._shown(results.previewed, answer.unwrap(), tool)
+            return self._shown(tool, results.previewed, answer.unwrap())
         return await self._failed(answer.failure(), tool, name, tool.arguments.shown, context, mode)
 
     def _find(self, name: object, context: RequestContext) -> _Tool | None:
@@ -220,9 +222,9 @@ class Tools:
             )
         return tool
 
-    def _shown(self, show: Callable[[Any, bool | None, int], ToolResult], value: Any, tool: _Tool) -> ToolResult:
+    def _shown(self, tool: _Tool, show: Callable[..., ToolResult], *value: Any) -> ToolResult:
         try:
-            return show(value, tool.is_wrapped, self._max_result_bytes)
+            return show(*value, tool.plan.result_names, tool.is_wrapped, self._max_result_bytes)
         except Exception as error:
             logger.error("%s returned a value that is not JSON: %r", tool.action, error)
             message = f"{tool.action} was executed, and its result cannot be shown: it is not JSON"

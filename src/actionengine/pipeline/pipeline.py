@@ -134,8 +134,18 @@ class Pipeline:
 
     # The flow
 
-    async def execute(self, plan: ActionPlan, payload: Any, request: RequestContext, mode: Mode) -> ActionResult:
-        """Run one execution from its guard to its commit. Return its value or the error."""
+    async def execute(
+        self,
+        plan: ActionPlan,
+        payload: Any,
+        request: RequestContext,
+        mode: Mode,
+        encoded: list[bytes] | None = None,
+    ) -> ActionResult:
+        """Run one execution from its guard to its commit. Return its value or the error.
+
+        Where the action log has the JSON of the whole value, masked by its types, it is added to `encoded`.
+        """
         if request.tenant is None:
             return Failure(_no_tenant(plan))
         execution = Execution(plan, payload, request, mode, self.storage)
@@ -162,6 +172,8 @@ class Pipeline:
             await self._follow_commit(execution)
         if self._has_after:
             await self.after(execution)
+        if encoded is not None and value is execution.value and execution.entry.result_json is not None:
+            encoded.append(execution.entry.result_json)
         return Success(value)
 
     async def preview(
