@@ -127,9 +127,16 @@ def namespace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Modul
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.syspath_prepend(tmp_path)
     yield module
-    for name, imported in list(sys.modules.items()):
-        if str(getattr(imported, "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
+    # Found before any is deleted: the path of a package inside another asks for that one.
+    written = [name for name, imported in list(sys.modules.items()) if is_below(imported, tmp_path)]
+    for name in written:
+        del sys.modules[name]
+
+
+def is_below(imported: ModuleType, directory: Path) -> bool:
+    """Return whether a module is a file below a directory, or a folder there without an `__init__.py`."""
+    places = [getattr(imported, "__file__", None), *(getattr(imported, "__path__", None) or ())]
+    return any(str(place).startswith(str(directory)) for place in places)
 
 
 @pytest.fixture
