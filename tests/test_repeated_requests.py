@@ -121,6 +121,12 @@ def test_the_order_of_the_fields_makes_no_other_request(desk: Desk) -> None:
     assert desk.ask({"a": 1, "b": [2]}) == desk.ask({"b": [2], "a": 1})
 
 
+def test_the_spelling_of_a_number_makes_no_other_request(desk: Desk) -> None:
+    assert desk.ask({"a": 5, "b": [0]}) == desk.ask({"a": 5.0, "b": [-0.0]})
+    assert desk.ask({"a": 5}) != desk.ask({"a": 5.5})
+    assert desk.ask({"a": 1}) != desk.ask({"a": True})
+
+
 def test_requests_without_an_actor_never_meet(desk: Desk) -> None:
     assert desk.ask(name="work.pay_in_public", by=None) != desk.ask(name="work.pay_in_public", by=None)
 

@@ -13,7 +13,6 @@ from actionengine import (
     ApprovalPolicy,
     Engine,
     ErrorCode,
-    RequestContext,
     StaticAuthorizer,
     always,
 )
@@ -149,13 +148,33 @@ def test_an_approver_who_did_not_ask_cannot_cancel(engine: Engine, execute: Exec
     assert refusal.message == (f"only the requester and the principals that it acted for can cancel the approval {id}")
 
 
-def test_a_key_meets_its_open_approval_whoever_the_principal_is(
-    engine: Engine, execute: Execute, as_ann: RequestContext
-) -> None:
+SAME_PRINCIPAL = (BOT, CARLA, Actor.ai("other", permissions=RIGHTS, on_behalf_of=CARLA))
+OTHER_PRINCIPAL = (Actor.ai("bot", permissions=RIGHTS, on_behalf_of=person("dave")), person("dave"))
+
+
+def test_a_key_meets_the_open_approval_of_its_principal(engine: Engine, execute: Execute) -> None:
     id = ask(engine, execute, key="k")
 
-    assert ask(engine, execute, key="k") == id
+    assert [ask(engine, execute, by, key="k") for by in SAME_PRINCIPAL] == [id, id, id]
+    for by in OTHER_PRINCIPAL:
+        refusal = execute(engine, "work.pay", {}, by, key="k").failure()
+        assert (refusal.code, refusal.details) == (ErrorCode.FORBIDDEN, {})
+        assert "on behalf of another principal" in refusal.message
+    assert log_of(engine)[-1].outcome == "denied"
+
+
+def test_a_key_gives_the_approved_result_to_its_principal(engine: Engine, execute: Execute) -> None:
+    id = ask(engine, execute, key="k")
     execute(engine, "approvals.approve", {"approval_id": id}, MO).unwrap()
-    assert execute(engine, "work.pay", {}, BOT, key="k") == Success(["ai:bot", "ai:lead", "human:carla"])
-    stranger = Actor.ai("bot", permissions=RIGHTS, on_behalf_of=Actor.human("dave", permissions=["pay"]))
-    assert execute(engine, "work.pay", {}, stranger, key="k").failure().code is ErrorCode.FORBIDDEN
+
+    for by in SAME_PRINCIPAL:
+        assert execute(engine, "work.pay", {}, by, key="k") == Success(["ai:bot", "ai:lead", "human:carla"])
+    for by in OTHER_PRINCIPAL:
+        assert execute(engine, "work.pay", {}, by, key="k").failure().code is ErrorCode.FORBIDDEN
+
+
+def test_a_refused_approval_holds_the_key_for_nobody(engine: Engine, execute: Execute) -> None:
+    id = ask(engine, execute, key="k")
+    execute(engine, "approvals.reject", {"approval_id": id}, MO).unwrap()
+
+    assert ask(engine, execute, OTHER_PRINCIPAL[0], key="k") != id

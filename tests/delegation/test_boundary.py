@@ -11,10 +11,12 @@ from returns.result import Success
 
 from actionengine import Actor, InMemoryStorage, RequestContext, Role, StaticAuthorizer, create_engine
 from actionengine.boundary import CODE_MODULE_DEFAULT, InProcessRunner, ModuleRoots, modules_service
+from actionengine.boundary.idempotency.run_once import run_once
 from actionengine.boundary.remote.messages import WorkMessage
 from actionengine.boundary.request import ExecutionRequest
 from actionengine.boundary.telemetry import ExecutionEvent
 from actionengine.errors import ActionError
+from tests.boundary.modules import admit, perform
 
 CARLA = Actor.human("carla", ["builder"])
 BOT = Actor.ai("bot", ["builder"], on_behalf_of=CARLA)
@@ -36,6 +38,17 @@ def test_module_work_needs_the_right_of_each_and_names_the_chain(tmp_path: Path)
     assert isinstance(write(BOT), Success)
     assert "(for human:dave)" in write(Actor.ai("bot", ["builder"], on_behalf_of=Actor.human("dave"))).failure().message
     assert {(event.actor, event.on_behalf_of) for event in seen} == {("ai:bot", ("human:carla",))}
+
+
+def test_module_work_for_one_is_no_answer_to_another(tmp_path: Path) -> None:
+    def work(actor: Actor) -> Any:
+        return run_once(admit(tmp_path, "run", {"argv": ["true"]}, idempotency_key="one", actor=actor), perform)
+
+    work(BOT)
+
+    assert work(BOT).replayed
+    with pytest.raises(ActionError, match="belongs to other work"):
+        work(Actor.ai("bot", ["builder"], on_behalf_of=Actor.human("eve", ["builder"])))
 
 
 def test_a_message_to_a_remote_runner_keeps_the_chain() -> None:

@@ -37,6 +37,8 @@ CARLA = Actor.human("carla", ["clerk"])
 BOT = Actor.ai("bot", ["clerk"])
 FOR_CARLA = Actor.ai("bot", ["clerk"], on_behalf_of=CARLA)
 FOR_DAVE = Actor.ai("bot", ["clerk"], on_behalf_of=Actor.human("dave"))
+EVE = Actor.human("eve", ["clerk"])
+FOR_EVE = Actor.ai("bot", ["clerk"], on_behalf_of=EVE)
 
 
 def job(data: Any) -> str:
@@ -218,6 +220,26 @@ def test_a_replay_asks_about_the_replayers_own_chain(
     assert row.outcome == ("replayed" if allowed else "denied")
 
 
+@pytest.mark.parametrize("other", [FOR_EVE, EVE, BOT])
+def test_what_was_done_for_one_is_no_answer_to_another(engine_of: EngineOf, execute: Execute, other: Actor) -> None:
+    """Each of them may do it, so each gets an answer of its own under a key of its own."""
+
+    def mine(data: Any, ctx: ActionContext) -> Any:
+        assert ctx.actor is not None
+        return Success(str(ctx.actor.principal))
+
+    engine = engine_of(make_action("mine", mine), authorizer=AUTHORIZER)
+    execute(engine, "work.mine", {}, FOR_CARLA, key="k").unwrap()
+
+    refusal = execute(engine, "work.mine", {}, other, key="k").failure()
+
+    assert refusal.code is ErrorCode.FORBIDDEN
+    assert refusal.message.endswith("use a new key")
+    assert log_of(engine)[-1].outcome == "denied"
+    assert execute(engine, "work.mine", {}, CARLA, key="k") == Success("human:carla")
+    assert execute(engine, "work.mine", {}, other, key="new") == Success(str(other.principal))
+
+
 def test_a_result_for_one_actor_alone_is_for_its_whole_chain(engine_of: EngineOf, execute: Execute) -> None:
     """With so many questions, only the first actor may replay."""
 
@@ -230,7 +252,7 @@ def test_a_result_for_one_actor_alone_is_for_its_whole_chain(engine_of: EngineOf
     execute(engine, "work.ask", {}, FOR_CARLA, key="k").unwrap()
 
     assert isinstance(execute(engine, "work.ask", {}, FOR_CARLA, key="k"), Success)
-    for other in (BOT, CARLA, Actor.ai("bot", ["clerk"], on_behalf_of=Actor.human("eve", ["clerk"]))):
+    for other in (BOT, CARLA, FOR_EVE):
         refusal = execute(engine, "work.ask", {}, other, key="k").failure()
         assert refusal.message == "work.ask: the idempotency key is another actor's, and so is its result"
 

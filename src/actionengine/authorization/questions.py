@@ -30,13 +30,14 @@ class Question(NamedTuple):
 class Questions:
     """The questions of one execution that were answered with yes, each once. With `for_actor`, only the actor with that
     `chain_key` may replay the result: there were too many questions to store, or some that no authorizer can answer
-    again."""
+    again. With `for_principal`, only actors with that principal may: the `asker` acted for it."""
 
-    __slots__ = ("_size", "asked", "for_actor", "secret")
+    __slots__ = ("_size", "asked", "for_actor", "for_principal", "secret")
 
-    def __init__(self) -> None:
+    def __init__(self, asker: Actor | None = None) -> None:
         self.asked: dict[Question, None] = {}
         self.for_actor: str | None = None
+        self.for_principal = str(asker.principal) if asker is not None and asker.on_behalf_of is not None else None
         self.secret: Sequence[str] = ()
         """The resources with a secret in their names; known of questions that were decoded."""
         self._size = 0
@@ -60,9 +61,11 @@ class Questions:
     def encode(self, has_secret: Callable[[str], bool]) -> bytes | None:
         """Return the questions as JSON, in ASCII; None when a replay has nothing to ask. `has_secret` returns whether a
         resource is secret."""
-        if not self.asked and self.for_actor is None:
+        if not self.asked and self.for_actor is None and self.for_principal is None:
             return None
         stored: dict[str, object] = {"for_actor": self.for_actor, "asked": list(self.asked)}
+        if self.for_principal is not None:
+            stored["for_principal"] = self.for_principal
         resources = {question.resource for question in self.asked if question.resource is not None}
         if secret := sorted(filter(has_secret, resources)):
             stored["secret"] = secret
@@ -74,6 +77,7 @@ def decode_questions(encoded: bytes) -> Questions:
     stored = json.loads(encoded)
     questions = Questions()
     questions.for_actor = stored["for_actor"]
+    questions.for_principal = stored.get("for_principal")
     questions.secret = stored.get("secret", ())
     for action, allowed_actors, roles, permission, resource in stored["asked"]:
         allowed = tuple(allowed_actors) if allowed_actors is not None else None

@@ -266,7 +266,7 @@ async def _reject(data: DecideApproval, ctx: InternalContext) -> Result[Approval
 @sync_and_async
 async def _cancel(data: DecideApproval, ctx: InternalContext) -> Result[Approval, ActionError]:
     pending = await _find(data.approval_id, ctx)
-    if not _is_requester(pending, ctx.actor):
+    if not pending.is_asked_by(ctx.actor):
         who = "the requester" if len(pending.requesters) < 2 else "the requester and the principals that it acted for"
         raise ActionError(ErrorCode.FORBIDDEN, f"only {who} can cancel the approval {pending.id}")
     await _check_open(pending, ctx)
@@ -360,13 +360,7 @@ def _today(pending: PendingApproval, ctx: InternalContext) -> PendingApproval:
 
 async def _may_see(pending: PendingApproval, ctx: InternalContext) -> bool:
     """Return whether the caller asked for the approval, or may decide it."""
-    return _is_requester(pending, ctx.actor) or await ctx.is_allowed(pending.permission, pending.resource)
-
-
-def _is_requester(pending: PendingApproval, actor: Actor | None) -> bool:
-    """Return whether the actor is the requester, or a principal that the requester acted for. Of an actor that acts for
-    others, each in its chain has to be one: an agent does not see for one person what it asked for another."""
-    return actor is not None and all(str(each) in pending.requesters for each in actor.chain)
+    return pending.is_asked_by(ctx.actor) or await ctx.is_allowed(pending.permission, pending.resource)
 
 
 _reading = partial(declare, read_only=True)

@@ -73,6 +73,9 @@ class Authorization:
             raise ActionError(
                 ErrorCode.FORBIDDEN, f"{name}: the idempotency key is another actor's, and so is its result"
             )
+        if questions.for_actor is None and questions.for_principal not in (None, principal_of(actor)):
+            execution.entry.record_decision("the result is for the principal of the first request")
+            raise other_principal(name)
         for question in questions.asked:
             if actor is None:
                 decision = Decision(False, "no actor")
@@ -139,6 +142,20 @@ class Authorization:
             decision = Decision(decision.allowed, decision.reason + for_whom)
         execution.entry.record_decision(decision.reason)
         return decision
+
+
+def principal_of(actor: Actor | None) -> str | None:
+    """Return the principal of an actor as `type:id`."""
+    return str(actor.principal) if actor is not None else None
+
+
+def other_principal(name: str) -> ActionError:
+    """Return the error for an idempotency key of an actor that acted for another principal."""
+    return ActionError(
+        ErrorCode.FORBIDDEN,
+        f"{name}: the idempotency key was used on behalf of another principal, and its answer is for that one: use a "
+        "new key",
+    )
 
 
 def enforce(execution: Execution, decision: Decision) -> None:

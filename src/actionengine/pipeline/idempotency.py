@@ -13,6 +13,7 @@ from actionengine.context import chain_key
 from actionengine.errors import ActionError, ErrorCode, storable_text
 from actionengine.hooks import PipelineResult
 from actionengine.masking.masking import masked_json
+from actionengine.pipeline.authorization import other_principal
 from actionengine.pipeline.execution import Execution
 from actionengine.pipeline.payload import Limits, check_claimable, fingerprint
 from actionengine.pipeline.pending_approval import PendingApproval, error_for
@@ -70,7 +71,7 @@ class Idempotency:
         the key has an answer."""
         execution.claim, answer = await self._take(execution, execution.claim or _claim_of(execution))
         if answer.status == "claimed":
-            execution.asked = Questions()
+            execution.asked = Questions(execution.request.actor)
             return
         check_deadline(execution)
         if answer.status == "replay":
@@ -163,6 +164,9 @@ class Idempotency:
         pending = PendingApproval.of(record)
         execution.entry.kept_input = to_json(pending.shown_input)
         if pending.is_open(await unit_of_work.now()) and not (claim.action == REQUESTS and pending.is_outdated):
+            if not pending.may_be_met_by(execution.request.actor):
+                execution.entry.record_decision("the approval is for the principal of the first request")
+                raise other_principal(execution.plan.name)
             permission = self._permission_to_approve(pending)
             raise error_for(pending.model_copy(update={"permission": permission}))
 

@@ -149,6 +149,18 @@ class PendingApproval(BaseModel):
         """The requester and the principals that it acted for, as `type:id`, the nearest first."""
         return self.requester.names if self.requester is not None else ()
 
+    def is_asked_by(self, actor: Actor | None) -> bool:
+        """Return whether the actor is the requester, or a principal that the requester acted for. Of an actor that acts
+        for others, each in its chain has to be one: an agent does not see for one person what it asked for another."""
+        return actor is not None and all(str(each) in self.requesters for each in actor.chain)
+
+    def may_be_met_by(self, actor: Actor | None) -> bool:
+        """Return whether a request of this actor, with the same idempotency key, is answered with this approval. One
+        that was asked for on behalf of a principal is for the same principal alone."""
+        if len(self.requesters) < 2 or self.is_asked_by(actor):
+            return True
+        return actor is not None and str(actor.principal) == self.requesters[-1]
+
     def is_open(self, now: datetime) -> bool:
         """Return whether the approval can still be decided."""
         return self.status == "pending" and now < self.expires_at
@@ -186,7 +198,8 @@ def request_key(execution: Execution, needed: ApprovalNeeded) -> str | None:
         return None
     assert received is not None
     requester = [str(each) for each in actor.chain]
-    about = [execution.plan.name, fingerprint(received.copy()), execution.request.plan, needed.action, needed.resource]
+    payload = fingerprint(received.copy(), equal_numbers=True)
+    about = [execution.plan.name, payload, execution.request.plan, needed.action, needed.resource]
     return sha256(to_json([requester, about])).hexdigest()
 
 

@@ -355,7 +355,7 @@ class Pipeline:
         execution = Execution(plan, from_json(pending.payload.encode()), request, parent.mode, parent=parent)
         execution.approved = approved
         # A replay of the approver's request does not repeat the requester's questions.
-        execution.asked = Questions()
+        execution.asked = Questions(request.actor)
         await self._idempotency.claim_approved(execution, pending)
         if pending.effects is not None:
             follow(execution, pending.effects)

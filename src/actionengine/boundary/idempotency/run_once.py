@@ -191,5 +191,8 @@ def _check_links(changes: Iterable[FileChange], copy: Path) -> None:
 
 def _fingerprint(request: ExecutionRequest) -> str:
     tenant = None if request.tenant is None else str(request.tenant.id)
-    asked = json.dumps([tenant, request.action, dict(request.input)], sort_keys=True, separators=(",", ":"))
-    return sha256(asked.encode()).hexdigest()
+    asked = [tenant, request.action, dict(request.input)]
+    if request.actor is not None and request.actor.on_behalf_of is not None:
+        # What was done for one person is no answer to another.
+        asked.append(str(request.actor.principal))
+    return sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
