@@ -14,10 +14,10 @@ from actionengine import (
     Actor,
     ApprovalPolicy,
     Engine,
-    InMemoryStorage,
     Role,
     Sensitive,
     StaticAuthorizer,
+    Storage,
     create_action,
     create_engine,
     create_service,
@@ -127,6 +127,6 @@ PAYMENTS = create_service(
 )
 
 
-def make_host(storage: InMemoryStorage, **options: Any) -> Engine:
+def make_host(storage: Storage, **options: Any) -> Engine:
     """Return the engine of the host."""
     return create_engine(services=[PAYMENTS], storage=storage, authorizer=StaticAuthorizer(ROLES), **options)
