@@ -44,6 +44,9 @@ CACHES = {
     "storage.sql.rows.update_statement": "cache",
     "storage.sql.verification_own._script": "cache",
     "workflows.definitions.schedules._zones": "cache",
+    # The same, for each number of budgets that apply to one action at once.
+    "storage.postgres.statements.reserve_statement": "lru_cache",
+    "storage.postgres.statements.reserving": "lru_cache",
     # Values that clients choose: a limited number of entries of a bounded size.
     "storage.postgres.driver._kept": "lru_cache",
     "storage.postgres.rows._tenant_id": "lru_cache",

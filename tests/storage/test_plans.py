@@ -71,6 +71,7 @@ INDEXES: dict[str, set[str]] = {
     "LIST_DOCUMENTS descending": {DOCUMENT},
     "LIST_DOCUMENTS descending after": {DOCUMENT},
     "LIST_TENANTS": {"ae_tenants_open"},
+    "PURGE_COUNTERS": {"ae_budget_counters(expires_at)", "ae_budget_counters, its key"},
     "PURGE_KEYS": {"ae_idempotency_keys(expires_at)", KEYS},
     "READ_EVENTS": {EVENT},
     "READ_EVENTS_OF_TYPES": {EVENT_TYPE},
@@ -158,6 +159,7 @@ ON_POSTGRESQL: dict[str, set[str]] = {
 """The indexes of statements that differ on PostgreSQL."""
 
 OTHERS = {
+    "ae_budget_counters(tenant_id, budget, scope)": "budgets: tests/storage/test_indexes.py",
     "ae_change_targets(tenant_id, id)": "a target is unique by its id",
     "ae_migrations(version_num)": "Alembic's own",
     "ae_outbox_returns(queue)": "relays",
