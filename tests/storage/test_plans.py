@@ -139,6 +139,7 @@ INDEXES: dict[str, set[str]] = {
     "find ae_snapshots by project_id, record_type_key, version, a page": {
         "ae_snapshots(tenant_id, project_id, record_type_key, version)"
     },
+    "insert ae_idempotency_keys by action, key": {KEYS},
     "insert ae_idempotency_keys by types, action, key": {KEYS},
     "lock ae_changes by id": {"ae_changes(tenant_id, id)"},
     "lock ae_record_types by key, a limit": {TYPE_BY_KEY},
