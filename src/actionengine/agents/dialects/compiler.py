@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+from actionengine.agents.dialects.keywords import Keywords, listed
 from actionengine.agents.dialects.readers import (
     Branch,
     ListReader,
@@ -19,12 +20,11 @@ from actionengine.agents.dialects.readers import (
     UnionReader,
     read_json_text,
 )
-from actionengine.agents.dialects.rules import ANNOTATIONS, CONSTRAINTS, Rules
+from actionengine.agents.dialects.rules import ANNOTATIONS, Rules
 from actionengine.agents.dialects.size import Size
 from actionengine.agents.dialects.vocabulary import (
     ANY_KIND,
     COMBINATIONS,
-    STRUCTURE,
     UNIONS,
     definition_name,
     is_record,
@@ -37,7 +37,6 @@ from actionengine.agents.dialects.vocabulary import (
     reference_to,
     references_in,
     resolved,
-    with_items,
     with_notes,
 )
 
@@ -52,8 +51,6 @@ _MAX_NODES = 10_000
 
 _MAX_DEPTH = 10
 """Nested objects, at most, where references are written out."""
-
-_LOOKAROUND = ("(?=", "(?!", "(?<=", "(?<!")
 
 
 class TooLargeError(Exception):
@@ -114,6 +111,8 @@ class _Compiler:
     def __init__(self, schema: Mapping[str, Any], rules: Rules, max_depth: int | None) -> None:
         self._root = {key: value for key, value in schema.items() if key not in ("$defs", "$schema")}
         self._rules = rules
+        self._keywords = Keywords(rules)
+        self._kept = self._keywords.kept
         self._max_depth = max_depth
         self._definitions: Mapping[str, Any] = schema.get("$defs", {})
         self._recursive = recursive_names(self._definitions)
@@ -329,7 +328,7 @@ class _Compiler:
         if rules.references == "kept":
             return _Node(self._kept(schema) | {key: schema[key] for key in _CHOICE if key in schema}, None, kinds)
         if kinds & {"object", "array"}:
-            return self._as_text(schema, f"one of {_listed(values)} as JSON text")
+            return self._as_text(schema, f"one of {listed(values)} as JSON text")
         if not rules.type_lists and len(kinds) > 1:
             rest = {key: value for key, value in schema.items() if key not in (*_CHOICE, *ANNOTATIONS)}
             about = {key: value for key, value in schema.items() if key in ANNOTATIONS}
@@ -339,19 +338,10 @@ class _Compiler:
             ]
             return self._union({**about, "anyOf": parts}, "anyOf", depth)
         kept = {**self._kept(schema), "type": next(iter(kinds)) if len(kinds) == 1 else sorted(kinds)}
-        if self._takes_enum(values, kinds):
+        if self._keywords.takes_enum(values, kinds):
             choice = {"const": values[0]} if "const" in schema and rules.const else {"enum": values}
             return _Node(kept | choice, None, kinds)
-        return _Node(with_notes(kept, {}, f"one of {_listed(values)}"), None, kinds)
-
-    def _takes_enum(self, values: Sequence[Any], kinds: frozenset[str]) -> bool:
-        if self._rules.text_enums_only and kinds != {"string"}:
-            return False
-        limits = self._rules.limits
-        if limits is None:
-            return True
-        text = sum(len(each) for each in values if isinstance(each, str))
-        return len(values) <= limits.long_enum or (len(values) <= limits.enum_values and text <= limits.long_enum_text)
+        return _Node(with_notes(kept, {}, f"one of {listed(values)}"), None, kinds)
 
     def _any(self, schema: dict[str, Any]) -> _Node:
         return _Node(self._kept(schema)) if self._rules.any_value else self._as_text(schema, "any value as JSON text")
@@ -361,33 +351,7 @@ class _Compiler:
         kept = with_notes(self._kept(about), {}, words)
         return _Node({**kept, "type": "string"}, read_json_text, frozenset({"string"}))
 
-    # Keywords and names
-
-    def _kept(self, schema: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the annotations and constraints that the dialect takes. The description has the constraints that it
-        lacks, and a default."""
-        kept, lost = {}, {}
-        for key, value in schema.items():
-            if key in ANNOTATIONS:
-                if key in self._rules.annotations:
-                    kept[key] = value
-                elif key == "default" and value is not None:
-                    lost[key] = value
-            elif key in CONSTRAINTS:
-                (kept if self._takes(key, value) else lost)[key] = value
-            elif self._rules.references == "kept" and key not in STRUCTURE and key != "discriminator":
-                kept[key] = with_items(value)
-        return with_notes(kept, lost)
-
-    def _takes(self, key: str, value: Any) -> bool:
-        rules = self._rules
-        if key not in rules.constraints:
-            return False
-        if key == "format":
-            return rules.formats is None or value in rules.formats
-        if key == "minItems":
-            return rules.max_min_items is None or value <= rules.max_min_items
-        return key != "pattern" or rules.lookaround or not any(token in value for token in _LOOKAROUND)
+    # Names
 
     def _is_legal(self, name: str) -> bool:
         return self._rules.property_name is None or bool(self._rules.property_name.fullmatch(name))
@@ -425,12 +389,6 @@ def _one_of(schemas: list[dict[str, Any]]) -> dict[str, Any]:
     return distinct[0] if len(distinct) == 1 else {"anyOf": distinct}
 
 
-def _listed(values: Sequence[Any]) -> str:
-    shown = ", ".join(json.dumps(each, ensure_ascii=False) for each in values[:_MAX_CHOICES])
-    return f"{shown}, and {len(values) - _MAX_CHOICES} more" if len(values) > _MAX_CHOICES else shown
-
-
 _OBJECT = frozenset({"object"})
 _CHOICE = ("enum", "const", "type")
-_MAX_CHOICES = 20
 _PAIR_BOUNDS = (("minItems", "minProperties"), ("maxItems", "maxProperties"))

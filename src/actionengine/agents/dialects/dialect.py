@@ -41,8 +41,8 @@ class Dialect:
     rules: Rules
     shape: Callable[[Definition], dict[str, Any]]
     is_strict: bool = False
-    """Whether all its tools are strict."""
+    """True if all its tools are strict."""
     strict_rules: Rules | None = None
     tool_name: re.Pattern[str] = re.compile(r"[a-zA-Z0-9_-]{1,64}")
     has_meta: bool = False
-    """Whether a call can carry an idempotency key beside the arguments (`_meta`)."""
+    """True if a call can carry an idempotency key beside the arguments (`_meta`)."""

@@ -47,36 +47,36 @@ class Rules:
     max_min_items: int | None = None
     """The largest `minItems` that it takes."""
     lookaround: bool = True
-    """Whether a `pattern` may look ahead or behind."""
+    """True if a `pattern` may look ahead or behind."""
     references: Literal["kept", "recursive", "none"] = "kept"
     """The `$ref`s that it takes: all, those of recursive schemas, or none. The others are written out; a recursion that
     cannot be is cut."""
     open_objects: bool = True
-    """Whether an object may have properties that the schema does not name. Otherwise it becomes a list of pairs."""
+    """True if an object may have properties that the schema does not name. Otherwise it becomes a list of pairs."""
     closes_objects: bool = True
-    """Whether `additionalProperties: false` may be there."""
+    """True if `additionalProperties: false` may be there."""
     any_value: bool = True
-    """Whether a schema may admit a value of any type. Otherwise the value becomes a JSON text."""
+    """True if a schema may admit a value of any type. Otherwise the value becomes a JSON text."""
     all_required: bool = False
-    """Whether every property is required. Null then stands for one that is left out."""
+    """True if every property is required. Null then stands for one that is left out."""
     one_of: bool = True
-    """Whether `oneOf` may stand for a union, as `anyOf` does."""
+    """True if `oneOf` may stand for a union, as `anyOf` does."""
     all_of: bool = True
-    """Whether `allOf`, `not` and conditions may be there."""
+    """True if `allOf`, `not` and conditions may be there."""
     root_unions: bool = True
-    """Whether `anyOf` and its kind may be beside the properties of the root."""
+    """True if `anyOf` and its kind may be beside the properties of the root."""
     type_lists: bool = True
-    """Whether `type` may be a list."""
+    """True if `type` may be a list."""
     null_type: bool = True
-    """Whether there is a type `null`. Otherwise `nullable: true` is beside the type."""
+    """True if there is a type `null`. Otherwise `nullable: true` is beside the type."""
     const: bool = True
-    """Whether there is `const`. Otherwise an enum has one value."""
+    """True if there is `const`. Otherwise an enum has one value."""
     text_enums_only: bool = False
-    """Whether an enum has only texts."""
+    """True if an enum has only texts."""
     tuples: bool = True
-    """Whether `prefixItems` may give the items of a list by position."""
+    """True if `prefixItems` may give the items of a list by position."""
     empty_properties: bool = True
-    """Whether `properties` may be empty."""
+    """True if `properties` may be empty."""
     property_name: re.Pattern[str] | None = None
     """The names that a property may have; None stands for any. Other names are replaced."""
     limits: Limits | None = None
