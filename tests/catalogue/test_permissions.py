@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,7 @@ from actionengine import (
     Engine,
     ErrorCode,
     InMemoryStorage,
+    LimitedDecision,
     RBACAuthorizer,
     RequestContext,
     Role,
@@ -280,6 +282,32 @@ def test_a_chain_needs_one_resource_for_all_of_it(engine_of: EngineOf, acme: Ten
     assert not may("one", "all_but_one")
     assert may("all_but_one", "two")
     assert may("all_but_one", "all_but_one")
+
+
+def limited(resources: Any) -> Decision:
+    return LimitedDecision("these jobs", resources)
+
+
+@pytest.mark.parametrize(
+    "decision", [limited({"job/1"}), limited(["job/1"]), limited(["job/1"])._replace(reason="rewritten")]
+)
+def test_a_host_may_limit_a_decision_in_its_own_way(engine_of: EngineOf, acme: Tenant, decision: Decision) -> None:
+    class Limiting:
+        def authorize(self, request: AccessRequest) -> Decision:
+            return decision if request.resource_is_pending else Decision(request.resource == "job/1", "asked")
+
+    engine = engine_of(make_action("open", ok, resource=resource_of), authorizer=Limiting())
+    bot = Actor.ai("bot", on_behalf_of=Actor.human("ann"))
+
+    assert engine.can(RequestContext(acme, bot), "work", "open").unwrap().allowed
+    copied = pickle.loads(pickle.dumps(decision))
+    assert (copied, copied.resources) == (decision, frozenset({"job/1"}))
+
+
+@pytest.mark.parametrize("resources", ["job/1", [], [1], None])
+def test_a_limited_decision_names_resources(resources: Any) -> None:
+    with pytest.raises(TypeError):
+        limited(resources)
 
 
 # Storages

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, Protocol, Self
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol, Self
 
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Actor, Tenant
@@ -41,11 +41,25 @@ class LimitedDecision(Decision):
 
     resources: frozenset[str]
 
-    def __new__(cls, reason: str, resources: frozenset[str]) -> Self:
+    def __new__(cls, reason: str, resources: Iterable[str]) -> Self:
         """Return the decision that allows these resources."""
         decision = super().__new__(cls, True, reason)
-        decision.resources = resources
+        names = () if isinstance(resources, str) else tuple(resources)
+        if not names or not all(isinstance(name, str) for name in names):
+            raise TypeError(
+                f"a LimitedDecision takes a collection of the names of resources, such as ['job/17'], not "
+                f"{resources!r}; without any resource, return Decision(False, reason)"
+            )
+        decision.resources = frozenset(names)
         return decision
+
+    def _replace(self, **changes: Any) -> Self:
+        replaced = super()._replace(**changes)
+        replaced.resources = self.resources
+        return replaced
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason, self.resources)
 
 
 class Authorizer(Protocol):
