@@ -752,6 +752,7 @@ async def test_a_purge_records_its_actor_and_reason(harness: Harness) -> None:
     assert await harness.payloads("workflows.purge") == []
 
 
+@each_storage
 @run_in_mode
 async def test_the_cancelled_approval_of_a_run_records_its_actor(harness: Harness) -> None:
     run = await harness.run(approval("ok"))
@@ -760,6 +761,8 @@ async def test_the_cancelled_approval_of_a_run_records_its_actor(harness: Harnes
 
     (entry,) = await harness.log(subject=f"approval/{run.approval_id}")
     assert (entry.action, entry.actor_id, entry.reason) == ("workflows.cancel", "bob", "not needed")
+    # It counts as open for no operator.
+    assert (await harness.storage.backlog(harness.backend.mode)).approvals == 0
 
 
 @run_in_mode

@@ -36,7 +36,7 @@ from actionengine.workflows.permissions import WorkflowPermissions
 from actionengine.workflows.runs.run import RunStepper, check_actor, check_workflow_actor
 from actionengine.workflows.runs.start import start_run
 from actionengine.workflows.runs.step_handlers import description, perform
-from actionengine.workflows.runs.store import derived_run_id, open_store, timestamp
+from actionengine.workflows.runs.store import derived_run_id, open_store
 from actionengine.workflows.services.triggers import sees
 
 SERVICE = "workflow_steps"
@@ -254,9 +254,9 @@ async def cancel_approval(ctx: InternalContext, approval_id: str, reason: str) -
     approvals = ctx.unit_of_work.records(APPROVALS)
     pending = await find_approval(approvals, approval_id)
     if pending is not None and pending.status == "pending":
-        decided = {"status": "cancelled", "decided_by": str(ctx.actor), "comment": reason}
-        decided["decided_at"] = await timestamp(ctx)
-        await approvals.update(approval_id, {**pending.document(), **decided}, pending.version)
+        decision = {"status": "cancelled", "decided_by": str(ctx.actor), "comment": reason}
+        decided = pending.model_copy(update={**decision, "decided_at": await ctx.time()})
+        await approvals.update(approval_id, decided.document(), pending.version)
         ctx.add_subject(f"approval/{approval_id}")
 
 
