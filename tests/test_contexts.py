@@ -189,8 +189,11 @@ def test_an_action_context_cannot_be_changed(engine_of: Callable[..., Engine], a
     ("make", "message"),
     [
         (lambda: Actor("robot", "r"), "unknown actor type"),  # type: ignore[arg-type]
+        (lambda: Actor(["human"], "r"), "unknown actor type"),  # type: ignore[arg-type]
         (lambda: Actor.human(""), "non-empty id"),
         (lambda: Actor.human("ann", roles="admin"), "not the string 'admin'"),
+        (lambda: Actor.human("ann", roles=[1]), "'ann' has 1"),  # type: ignore[list-item]
+        (lambda: Actor.human("ann", permissions=[None]), "'ann' has None"),  # type: ignore[list-item]
         (lambda: Tenant("acme", "acme"), "resolve_tenant"),  # type: ignore[arg-type]
         (lambda: RequestContext(tenant="acme"), "a Tenant, not 'acme': use engine.resolve_tenant"),  # type: ignore[arg-type]
         (lambda: RequestContext(tenant=Success("acme")), "resolve_tenant.*unwrap"),  # type: ignore[arg-type]

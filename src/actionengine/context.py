@@ -75,8 +75,11 @@ class Actor:
     on_behalf_of: Actor | None = None
 
     def __post_init__(self) -> None:
-        if self.type not in ACTOR_TYPES:
+        if not isinstance(self.type, str) or self.type not in ACTOR_TYPES:
             raise ValueError(f"unknown actor type {self.type!r}; expected one of {', '.join(sorted(ACTOR_TYPES))}")
+        if type(self.type) is not str:
+            # A member of an enumeration may have another text, as in `Kind.HUMAN:carla`.
+            object.__setattr__(self, "type", str.__str__(self.type))
         if not isinstance(self.id, str) or not self.id:
             raise ValueError(f"an actor needs a non-empty id, not {self.id!r}")
         if storable_text(self.id) != self.id:
@@ -85,6 +88,9 @@ class Actor:
             object.__setattr__(self, "id", str.__str__(self.id))
         object.__setattr__(self, "roles", _names(self.roles))
         object.__setattr__(self, "permissions", _names(self.permissions))
+        for name in (*self.roles, *self.permissions):
+            if not isinstance(name, str):
+                raise TypeError(f"roles and permissions are names, such as 'manager'; {self.id!r} has {name!r}")
         for permission in self.permissions:
             if "*" in permission:
                 check_pattern(permission)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from enum import Enum
 
 import pytest
 
@@ -25,6 +26,19 @@ def test_each_type_but_system_acts_for_another(make: Callable[..., Actor]) -> No
 def test_an_actor_without_a_chain_is_its_own_principal() -> None:
     assert CARLA.chain == (CARLA,)
     assert CARLA.principal is CARLA
+
+
+class Kind(str, Enum):  # noqa: UP042
+    """The actor types of a host, whose texts are `Kind.HUMAN` and `Kind.AI`."""
+
+    HUMAN = "human"
+    AI = "ai"
+
+
+def test_a_type_of_an_enumeration_is_that_type() -> None:
+    bot = Actor(Kind.AI, "bot", on_behalf_of=Actor(Kind.HUMAN, "carla"))  # type: ignore[arg-type]
+
+    assert [*map(str, bot.chain)] == ["ai:bot", "human:carla"]
 
 
 def test_the_nearest_principal_comes_first() -> None:
