@@ -78,6 +78,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"approval": ApprovalPolicy(when=lambda data, ctx: True, permission="x", expires_after=timedelta(0))},
         "expires_after",
     ),
+    "an approval that expires after a number": (
+        {"approval": ApprovalPolicy(when=lambda data, ctx: True, permission="x", expires_after=3600)},  # type: ignore[arg-type]
+        "a timedelta above 0, and a century at most, not 3600",
+    ),
 }
 
 

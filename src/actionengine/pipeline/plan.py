@@ -193,9 +193,11 @@ class ActionPlan:
             raise ConfigurationError(
                 f"{self.name}: the approval policy binds 'payload' or 'effects', not {policy.binds!r}"
             )
-        if not timedelta(0) < policy.expires_after <= _MAX_APPROVAL_AGE:
+        age = policy.expires_after
+        if not isinstance(age, timedelta) or not timedelta(0) < age <= _MAX_APPROVAL_AGE:
             raise ConfigurationError(
-                f"{self.name}: the approval policy's expires_after must be above 0, and a century at most"
+                f"{self.name}: the approval policy's expires_after must be a timedelta above 0, and a century at most, "
+                f"not {age!r}"
             )
 
     def _compiled(self, validation: Any) -> tuple[SchemaValidator | PluggableSchemaValidator, frozenset[str]]:
