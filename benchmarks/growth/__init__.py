@@ -29,6 +29,7 @@ NOT_MEASURED = {
         f"workflow_steps.{name}": "for the library's own executor alone"
         for name in ("next", "perform", "fail_step", "await_approval", "fire", "decline")
     },
+    "budgets.usage": "it reads a row for each budget that the host's code declares",
     "workflows.resume": "it takes a run that a step has failed; it reads that run",
     "storage.unit_of_work": "no work until it is used; each action uses one",
     "storage.access_version": "a number of this process",
