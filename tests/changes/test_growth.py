@@ -150,8 +150,8 @@ def test_a_time_is_found_by_halving(churned: tuple[Yard, Yard], monkeypatch: pyt
     asked: list[Any] = []
     first_op = Store.__init__
 
-    def counted(self: Any, seen: Any) -> None:
-        first_op(self, seen)
+    def counted(self: Any, *given: Any) -> None:
+        first_op(self, *given)
         find = self.ops.find
 
         async def find_counted(*arguments: Any, **options: Any) -> Any:
@@ -254,8 +254,8 @@ def test_a_conflict_reads_what_twenty_of_the_ops_since_say(monkeypatch: pytest.M
     read: list[Any] = []
     make = Store.__init__
 
-    def watched(self: Any, seen: Any) -> None:
-        make(self, seen)
+    def watched(self: Any, *given: Any) -> None:
+        make(self, *given)
         find = self.ops.find
 
         async def find_watched(*arguments: Any, **options: Any) -> Any:

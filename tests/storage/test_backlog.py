@@ -79,9 +79,9 @@ def test_the_backlog_of_all_tenants(storage: AnyStorage) -> None:
     assert run_sync(storage.backlog("sync")) == (0, None, 0)
     before = datetime.now(UTC) - timedelta(milliseconds=1)
     asked = []
-    for tenant in (one, other, other):
+    for number, tenant in enumerate((one, other, other)):
         do(engine, tenant, "work.soon", {}, Actor.human("ann"))
-        answer = do(engine, tenant, "work.pay", {}, Actor.human("ann"))
+        answer = do(engine, tenant, "work.pay", {"number": number}, Actor.human("ann"))
         asked.append((tenant, answer.failure().details["approval_id"]))
     step = {"name": "s", "type": "notification", "to": "a", "message": "m"}
     do(engine, one, "workflows.define", {"key": "w", "definition": {"steps": [step]}}).unwrap()

@@ -99,8 +99,8 @@ def test_a_key_is_forgotten_at_its_end(backend: Backend, skew: float) -> None:
     run(backend, scenario)
 
 
-async def asked(harness: SampleHarness, **more: Any) -> str:
-    answer = await harness.execute("payments.pay", {"id": "1", "amount": 2000}, **more)
+async def asked(harness: SampleHarness, amount: int = 2000, **more: Any) -> str:
+    answer = await harness.execute("payments.pay", {"id": "1", "amount": amount}, **more)
     error = error_of(answer, ErrorCode.APPROVAL_REQUIRED)
     return str(error.details["approval_id"])
 
@@ -119,7 +119,7 @@ def test_an_approval_is_decided_until_its_end_and_no_longer(backend: Backend, sk
             SampleHarness(backend, approvals_expire_after=SECOND / 20),
         )
         with host_clock(skew):
-            open_one, ended = await asked(long), await asked(short)
+            open_one, ended = await asked(long), await asked(short, 3000)
         await backend.sleep(0.06)
         for clock in (skew, -skew):
             with host_clock(clock):
