@@ -233,9 +233,10 @@ def test_what_was_done_for_one_is_no_answer_to_another(engine_of: EngineOf, exec
 
     refusal = execute(engine, "work.mine", {}, other, key="k").failure()
 
-    assert refusal.code is ErrorCode.FORBIDDEN
-    assert refusal.message.endswith("use a new key")
-    assert log_of(engine)[-1].outcome == "denied"
+    assert refusal.code is ErrorCode.IDEMPOTENCY_MISMATCH
+    assert refusal.message == (
+        "the idempotency key 'k' was used for work.mine on behalf of another principal: use a new key for a new request"
+    )
     assert execute(engine, "work.mine", {}, CARLA, key="k") == Success("human:carla")
     assert execute(engine, "work.mine", {}, other, key="new") == Success(str(other.principal))
 

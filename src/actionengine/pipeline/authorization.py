@@ -74,8 +74,7 @@ class Authorization:
                 ErrorCode.FORBIDDEN, f"{name}: the idempotency key is another actor's, and so is its result"
             )
         if questions.for_actor is None and questions.for_principal not in (None, principal_of(actor)):
-            execution.entry.record_decision("the result is for the principal of the first request")
-            raise other_principal(name)
+            raise other_principal(execution)
         for question in questions.asked:
             if actor is None:
                 decision = Decision(False, "no actor")
@@ -149,12 +148,12 @@ def principal_of(actor: Actor | None) -> str | None:
     return str(actor.principal) if actor is not None else None
 
 
-def other_principal(name: str) -> ActionError:
+def other_principal(execution: Execution) -> ActionError:
     """Return the error for an idempotency key of an actor that acted for another principal."""
     return ActionError(
-        ErrorCode.FORBIDDEN,
-        f"{name}: the idempotency key was used on behalf of another principal, and its answer is for that one: use a "
-        "new key",
+        ErrorCode.IDEMPOTENCY_MISMATCH,
+        f"the idempotency key {execution.request.idempotency_key!r} was used for {execution.plan.name} on behalf of "
+        "another principal: use a new key for a new request",
     )
 
 

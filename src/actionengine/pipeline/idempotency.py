@@ -165,8 +165,7 @@ class Idempotency:
         execution.entry.kept_input = to_json(pending.shown_input)
         if pending.is_open(await unit_of_work.now()) and not (claim.action == REQUESTS and pending.is_outdated):
             if not pending.may_be_met_by(execution.request.actor):
-                execution.entry.record_decision("the approval is for the principal of the first request")
-                raise other_principal(execution.plan.name)
+                raise other_principal(execution)
             permission = self._permission_to_approve(pending)
             raise error_for(pending.model_copy(update={"permission": permission}))
 
