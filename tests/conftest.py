@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -58,9 +59,46 @@ LEFT_TO_SOAK = ({"sqlite", "async"}, {"postgres", "sync"}, {"postgresql", "sync"
 """A test that has both modes in memory runs in one mode on each database; the conformance suite runs in both."""
 
 
+LONGEST_FILES = (
+    "examples/test_hosts_under_load.py",
+    "events/test_relay_faults.py",
+    "durable/test_queue_runner.py",
+    "examples/test_demo.py",
+    "crash/test_silent_network.py",
+    "workflows_crash/test_several_workers.py",
+    "storage/test_postgres.py",
+    "benchmarks/test_growth.py",
+    "storage/test_sqlite.py",
+    "durable/test_runner_command_line.py",
+    "events/test_relay_looks.py",
+    "examples/test_hosts.py",
+    "examples/test_feed.py",
+    "examples/test_change_control.py",
+    "crash/test_postgres_stopped.py",
+    "docs/test_code_blocks.py",
+    "isolation/test_leftovers.py",
+    "examples/test_workflows.py",
+    "isolation/test_commit_time.py",
+    "examples/test_readme.py",
+    "isolation/test_handlers.py",
+)
+"""The files that take longest, the longest first. A worker takes a file at a time, so those that began last would be
+waited for. A wrong order only costs time."""
+
+
+def _by_length(items: list[pytest.Item]) -> None:
+    """Sort files: the longest first, then those with many tests."""
+    here = Path(__file__).parent
+    ranks = {here / name: number for number, name in enumerate(LONGEST_FILES)}
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (ranks.get(item.path, len(ranks)), -tests[item.path], item.path))
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `soak` the second mode, on a database, of a test that has both."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark as `soak` the second mode, on a database, of a test that has both. Sort the files for several workers."""
+    if hasattr(config, "workerinput"):
+        _by_length(items)
     ids = {item.nodeid for item in items}
     for item in items:
         test, _, parameters = item.nodeid.removesuffix("]").partition("[")
