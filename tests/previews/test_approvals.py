@@ -45,6 +45,12 @@ def nest_pay(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
     return Success(ctx.execute("bank", "pay", data).unwrap())
 
 
+def ask_and_pay(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+    """Ask for a permission that the approver does not need, and execute an action that needs an approval."""
+    ctx.authorize("bank.vault")
+    return Success(ctx.execute("bank", "pay", data).unwrap())
+
+
 SERVICE = create_service(
     name="bank",
     description="Accounts",
@@ -62,6 +68,7 @@ SERVICE = create_service(
         create_action(name="twice", description="Pay twice", handler=pay_twice),
         create_action(name="audited", description="Pay", handler=nest_pay, approval=AUDIT),
         create_action(name="checked", description="Pay", handler=nest_pay, approval=PAYLOAD_ONLY),
+        create_action(name="asking", description="Pay", handler=ask_and_pay, approval=PAYLOAD_ONLY),
         create_action(name="plain", description="Pay", handler=transfer, approval=PAYLOAD_ONLY),
     ],
 )
@@ -87,9 +94,9 @@ async def asked(desk: Desk, name: str, **options: Any) -> str:
     return id
 
 
-async def approve(desk: Desk, id: str) -> Any:
+async def approve(desk: Desk, id: str, **options: Any) -> Any:
     """Approve as the boss."""
-    return await desk.ask("approvals.approve", {"approval_id": id}, by=BOSS)
+    return await desk.ask("approvals.approve", {"approval_id": id}, by=BOSS, **options)
 
 
 @run_in_mode
@@ -169,6 +176,15 @@ async def test_further_approval_binds_the_effects_too(desk: Desk, name: str) -> 
     expect(await desk.ask("bank.transfer", {"from": "b", "to": "a", "amount": 1}))
     expect(await approve(desk, further))
     assert await desk.backend.ids("notes") == [shown.writes[2].id]
+
+
+@run_in_mode
+async def test_a_retry_of_the_approver_asks_its_own_questions(desk: Desk) -> None:
+    """The rehearsal of a further approval asks the requester's."""
+    id = await asked(desk, "bank.asking", by=type(BOB).human("vic", permissions=["bank.vault"]))
+    first = expect(await approve(desk, id, key="once"))
+    assert first.further_approval_id is not None
+    assert await approve(desk, id, key="once") == first
 
 
 @run_in_mode

@@ -382,6 +382,8 @@ class Pipeline:
         """Run an approved action past the further approval that it needs, and undo it. Return its effects."""
         rehearsal = Execution(asking.plan, asking.payload, asking.request, asking.mode, parent=parent)
         rehearsal.approved = asking.approved
+        # These questions are the requester's too.
+        rehearsal.asked = None
         capture = begin_rehearsal(rehearsal)
         kept, root = (parent.after_failure, parent.after_commit), parent.root
         marks = len(root.log), len(root.events), len(root.results)
