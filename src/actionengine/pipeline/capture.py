@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from itertools import count
-from secrets import token_hex
-from typing import Any, cast
-from uuid import UUID
+from os import urandom
+from typing import Any
 
 from pydantic_core import to_json
 
@@ -53,7 +52,8 @@ class Ids:
         number = next(self._counter)
         milliseconds = self._milliseconds + (number >> 12)
         random = int.from_bytes(sha256(f"{self._seed}/{number}".encode()).digest()[:8]) & (1 << 62) - 1
-        return str(UUID(int=milliseconds << 80 | 7 << 76 | (number & 0xFFF) << 64 | 2 << 62 | random))
+        digits = f"{milliseconds << 80 | 7 << 76 | (number & 0xFFF) << 64 | 2 << 62 | random:032x}"
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 class Capture:
@@ -67,14 +67,14 @@ class Capture:
         self, now: datetime, seed: str | None = None, *, rehearses: bool = False, outer: Capture | None = None
     ) -> None:
         self.now = now
-        self.seed = token_hex(16) if seed is None else seed
+        self.seed = urandom(16).hex() if seed is None else seed
         self.rehearses = rehearses
         self.journal = WriteJournal()
         self.approvals: list[NeededApproval] = []
         self.secrets: list[Secrets] = []
         self._outer = outer
         self._ids = Ids(now, self.seed)
-        self._over: tuple[UnitOfWork, CapturingUnitOfWork] | None = None
+        self._over: tuple[UnitOfWork, UnitOfWork] | None = None
 
     def reset(self) -> None:
         """Drop the writes of a lost attempt, and begin the ids anew."""
@@ -94,8 +94,9 @@ class Capture:
         if over is None or over[0] is not unit_of_work:
             inner = unit_of_work if self._outer is None else self._outer.over(unit_of_work)
             unit_of_work.capture_sql(self.journal)
-            over = self._over = unit_of_work, CapturingUnitOfWork(inner, self.journal, self._ids)
-        return cast("UnitOfWork", over[1])
+            capturing: Any = CapturingUnitOfWork(inner, self.journal, self._ids)
+            over = self._over = unit_of_work, capturing
+        return over[1]
 
 
 class CapturingUnitOfWork:
@@ -108,6 +109,8 @@ class CapturingUnitOfWork:
         self._inner = inner
         self._journal = journal
         self._ids = ids
+        # Each call of a `def` handler asks for it.
+        self.run_sync = inner.run_sync
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

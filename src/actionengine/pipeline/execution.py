@@ -200,11 +200,12 @@ class Execution:
     def open(self, writable: bool = False) -> UnitOfWork:
         """Return the unit of work of the outermost execution. The storage opens the transaction at first use."""
         root = self._root or self
-        unit_of_work = root.unit_of_work or self._begin(root, writable)
+        unit_of_work = root.unit_of_work or self.begin(root, writable)
         return unit_of_work if self.capture is None else self.capture.over(unit_of_work)
 
     @staticmethod
-    def _begin(root: Execution, writable: bool) -> UnitOfWork:
+    def begin(root: Execution, writable: bool) -> UnitOfWork:
+        """Return the unit of work of an outermost execution. Its writes are not captured."""
         with root.lock:
             if root.unit_of_work is None:
                 tenant = root.request.tenant

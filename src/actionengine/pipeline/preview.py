@@ -94,9 +94,7 @@ class Previews:
         capture = execution.capture
         assert capture is not None
         execution.add_row("previewed")
-        execution.open(writable=True)
-        unit_of_work = execution.unit_of_work
-        assert unit_of_work is not None
+        unit_of_work = execution.begin(execution, writable=True)
         plan = await store_plan(unit_of_work, execution, writes)
         await unit_of_work.record(Recording(execution.secrets.scrub_rows(execution.log)))
         await unit_of_work.commit()

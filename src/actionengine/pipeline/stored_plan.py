@@ -101,8 +101,7 @@ async def find_plan(execution: Execution) -> tuple[Record, StoredPlan]:
 
 async def use_plan(execution: Execution, record: Record, plan: StoredPlan, approval_id: str | None = None) -> None:
     """Mark a plan as used, in the execution's transaction. Raises `ActionError(conflict)` where another one has."""
-    update = {"used_by": execution.id, "approval_id": approval_id}
-    used = plan.model_copy(update=update).model_dump(mode="json")
+    used = {**record.data, "used_by": execution.id, "approval_id": approval_id}
     try:
         await execution.open(writable=True).records(PLANS).update(record.id, used, record.version)
     except ActionError as refusal:

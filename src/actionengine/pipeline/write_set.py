@@ -19,6 +19,7 @@ from actionengine.storage.captured import CapturedWrite, WriteKind
 from actionengine.storage.rows import EventRow
 
 T = TypeVar("T")
+Names = frozenset[str]
 
 MAX_SHOWN_WRITES = 200
 """Writes, and events, that a preview shows at most. All of them are compared."""
@@ -112,15 +113,16 @@ def write_set(capture: Capture, events: Sequence[EventRow], secrets: Secrets, te
     """Return the write set of an execution with these events. `secrets` and `tenant` are those of the execution."""
     writes = net_effect(capture.journal)
     names = [each.names for each in capture.secrets]
-    parts = [(_label(write), _digest(capture.seed, _compared(write))) for write in writes]
-    parts += [(f"event {event.type}", _digest(capture.seed, _compared_event(event))) for event in events]
-    shown = [_shown(write, secrets, names, tenant) for write in _bounded(writes, _write_bytes)]
+    salt = capture.seed.encode() + b"/"
+    parts = [(_label(write), _digest(salt, _compared(write))) for write in writes]
+    parts += [(f"event {event.type}", _digest(salt, _compared_event(event))) for event in events]
+    shown = _shown(list(_bounded(writes, _write_bytes)), secrets, names, tenant)
     shown_events = [_shown_event(event, secrets) for event in _bounded(events, lambda event: len(event.payload))]
     return WriteSet(
         writes=tuple(shown),
         events=tuple(shown_events),
         omitted=len(writes) + len(events) - len(shown) - len(shown_events),
-        digest=_digest(capture.seed, to_json(parts)),
+        digest=_digest(salt, to_json(parts)),
         parts=tuple((secrets.scrub_text(label), digest) for label, digest in parts),
     )
 
@@ -154,7 +156,7 @@ def differences(parts: Sequence[tuple[str, str]], others: Sequence[tuple[str, st
 
 def _renamed(write: CapturedWrite) -> CapturedWrite:
     kind: WriteKind = "insert" if write.before is None else "delete" if write.after is None else "update"
-    return write._replace(kind=kind)
+    return write if write.kind == kind else write._replace(kind=kind)
 
 
 def _label(write: CapturedWrite) -> str:
@@ -164,8 +166,8 @@ def _label(write: CapturedWrite) -> str:
 def _compared(write: CapturedWrite) -> bytes:
     """Return all that two runs must agree on."""
     if not write.generated and not write.made:
-        given = write.before, write.after, write.parameters
-        return b"\0".join((to_json([*write[:3], write.statement]), *(each or b"" for each in given)))
+        head = to_json([write.kind, write.target, write.id, write.statement])
+        return b"%b\0%b\0%b\0%b" % (head, write.before or b"", write.after or b"", write.parameters or b"")
     before, after = _shared(write.before, write), _shared(write.after, write)
     id = write.id if write.made_id is None else write.made_id
     return to_json([write.kind, write.target, id, before, after, write.statement, write.parameters])
@@ -188,23 +190,29 @@ def _shared_row(row: dict[str, Any], write: CapturedWrite) -> dict[str, Any]:
     return kept | {name: value for name, value in write.made if name in row}
 
 
-def _shown(write: CapturedWrite, secrets: Secrets, names: Sequence[frozenset[str]], tenant: Tenant) -> Write:
-    encoded = b"[%b,%b,%b]" % tuple(each or b"null" for each in (write.before, write.after, write.parameters))
+def _shown(writes: Sequence[CapturedWrite], secrets: Secrets, names: Sequence[Names], tenant: Tenant) -> list[Write]:
+    """Return writes as people see them. They are masked in one piece."""
+    documents = [each or b"null" for write in writes for each in (write.before, write.after, write.parameters)]
+    encoded = b"[%b]" % b",".join(documents)
     if secrets.values or any(names):
         encoded = secrets.scrub_json(secrets.mask(encoded, *names))
+    slug = to_json(tenant.slug)
     for id in (str(tenant.id), tenant.id.hex):
         # Rows of the host's tables name their tenant. Outside, a tenant is its slug.
-        encoded = encoded.replace(to_json(id), to_json(tenant.slug))
-    before, after, parameters = from_json(encoded)
-    return Write(
-        write.kind,
-        secrets.scrub_text(write.target),
-        write.id and secrets.scrub_text(write.id),
-        before,
-        after,
-        write.statement and secrets.scrub_text(write.statement),
-        parameters,
-    )
+        encoded = encoded.replace(b'"%b"' % id.encode(), slug)
+    values = from_json(encoded)
+    return [
+        Write(
+            write.kind,
+            secrets.scrub_text(write.target),
+            write.id and secrets.scrub_text(write.id),
+            before,
+            after,
+            write.statement and secrets.scrub_text(write.statement),
+            parameters,
+        )
+        for write, before, after, parameters in zip(writes, values[::3], values[1::3], values[2::3], strict=True)
+    ]
 
 
 def _shown_event(event: EventRow, secrets: Secrets) -> PreviewedEvent:
@@ -222,9 +230,9 @@ def _bounded(items: Sequence[T], size: Callable[[T], int]) -> Iterable[T]:
 
 
 def _write_bytes(write: CapturedWrite) -> int:
-    parts = write.before, write.after, write.parameters
-    return sum(len(each) for each in parts if each is not None) + len(write.statement or "")
+    documents = len(write.before or b"") + len(write.after or b"") + len(write.parameters or b"")
+    return documents + len(write.statement or "")
 
 
-def _digest(seed: str, encoded: bytes) -> str:
-    return sha256(seed.encode() + b"/" + encoded).hexdigest()
+def _digest(salt: bytes, encoded: bytes) -> str:
+    return sha256(salt + encoded).hexdigest()
