@@ -30,6 +30,8 @@ CACHES = {
     "pipeline.plan._compiled_class": "cache",
     "pipeline.signatures._asked": "lru_cache",
     "pipeline.signatures._compiled": "lru_cache",
+    # One entry for each of the host's own tables, and lock.
+    "storage.sql.captured_statements._one_row": "lru_cache",
     # One entry for each named cache, dropped with it.
     "authorization.cache._named": "WeakKeyDictionary",
     # One entry for each event loop or session of the process.

@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from secrets import token_hex
 from typing import Any
 
-from sqlalchemy import Column, Delete, Insert, Table, Update, event, select, tuple_
+from sqlalchemy import Column, Delete, Insert, Select, Table, Update, bindparam, event, select, tuple_
 from sqlalchemy.engine import Connection, CursorResult
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -166,12 +167,19 @@ class CapturedStatements:
         columns = list(table.primary_key)
         if not keys or len(keys) > MAX_IMAGES:
             return [] if not keys else None
+        if len(keys) == 1:
+            return self._rows(
+                connection,
+                table,
+                _one_row(table, locks),
+                {f"key_{number}": value for number, value in enumerate(keys[0])},
+            )
         if len(columns) == 1:
             found: ColumnElement[bool] = columns[0].in_([key[0] for key in keys])
         else:
             found = tuple_(*columns).in_(list(keys))
         query = select(*table.c).where(found).order_by(*columns)
-        return self._rows(connection, table, query if locks is None else query.with_for_update(key_share=not locks))
+        return self._rows(connection, table, _locked(query, locks))
 
     def _find(self, connection: Connection, statement: Any, parameters: Parameters) -> Rows | None:
         """Return the rows that a statement will change, locked; None where there are too many, or the table has no
@@ -287,6 +295,17 @@ class CapturedStatements:
     def _check_open(self) -> None:
         for journal in self._journals:
             journal.check_open()
+
+
+@lru_cache(maxsize=256)
+def _one_row(table: Table, locks: bool | None) -> Select[Any]:
+    """Return the query of the row with a key. To make it costs more than to run it."""
+    key = [column == bindparam(f"key_{number}") for number, column in enumerate(table.primary_key)]
+    return _locked(select(*table.c).where(*key), locks)
+
+
+def _locked(query: Select[Any], locks: bool | None) -> Select[Any]:
+    return query if locks is None else query.with_for_update(key_share=not locks)
 
 
 def _is_on_table(statement: Any) -> bool:
