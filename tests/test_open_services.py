@@ -27,6 +27,7 @@ ASKS_INSIDE = {
     "approvals.approve": "asks for the permission of the policy",
     "approvals.reject": "asks for the permission of the policy",
     "approvals.cancel": "is for the requester",
+    "budgets.usage": "shows the actor's own budgets; those of others need a permission",
     "changes.transition": "asks for what the state means",
 }
 FOR_WORKFLOWS_ALONE = {

@@ -22,7 +22,7 @@ from actionengine.pipeline.payload import Limits
 from actionengine.pipeline.pipeline import Pipeline
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.preview import Preview
-from actionengine.pipeline.routing import no_service, route
+from actionengine.pipeline.routing import Declared, by_declaration, find_declared, no_service, route
 from actionengine.storage.closing import CallsOnClose
 from actionengine.storage.errors import StorageError, StorageUnavailable
 from actionengine.storage.port import Storage
@@ -60,7 +60,7 @@ class Engine:
     _actions: Mapping[str, Mapping[str, Action]]
     _background_loop: BackgroundLoop
     _catalogue: Catalogue
-    _declared: Mapping[int, tuple[Action, ActionPlan | ActionError]]
+    _declared: Declared
     _event_types: Mapping[str, EventType]
     _pipeline: Pipeline
     _plans: Mapping[str, Mapping[str, ActionPlan]]
@@ -84,7 +84,7 @@ class Engine:
             ("_plans", plans),
             ("_storage", storage),
             ("_background_loop", background_loop),
-            ("_declared", _frozen(_by_declaration(services, plans))),
+            ("_declared", _frozen(by_declaration(services, plans))),
             ("_actions", _frozen({name: _frozen(_actions(plans[name])) for name in plans})),
             ("_action_summaries", _frozen({name: _summaries(plans[name]) for name in plans})),
             (
@@ -214,7 +214,7 @@ class Engine:
                 refuses it: give it to `execute_action`.
             context: the request.
         """
-        plan = self._find(action)
+        plan = find_declared(self._declared, action)
         if not isinstance(plan, ActionPlan):
             return _refused(plan, context)
         return run_sync(self._pipeline.execute(plan, data, context, "sync"))
@@ -223,7 +223,7 @@ class Engine:
         self, action: Action[Input, Output], data: Input, context: RequestContext
     ) -> Result[Output, ActionError]:
         """Execute a declared action under an event loop, as `run` does. Its handlers may be `async def` or `def`."""
-        plan = self._find(action)
+        plan = find_declared(self._declared, action)
         if not isinstance(plan, ActionPlan):
             return _refused(plan, context)
         return await self._pipeline.execute(plan, data, context, "async")
@@ -306,22 +306,6 @@ class Engine:
             return Failure(ActionError(ErrorCode.NOT_FOUND, f"there is no tenant {shortened(slug)!r}"))
         return Success(tenant)
 
-    def _find(self, action: object) -> ActionPlan | ActionError:
-        found = self._declared.get(id(action))
-        if found is not None:
-            return found[1]
-        if not isinstance(action, Action):
-            return ActionError(
-                ErrorCode.NOT_FOUND,
-                f"run() takes the object that create_action returned, not a value of the type "
-                f"{type(action).__name__}: to name an action, use execute_action(service, action, …)",
-            )
-        return ActionError(
-            ErrorCode.NOT_FOUND,
-            f"{shortened(action.name)!r} is not an action of this engine: give run() the object that create_action "
-            f"returned and that is in one of the engine's services",
-        )
-
     def _route(self, service: str, action: str) -> ActionPlan | ActionError:
         return route(self._plans, service, action)
 
@@ -398,26 +382,6 @@ def _refused(error: ActionError, context: RequestContext) -> Failure[ActionError
     tenant, actor = getattr(context, "tenant", None), getattr(context, "actor", None)
     logger.warning("%s (tenant %s, actor %s)", error.message, getattr(tenant, "slug", None), shortened(actor))
     return Failure(error)
-
-
-def _by_declaration(
-    services: tuple[Service, ...], plans: Mapping[str, Mapping[str, ActionPlan]]
-) -> dict[int, tuple[Action, ActionPlan | ActionError]]:
-    """Map the `id()` of each declared action to the action and its plan. The map keeps the action alive, and so its
-    id."""
-    found: dict[int, tuple[Action, ActionPlan | ActionError]] = {}
-    for service in services:
-        # Of two actions with one name, the service has the last one.
-        for name, action in {each.name: each for each in service.actions}.items():
-            plan = plans[service.name][name]
-            if id(action) in found:
-                other = found[id(action)][1]
-                names = f"{other.name} and {plan.name}" if isinstance(other, ActionPlan) else plan.name
-                message = f"an action is in several services ({names}): call it by its name, with execute_action"
-                found[id(action)] = (action, ActionError(ErrorCode.INTERNAL, message))
-            else:
-                found[id(action)] = (action, plan)
-    return found
 
 
 def _frozen(mapping: dict[K, V]) -> Mapping[K, V]:

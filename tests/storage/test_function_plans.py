@@ -28,6 +28,12 @@ RELAYS = "all of ae_relays"
 RETURNS = "all of ae_outbox_returns"
 """A row for each queue."""
 
+COUNTERS = """
+INSERT INTO ae_budget_counters (tenant_id, budget, scope, used, expires_at)
+SELECT %s, 'calls', 'human:' || number, 1, '2026-01-02'
+FROM generate_series(1, %s) number
+"""
+
 LARGER = "UPDATE pg_class SET reltuples = reltuples * 100 WHERE relkind IN ('r', 'i') AND relname LIKE 'ae\\_%'"
 
 
@@ -43,6 +49,7 @@ def backend(postgres_server: str) -> Iterator[PostgresBackend]:
         wait_until(lambda: execute(others).fetchone() == (0,))
         execute("UPDATE ae_outbox SET due_at = '2026-01-01' WHERE queue = 'triggers' AND due_at IS NOT NULL")
         execute("UPDATE ae_outbox SET held = true WHERE queue = 'triggers' AND lane = 1 AND due_at IS NULL")
+        execute(COUNTERS, (found.tenant.id, ROWS))
         execute("VACUUM ANALYZE")
         execute(LARGER)
         yield found
@@ -111,8 +118,11 @@ def calls(backend: PostgresBackend) -> Calls:
         ),
         "a skip": (f"ae_skip('{{{letter}}}', 'no', 'events', NULL)", f"outbox_dead outbox_held, {RETURNS}"),
         "a first beat": (f"ae_relay_heartbeat('{beat}', NULL)", f"relays_pkey, {RELAYS}"),
-        "a purge of keys": ("ae_purge_keys(20, NULL)", "idempotency_keys_expiry"),
-        "a purge that goes on": ("ae_purge_keys(20, NULL, now() - interval '1 day')", "idempotency_keys_expiry"),
+        "a purge of keys": ("ae_purge_keys(20, NULL)", "budget_counters_expiry idempotency_keys_expiry"),
+        "a purge that goes on": (
+            "ae_purge_keys(20, NULL, now() - interval '1 day')",
+            "budget_counters_expiry idempotency_keys_expiry",
+        ),
         "a page of tenants": ("ae_list_tenants(NULL, 'n', 20)", "tenants_open"),
         "a tenant": ("ae_find_tenant('other', NULL)", "tenants_slug"),
         "a new tenant": (f"ae_create_tenant('{id_at(1)}', 'brand-new', 'New', NULL)", "tenants_pkey"),

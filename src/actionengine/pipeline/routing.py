@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from actionengine.actions import HookDefinition
+from actionengine.actions import Action, HookDefinition, Service
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.pipeline.budgets import BudgetRule
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.text.names import hint, nearest_of, shortened
 
 Plans = Mapping[str, Mapping[str, ActionPlan]]
+Declared = Mapping[int, tuple[Action, ActionPlan | ActionError]]
+"""The plans by the `id()` of their action, or the error for an action that is in several services."""
 
 
 def route(plans: Plans, service: str, action: str) -> ActionPlan | ActionError:
@@ -89,3 +91,39 @@ def _refuse_cycles(plan: ActionPlan, path: tuple[str, ...]) -> None:
         raise ConfigurationError(f"{path[0]}: its hooks form a cycle: {' -> '.join((*path, plan.name))}")
     for _, hook in (*plan.before, *plan.after):
         _refuse_cycles(hook, (*path, plan.name))
+
+
+def by_declaration(services: tuple[Service, ...], plans: Plans) -> dict[int, tuple[Action, ActionPlan | ActionError]]:
+    """Map the `id()` of each declared action to the action and its plan. The map keeps the action alive, and so its
+    id."""
+    found: dict[int, tuple[Action, ActionPlan | ActionError]] = {}
+    for service in services:
+        # Of two actions with one name, the service has the last one.
+        for name, action in {each.name: each for each in service.actions}.items():
+            plan = plans[service.name][name]
+            if id(action) in found:
+                other = found[id(action)][1]
+                names = f"{other.name} and {plan.name}" if isinstance(other, ActionPlan) else plan.name
+                message = f"an action is in several services ({names}): call it by its name, with execute_action"
+                found[id(action)] = (action, ActionError(ErrorCode.INTERNAL, message))
+            else:
+                found[id(action)] = (action, plan)
+    return found
+
+
+def find_declared(declared: Declared, action: object) -> ActionPlan | ActionError:
+    """Return the plan of a declared action, or the error for an object that is none of this engine's."""
+    found = declared.get(id(action))
+    if found is not None:
+        return found[1]
+    if not isinstance(action, Action):
+        return ActionError(
+            ErrorCode.NOT_FOUND,
+            f"run() takes the object that create_action returned, not a value of the type "
+            f"{type(action).__name__}: to name an action, use execute_action(service, action, …)",
+        )
+    return ActionError(
+        ErrorCode.NOT_FOUND,
+        f"{shortened(action.name)!r} is not an action of this engine: give run() the object that create_action "
+        f"returned and that is in one of the engine's services",
+    )

@@ -987,17 +987,16 @@ BEGIN
     SELECT count(*), max(gone.expires_at) INTO purged, until FROM gone;
     IF purged < most THEN
         until := now();
-        WITH over AS MATERIALIZED (
-            SELECT o.tenant_id, o.budget, o.scope
-            FROM public.ae_budget_counters o
-            WHERE o.expires_at <= now()
-            ORDER BY o.expires_at
-            LIMIT most - purged
-            FOR UPDATE SKIP LOCKED
-        ), gone AS (
+        WITH gone AS (
             DELETE FROM public.ae_budget_counters c
-            USING over
-            WHERE c.tenant_id = over.tenant_id AND c.budget = over.budget AND c.scope = over.scope
+            WHERE c.ctid = ANY (ARRAY(
+                SELECT o.ctid
+                FROM public.ae_budget_counters o
+                WHERE o.expires_at <= now()
+                ORDER BY o.expires_at
+                LIMIT most - purged
+                FOR UPDATE SKIP LOCKED
+            ))
             RETURNING 1
         )
         SELECT purged + count(*) INTO purged FROM gone;
