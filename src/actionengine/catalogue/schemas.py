@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from enum import Flag
+from math import isfinite
 from typing import Any
 
 from pydantic import TypeAdapter, create_model
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, JsonSchemaWarningKind
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticSerializationError
+from pydantic_core.core_schema import DatetimeSchema, DictSchema, EnumSchema
 
 from actionengine.hooks import HookLog
 from actionengine.masking.masking import mask
@@ -80,6 +83,10 @@ def schema_of(type: Any, mode: JsonSchemaMode) -> dict[str, Any]:
     return adapter.json_schema(mode=mode, schema_generator=_Generator)
 
 
+_NAIVE = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?$"
+"""The pattern of a date and time without a zone: the format `date-time` requires one."""
+
+
 class _Generator(GenerateJsonSchema):
     """Makes `{}` of a part that no JSON Schema can express, such as an instance of a class."""
 
@@ -88,6 +95,37 @@ class _Generator(GenerateJsonSchema):
     def handle_invalid_for_json_schema(self, schema: CoreSchema, error_info: str) -> JsonSchemaValue:
         """Return the schema of any JSON."""
         return {}
+
+    def encode_default(self, dft: Any) -> Any:
+        """Return a default as JSON. Raise for an infinite one, which has no JSON form: Pydantic leaves it out then."""
+        if isinstance(dft, float) and not isfinite(dft):
+            raise PydanticSerializationError("the default is not finite")
+        return super().encode_default(dft)
+
+    def enum_schema(self, schema: EnumSchema) -> JsonSchemaValue:
+        """Return Pydantic's schema. A flag has the sums of its members, too."""
+        made = super().enum_schema(schema)
+        if issubclass(schema["cls"], Flag):
+            del made["enum"]
+        return made
+
+    def datetime_schema(self, schema: DatetimeSchema) -> JsonSchemaValue:
+        """Return Pydantic's schema, which asks for a zone, or a pattern where validation refuses a zone."""
+        made = super().datetime_schema(schema)
+        is_naive = schema.get("tz_constraint") == "naive" and made["type"] == "string"
+        return {"type": "string", "pattern": _NAIVE} if is_naive else made
+
+    def dict_schema(self, schema: DictSchema) -> JsonSchemaValue:
+        """Return Pydantic's schema, with texts for keys that are an enum of numbers: JSON has no other keys."""
+        made = super().dict_schema(schema)
+        keys: JsonSchemaValue | None = made.get("propertyNames", {})
+        while keys is not None and "$ref" in keys:
+            keys = self.get_schema_from_definitions(keys["$ref"])
+        if keys is None or (keys.get("type") == "integer" and "enum" not in keys):
+            del made["propertyNames"]  # Validation alone checks the keys.
+        elif keys.get("type") == "integer":
+            made["propertyNames"] = {"enum": [str(key) for key in keys["enum"]]}
+        return made
 
 
 class _Redaction:
