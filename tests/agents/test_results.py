@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import to_json
 
-from actionengine import Engine, ErrorCode, RequestContext, Tenant, Tools
-from actionengine.agents.results import NEXT_STEPS, succeeded
+from actionengine import ActionError, Engine, ErrorCode, RequestContext, Tenant, Tools
+from actionengine.agents.results import MAX_ERROR_LENGTH, NEXT_STEPS, failed, succeeded
 from actionengine.agents.truncation import truncated
 from tests.agents.conftest import ToolsOf
 from tests.agents.family import JSON
@@ -37,6 +37,12 @@ def test_a_large_result_is_cut_with_a_note(engine: Engine, acme: Tenant) -> None
     note, _, rest = result.text.partition("\n")
     assert (note, json.loads(rest)) == (structured["note"], structured["result"])
     assert len(rest) <= 2_000
+
+
+def test_the_message_of_an_error_is_cut() -> None:
+    result = failed(ActionError("unprocessable", "x" * 100_000, {"rows": ["y" * 100_000]}), "shop__pay", str)
+    assert len(to_json(result.structured)) < 9_000
+    assert len(result.text) == MAX_ERROR_LENGTH
 
 
 def test_a_result_at_the_limit_is_whole() -> None:

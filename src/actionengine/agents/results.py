@@ -16,7 +16,7 @@ ToolStatus = Literal["succeeded", "previewed", "pending_approval"] | ErrorCodeVa
 """The outcome of a call; of an error, its code."""
 
 MAX_ERROR_LENGTH = 8_000
-"""Characters of the text of an error, at most."""
+"""Characters of the text of an error, and of its message, at most."""
 
 _MAX_DETAILS = 4_000
 """Bytes of an error's details that a structured result repeats, at most."""
@@ -166,7 +166,7 @@ def failed(error: ActionError, tool: str, shown: Callable[[str], str]) -> ToolRe
         structured["fields"] = fields
         lines = [f"- {item['path'] or 'the arguments'}: {item['reason']}" for item in fields]
     else:
-        structured["message"] = error.message
+        structured["message"] = bounded_text(error.message, MAX_ERROR_LENGTH)
         if details and len(to_json(details)) <= _MAX_DETAILS:
             structured["details"] = details
     retry_after = details.get("retry_after")
