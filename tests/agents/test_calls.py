@@ -174,6 +174,12 @@ def test_the_nearest_of_the_callers_own_tools_is_proposed(call: Call) -> None:
     assert "Did you mean 'payments__search'?" in call("payments__serach", {}, by=GUEST).text
 
 
+def test_no_other_action_of_the_service_is_proposed(call: Call) -> None:
+    # `payments__refund` is like these for its service alone, and a model does what is proposed.
+    for name in ("payments__delete", "payments__"):
+        assert call(name, {}).structured["next"] == "Use one of the tools that you have."
+
+
 def test_bad_arguments_for_a_foreign_tool_tell_nothing(call: Call) -> None:
     answers = [call("payments__refund", given, by=GUEST) for given in ({}, "x", {"x": 1}, REFUND)]
     assert len({answer.text for answer in answers}) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from actionengine.errors import ConfigurationError
 from actionengine.text.names import hint, nearest_of
@@ -37,6 +37,17 @@ def tool_names(actions: Iterable[str], aliases: Mapping[str, str], pattern: re.P
     return {action: name for name, action in owners.items()}
 
 
+def nearest_tool(name: object, names: Collection[str]) -> str | None:
+    """Return the tool that an unknown name means, if one is like it: the action too, not only its service.
+
+    A model does what an answer proposes. For `payments__delete`, that must not be `payments__create`.
+    """
+    found = nearest_of(name, names)
+    if found is None or not isinstance(name, str) or SEPARATOR not in name:
+        return found
+    return found if nearest_of(_last(name), [_last(found)]) else None
+
+
 def check_known(given: Iterable[object], known: Iterable[str], what: str) -> None:
     """Raise `ConfigurationError` for a name that is not known, with the nearest one."""
     names = list(known)
@@ -45,6 +56,10 @@ def check_known(given: Iterable[object], known: Iterable[str], what: str) -> Non
             raise ConfigurationError(
                 f"{what}: {name!r} is not one of the {len(names)} names of this engine{hint(nearest_of(name, names))}"
             )
+
+
+def _last(name: str) -> str:
+    return name.rpartition(SEPARATOR)[2]
 
 
 def _proposal(action: str) -> str:

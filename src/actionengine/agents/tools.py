@@ -17,7 +17,7 @@ from actionengine.agents.dialects.compiler import WRAPPED, Compiled, TooLargeErr
 from actionengine.agents.dialects.dialect import Definition, DialectName
 from actionengine.agents.dialects.readers import Trail
 from actionengine.agents.dialects.rules import Rules
-from actionengine.agents.names import check_known, tool_names
+from actionengine.agents.names import check_known, nearest_tool, tool_names
 from actionengine.agents.output import result_schema
 from actionengine.agents.results import ToolResult
 from actionengine.agents.strictness import check_strict_tools
@@ -27,7 +27,7 @@ from actionengine.context import RequestContext
 from actionengine.engine import BlockingEngine, Engine
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.pipeline.plan import ActionPlan
-from actionengine.text.names import nearest_of, shortened
+from actionengine.text.names import shortened
 
 logger = logging.getLogger("actionengine")
 
@@ -270,7 +270,7 @@ class Tools:
             own = await self._own(context, mode)
         except ActionError:
             own = []
-        return results.unknown(name, nearest_of(name, [tool.name for tool in own]))
+        return results.unknown(name, nearest_tool(name, [tool.name for tool in own]))
 
     # Construction
 

@@ -111,7 +111,7 @@ def create_mcp_server(
     async def log_refusal(tool: str, refusal: ActionError, context: RequestContext) -> None:
         name = tools.action_of(tool)
         if name is not None:
-            service, _, action = name.partition(".")
+            service, _, action = name.rpartition(".")
             await engine.refuse(service, action, None, refusal, context, "async")
 
     server: Server[Any] = Server(
