@@ -22,7 +22,8 @@ from actionengine.storage.port import Storage
 from actionengine.storage.rows import Recording
 
 _PURGE_TIMEOUT = 2.0
-_PREVIEWS_PER_PURGE = 16
+_PREVIEWS_PER_PURGE = 32
+"""Fewer than the plans that one purge deletes at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Previews:
         plan = await store_plan(unit_of_work, execution, writes)
         await unit_of_work.record(Recording(execution.secrets.scrub_rows(execution.log)))
         await unit_of_work.commit()
-        if int(plan[-1], 16) % _PREVIEWS_PER_PURGE == 0:
+        if int(plan[-2:], 16) % _PREVIEWS_PER_PURGE == 0:
             await self._purge(execution)
         approval = capture.approvals[0] if capture.approvals else None
         return Preview(value, approval, writes.writes, writes.events, plan, writes.omitted)

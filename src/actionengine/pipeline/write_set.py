@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json, to_json
@@ -58,8 +58,7 @@ class PreviewedEvent:
     payload: Annotated[Any, Field(description="The payload of the event.")]
 
 
-@dataclass(frozen=True, slots=True)
-class WriteSet:
+class WriteSet(NamedTuple):
     """The net effect of an execution: its writes and events, masked and bounded, and a digest over all of them.
 
     `parts` has a label and a digest for each write and event, to name those that differ from another write set.
