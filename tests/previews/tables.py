@@ -61,6 +61,17 @@ class Line(Base):
     number: Mapped[int]
 
 
+class Crate(Base):
+    __tablename__ = "pv_crates"
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    tenant_id: Mapped[UUID]
+    count: Mapped[int]
+    version: Mapped[int] = mapped_column()
+
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
+
+
 shelves = Table(
     "pv_shelves",
     Base.metadata,
@@ -80,7 +91,7 @@ class Tag(Base):
     )
 
 
-for mapped in (Tag, Stock, Order, Line):
+for mapped in (Tag, Stock, Order, Line, Crate):
     protect_table(mapped.__table__, app_role="app")
 
 RAW = text("UPDATE pv_stock SET count = count - 10 WHERE id = :id AND tenant_id = :tenant").bindparams(
@@ -159,6 +170,33 @@ def core_upsert(data: Any, ctx: ActionContext) -> Result[Any, Any]:
     statement = insertion(stock).values(tenant_id=ctx.tenant.id, id=data["id"], count=7)
     changed = {"count": stock.c.count + 7}
     ctx.session.execute(statement.on_conflict_do_update(index_elements=["tenant_id", "id"], set_=changed))
+    return Success(None)
+
+
+def core_copy(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    """Add a copy of each row."""
+    copies = select(stock.c.tenant_id, stock.c.id + "'", stock.c.count).where(stock.c.tenant_id == ctx.tenant.id)
+    ctx.session.execute(insert(stock).from_select(["tenant_id", "id", "count"], copies))
+    return Success(None)
+
+
+def store_crates(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    """Add two rows with versions."""
+    ctx.session.add_all(Crate(tenant_id=ctx.tenant.id, id=f"{ctx.tenant.id} {each}", count=1) for each in "ab")
+    return Success(None)
+
+
+def fill_crates(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    """Change rows with versions past their versions."""
+    crates = Base.metadata.tables["pv_crates"]
+    ctx.session.execute(update(crates).where(crates.c.tenant_id == ctx.tenant.id).values(count=2))
+    return Success(None)
+
+
+def drop_crates(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    """Delete mapped objects with versions, which one statement does."""
+    for crate in ctx.session.scalars(select(Crate).where(Crate.tenant_id == ctx.tenant.id)):
+        ctx.session.delete(crate)
     return Success(None)
 
 
@@ -244,7 +282,7 @@ def counts(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 
 HANDLERS: tuple[Callable[..., Any], ...] = (
     *(add, change, expression, remove, core_update, core_many, core_insert, core_delete, core_upsert, orm_update, raw),
-    *(link, driver),
+    *(link, driver, core_copy, store_crates, fill_crates, drop_crates),
     *(order, undone, failing, nested, change_async, counts),
 )
 EFFECTS = ApprovalPolicy(when=always, permission="stock.approve", binds="effects")

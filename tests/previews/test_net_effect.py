@@ -53,3 +53,9 @@ def test_undone_writes_leave_no_trace(start: Rows, steps: list[tuple[str, int | 
     _, first = apply(start, steps[:mark])
     whole.undo_to(len(first))
     assert whole == first
+
+
+def test_a_row_and_a_document_with_one_id_are_two() -> None:
+    document = CapturedWrite("insert", "t", "a,b", None, b"1")
+    rows = [CapturedWrite("delete", "t", "a,b", b"1", key=key) for key in (("a", "b"), ("a,b",))]
+    assert len(net_effect([*rows, document])) == 3

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from actionengine import Actor, ErrorCode
+from actionengine.storage.sql import captured_statements
 from actionengine.testing import AsyncBackend, SyncBackend, run_in_mode
 from tests.harness import expect, refused
 from tests.postgres import copy_database
@@ -132,6 +133,27 @@ async def test_plan_is_refused_when_a_row_has_changed(shop: Shop, name: str) -> 
     expect_done(await shop.ask("stock.core_update", A))
     refused(await shop.perform(f"stock.{name}", A, plan=preview.plan), ErrorCode.CONFLICT, "pv_stock")
     assert (await shop.counts()) == {"a": 90, "b": 100}
+
+
+@pytest.mark.parametrize("name", ["core_many", "core_copy"])
+@run_in_mode
+async def test_number_of_unread_rows_is_compared(shop: Shop, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captured_statements, "MAX_IMAGES", 1)
+    preview = expect(await shop.preview(f"stock.{name}", A))
+    assert [(each.before, each.after) for each in preview.writes] == [(None, {"rows": 2})]
+    expect_done(await shop.ask("stock.add", {"ids": ["c"]}))
+    refused(await shop.perform(f"stock.{name}", A, plan=preview.plan), ErrorCode.CONFLICT, "pv_stock/*")
+    await planned(shop, f"stock.{name}")
+
+
+@run_in_mode
+async def test_rows_with_versions_are_shown_as_rows(shop: Shop) -> None:
+    expect_done(await shop.ask("stock.store_crates"))
+    stale = expect(await shop.preview("stock.drop_crates", A))
+    assert [(each.kind, each.before["count"]) for each in stale.writes] == [("delete", 1), ("delete", 1)]
+    expect_done(await shop.ask("stock.fill_crates"))
+    refused(await shop.perform("stock.drop_crates", A, plan=stale.plan), ErrorCode.CONFLICT, "pv_crates")
+    await planned(shop, "stock.drop_crates")
 
 
 @run_in_mode

@@ -78,8 +78,7 @@ class Capture:
 
     def reset(self) -> None:
         """Drop the writes of a lost attempt, and begin the ids anew."""
-        self.journal.clear()
-        self.journal.is_closed = False
+        self.journal = WriteJournal()
         self.approvals.clear()
         self._ids = Ids(self.now, self.seed)
         self._over = None
@@ -152,9 +151,9 @@ class CapturingRecords:
 
     async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
         """Add a document. Without an `id` it gets the next one of the capture."""
-        self._journal.check_open()
-        record = await self._inner.insert(data, self._ids.new() if id is None else id)
-        self._journal.add(CapturedWrite("insert", self._collection, record.id, None, to_json(record.data)))
+        with self._journal.writing():
+            record = await self._inner.insert(data, self._ids.new() if id is None else id)
+            self._journal.add(CapturedWrite("insert", self._collection, record.id, None, to_json(record.data)))
         return record
 
     async def get(self, id: str) -> Record | None:
@@ -167,19 +166,19 @@ class CapturingRecords:
 
     async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
         """Replace a document that is at `expected_version`. The lock keeps the state before it from changing."""
-        self._journal.check_open()
-        before = await self._inner.lock(id, expected_version)
-        record = await self._inner.update(id, data, expected_version)
-        states = to_json(before.data), to_json(record.data)
-        self._journal.add(CapturedWrite("update", self._collection, id, *states))
+        with self._journal.writing():
+            before = await self._inner.lock(id, expected_version)
+            record = await self._inner.update(id, data, expected_version)
+            states = to_json(before.data), to_json(record.data)
+            self._journal.add(CapturedWrite("update", self._collection, id, *states))
         return record
 
     async def delete(self, id: str, expected_version: int) -> None:
         """Remove a document that is at `expected_version`."""
-        self._journal.check_open()
-        before = await self._inner.lock(id, expected_version)
-        await self._inner.delete(id, expected_version)
-        self._journal.add(CapturedWrite("delete", self._collection, id, to_json(before.data)))
+        with self._journal.writing():
+            before = await self._inner.lock(id, expected_version)
+            await self._inner.delete(id, expected_version)
+            self._journal.add(CapturedWrite("delete", self._collection, id, to_json(before.data)))
 
     async def list(
         self,
@@ -220,38 +219,40 @@ class CapturingRows:
 
     async def insert(self, rows: Sequence[Row]) -> None:
         """Add rows."""
-        self._journal.check_open()
-        await self._inner.insert(rows)
-        for row in rows:
-            self._add("insert", self._table.name, self._key(row), None, row)
+        with self._journal.writing():
+            await self._inner.insert(rows)
+            for row in rows:
+                self._add("insert", None, row)
 
     async def update(self, rows: Sequence[Row]) -> None:
         """Change rows, found by their key. The lock keeps the state before it from changing."""
-        self._journal.check_open()
-        keys = {name: tuple(dict.fromkeys(row[name] for row in rows)) for name in self._table.key}
-        before = {self._key(row): row for row in await self._inner.find(keys, lock=True)} if rows else {}
-        await self._inner.update(rows)
-        for row in rows:
-            found = before[self._key(row)]
-            before[self._key(row)] = {**found, **row}
-            self._add("update", self._table.name, self._key(row), found, {**found, **row})
+        with self._journal.writing():
+            keys = {name: tuple(dict.fromkeys(row[name] for row in rows)) for name in self._table.key}
+            before = {self._key(row): row for row in await self._inner.find(keys, lock=True)} if rows else {}
+            await self._inner.update(rows)
+            for row in rows:
+                found = before[self._key(row)]
+                before[self._key(row)] = {**found, **row}
+                self._add("update", found, {**found, **row})
 
     async def delete(self, where: Mapping[str, Any]) -> int:
         """Remove rows; return their number."""
-        self._journal.check_open()
-        before = await self._inner.find(where, lock=True)
-        deleted = await self._inner.delete(where)
-        if deleted != len(before):
-            raise SerializationFailure(f"rows of {self._table.name} have changed while they were deleted")
-        for row in before:
-            self._add("delete", self._table.name, self._key(row), row, None)
+        with self._journal.writing():
+            before = await self._inner.find(where, lock=True)
+            deleted = await self._inner.delete(where)
+            if deleted != len(before):
+                raise SerializationFailure(f"rows of {self._table.name} have changed while they were deleted")
+            for row in before:
+                self._add("delete", row, None)
         return deleted
 
-    def _add(self, kind: WriteKind, target: str, id: str, before: Row | None, after: Row | None) -> None:
-        self._journal.add(CapturedWrite(kind, target, id, _json(before), _json(after)))
+    def _add(self, kind: WriteKind, before: Row | None, after: Row | None) -> None:
+        key = self._key(after or before or {})
+        id = ",".join(map(str, key))
+        self._journal.add(CapturedWrite(kind, self._table.name, id, _json(before), _json(after), key=key))
 
-    def _key(self, row: Mapping[str, Any]) -> str:
-        return ",".join(str(row[name]) for name in self._table.key)
+    def _key(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(row[name] for name in self._table.key)
 
 
 def _json(value: Mapping[str, Any] | None) -> bytes | None:

@@ -204,7 +204,7 @@ class HandlerAPI:
                 f"(Limits.event_bytes)",
             )
         with execution.lock:
-            execution.check_alone()
+            self.running().check_alone()
             if subject is not None:
                 execution.entry.add_subject(subject)
             execution.add_event(name, subject, encoded, declared.version if declared is not None else 1)

@@ -404,6 +404,8 @@ class Pipeline:
             if parent.child is not None:
                 message = f"{parent.plan.name} is executing {parent.child.plan.name}: it executes one action at a time"
                 return Failure(ActionError(ErrorCode.INTERNAL, message))
+            if parent.is_over:
+                return Failure(ActionError(ErrorCode.INTERNAL, f"{parent.plan.name} has ended: it executes nothing"))
             parent.child = execution
             marks = len(root.log), len(root.events), len(root.results)
         unit_of_work = execution.open()

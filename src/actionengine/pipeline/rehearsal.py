@@ -74,17 +74,32 @@ class Rehearsals:
 
 async def captured(execution: Execution, first_event: int = 0) -> WriteSet:
     """Return the write set of an execution that has a capture, with the events since the first one. Nothing can be
-    written any more."""
+    written any more.
+
+    Raises `ActionError(internal)` while a task or a thread of the handler is still writing.
+    """
     capture, tenant = execution.capture, execution.request.tenant
     assert capture is not None
     assert tenant is not None
-    execution.ended = True
-    unit_of_work = execution.root.unit_of_work
-    if (execution.root.has_session or execution.root.unanswered) and unit_of_work is not None:
+    with execution.lock:
+        execution.ended = True
+        is_settled = execution.child is None
+    unit_of_work, journal = execution.root.unit_of_work, capture.journal
+    has_session = execution.root.has_session and unit_of_work is not None
+    if unit_of_work is not None and (has_session or execution.root.unanswered):
         # Pending rows of the session are writes too.
         execution.entry.add_flushed(await unit_of_work.flushed_subjects())
-    # Inside another execution, the same session goes on.
-    capture.journal.is_closed = execution.parent is None
+    # Inside an action of the host, the same session goes on.
+    journal.close(closes_sql=execution.depth <= 1)
+    if unit_of_work is not None and has_session:
+        # Wait for the statement that a thread may have begun before.
+        await unit_of_work.flushed_subjects()
+    if not (is_settled and journal.is_settled):
+        raise ActionError(
+            ErrorCode.INTERNAL,
+            f"{execution.plan.name}: a task or thread that its handler has started is still writing, so that its "
+            "writes cannot be compared: let the handler wait for it",
+        )
     return write_set(capture, execution.events[first_event:], execution.secrets, tenant)
 
 

@@ -131,13 +131,13 @@ def net_effect(journal: Iterable[CapturedWrite]) -> list[CapturedWrite]:
 
     A row that was added and removed again is left out. The order does not depend on that of the rows' writes.
     """
-    rows: dict[tuple[str, str | None], CapturedWrite] = {}
+    rows: dict[tuple[str, str | None, tuple[Any, ...]], CapturedWrite] = {}
     statements: list[CapturedWrite] = []
     for write in journal:
         if write.kind == "statement":
             statements.append(write)
             continue
-        key = write.target, write.id
+        key = write.target, write.id, write.key
         first = rows.get(key)
         if first is not None:
             generated, made = {*first.generated, *write.generated}, {**dict(first.made), **dict(write.made)}

@@ -38,7 +38,8 @@ _READ = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _WRITE = re.compile(
-    r"\b(?:INSERT\s+INTO|(?<!FOR\s)(?<!KEY\s)UPDATE|DELETE\s+FROM|MERGE\s+INTO)\s+(?:ONLY\s+)?(?!OF\b)([\w.\"]+)",
+    r"\b(?:(?:INSERT|REPLACE|MERGE)(?:\s+OR\s+\w+)?\s+INTO|DELETE\s+FROM"
+    r"|(?<!FOR\s)(?<!KEY\s)UPDATE(?:\s+OR\s+\w+)?)\s+(?:ONLY\s+)?(?!OF\b)([\w.\"]+)",
     re.IGNORECASE,
 )
 
@@ -53,6 +54,8 @@ class CapturedStatements:
         self._is_reading = False
         self._before: Rows | None = None
         self._expected: int | None = None
+        # Rows that the statement has sent or changed, by the driver.
+        self._sent = 0
         # Keys that the database has made, by column and value, each with a name that two runs share.
         self._made: dict[tuple[Column[Any], Any], str] = {}
 
@@ -89,10 +92,14 @@ class CapturedStatements:
             return
         self._check_open()
         given = list(many) or [one]
-        keys = _inserted_keys(statement, given) if isinstance(statement, Insert) else _compared_keys(statement, given)
-        self._before, self._expected = None, None
+        columns: Sequence[ColumnElement[Any]] = list(statement.table.primary_key)
+        if isinstance(statement, Insert):
+            keys = _inserted_keys(statement, given)
+        else:
+            columns, keys = _compared_keys(statement, given)
+        self._before, self._expected, self._sent = None, None, 0
         if keys is not None:
-            self._before = self._read(connection, statement.table, keys, isinstance(statement, Delete))
+            self._before = self._read(connection, statement.table, columns, keys, isinstance(statement, Delete))
             if self._before is not None and len(set(keys)) < len(keys):
                 # Each repetition of a row counts as a changed row.
                 self._expected = -1
@@ -134,7 +141,7 @@ class CapturedStatements:
                     table.fullname,
                     None,
                     captured_json(before) if before is not None else None,
-                    captured_json(after) if after is not None else None,
+                    captured_json(after if after is not None else {"rows": self._sent}),
                     str(result.context.statement),
                     captured_json(sent[0] if len(sent) == 1 else sent),
                     _generated_by_update(table),
@@ -152,19 +159,24 @@ class CapturedStatements:
         if is_flush and not statement._values and len(sent) == len(before) == 1:
             return [{**before[0], **{each.name: sent[0][each.key] for each in table.c if each.key in sent[0]}}]
         keys = [tuple(row[column.name] for column in table.primary_key) for row in before]
-        return self._read(connection, table, keys, locks=None)
+        return self._read(connection, table, list(table.primary_key), keys, locks=None)
 
     def _reread(
         self, connection: Connection, table: Table, statement: Insert, many: Sequence[Parameters], one: Parameters
     ) -> Rows | None:
         keys = _inserted_keys(statement, list(many) or [one])
-        return self._read(connection, table, keys, locks=None) if keys is not None else None
+        return self._read(connection, table, list(table.primary_key), keys, locks=None) if keys is not None else None
 
     def _read(
-        self, connection: Connection, table: Table, keys: Sequence[tuple[Any, ...]], locks: bool | None
+        self,
+        connection: Connection,
+        table: Table,
+        columns: Sequence[ColumnElement[Any]],
+        keys: Sequence[tuple[Any, ...]],
+        locks: bool | None,
     ) -> Rows | None:
-        """Return the rows with these keys, locked for a deletion, for another change, or (None) not at all."""
-        columns = list(table.primary_key)
+        """Return the rows with these values in these columns, locked for a deletion, for another change, or (None) not
+        at all."""
         if not keys or len(keys) > MAX_IMAGES:
             return [] if not keys else None
         if len(keys) == 1:
@@ -178,7 +190,7 @@ class CapturedStatements:
             found: ColumnElement[bool] = columns[0].in_([key[0] for key in keys])
         else:
             found = tuple_(*columns).in_(list(keys))
-        query = select(*table.c).where(found).order_by(*columns)
+        query = select(*table.c).where(found).order_by(*table.primary_key)
         return self._rows(connection, table, _locked(query, locks))
 
     def _find(self, connection: Connection, statement: Any, parameters: Parameters) -> Rows | None:
@@ -249,6 +261,7 @@ class CapturedStatements:
             generated=generated,
             made=tuple(made.items()),
             made_id=made_id,
+            key=tuple(row[column.name] for column in table.primary_key),
         )
 
     def _name_of(self, column: Column[Any], value: Any) -> str | None:
@@ -272,6 +285,8 @@ class CapturedStatements:
     def _after_cursor_execute(
         self, connection: Connection, cursor: Any, sql: str, parameters: Any, context: Any, many: bool
     ) -> None:
+        if not self._is_reading:
+            self._sent += cursor.rowcount
         if self._is_text_write(sql, context):
             given = context.compiled_parameters if context is not None and context.compiled is not None else parameters
             given = given[0] if isinstance(given, list) and len(given) == 1 else given
@@ -290,11 +305,11 @@ class CapturedStatements:
 
     def _add(self, write: CapturedWrite) -> None:
         for journal in self._journals:
-            journal.add(write)
+            journal.add_sql(write)
 
     def _check_open(self) -> None:
         for journal in self._journals:
-            journal.check_open()
+            journal.check_sql_open()
 
 
 @lru_cache(maxsize=256)
@@ -312,22 +327,27 @@ def _is_on_table(statement: Any) -> bool:
     return isinstance(statement, Insert | Update | Delete) and isinstance(statement.table, Table)
 
 
-def _compared_keys(statement: Any, given: Sequence[Parameters]) -> list[tuple[Any, ...]] | None:
-    """Return the keys that a condition of equal columns names, one for each set of parameters; None for others."""
-    columns = list(statement.table.primary_key)
-    if not columns or statement.whereclause is None:
-        return None
+def _compared_keys(
+    statement: Any, given: Sequence[Parameters]
+) -> tuple[list[Column[Any]], list[tuple[Any, ...]] | None]:
+    """Return the columns of a key that a condition of equal columns names, and its values for each set of parameters;
+    None for other conditions. With many sets, as a flush of rows with versions has, it may name more columns."""
+    key = list(statement.table.primary_key)
+    if not key or statement.whereclause is None:
+        return key, None
     binds: dict[str, BindParameter[Any]] = {}
     clauses = getattr(statement.whereclause, "clauses", [statement.whereclause])
     for clause in clauses:
         if not isinstance(clause, BinaryExpression) or clause.operator is not eq:
-            return None
-        if not isinstance(clause.right, BindParameter) or getattr(clause.left, "name", None) is None:
-            return None
+            return key, None
+        if not isinstance(clause.right, BindParameter) or not isinstance(clause.left, Column):
+            return key, None
         binds[clause.left.name] = clause.right
-    if binds.keys() != {column.name for column in columns}:
-        return None
-    return [tuple(_bound(binds[column.name], values) for column in columns) for values in given]
+    names = {column.name for column in key}
+    if not names <= binds.keys() or (len(given) == 1 and names != binds.keys()):
+        return key, None
+    columns = [*key, *(column for column in statement.table.c if column.name in binds and not column.primary_key)]
+    return columns, [tuple(_bound(binds[column.name], values) for column in columns) for values in given]
 
 
 def _inserted_keys(statement: Insert, given: Sequence[Parameters]) -> list[tuple[Any, ...]] | None:
