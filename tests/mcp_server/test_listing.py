@@ -119,6 +119,7 @@ async def later(request: MCPRequest) -> RequestContext:
         (refusing(ValueError("secret-7")), False),
         (refusing(ActionError("unauthenticated", "secret-7")), False),
         (refusing(KeyError("secret-7")), False),
+        (refusing(StopIteration("secret-7")), False),
         (later, False),
         (refusing(RuntimeError("secret-7")), True),
         (lambda request: "secret-7", True),

@@ -94,8 +94,15 @@ class Identification:
         if self._is_async:
             return await self._identify(request)  # type: ignore[misc]
         # A `def` may block: it looks up tenants and keys.
-        answer = await asyncio.to_thread(self._identify, request)
+        answer = await asyncio.to_thread(self._call, request)
         return await answer if inspect.isawaitable(answer) else answer
+
+    def _call(self, request: MCPRequest) -> Any:
+        try:
+            return self._identify(request)
+        except StopIteration:
+            # `next` found nothing. No future carries this exception: the request would wait without an end.
+            raise LookupError from None
 
 
 def describe(ctx: ServerRequestContext[Any, Any], tool: str | None) -> MCPRequest:
