@@ -110,10 +110,15 @@ class _Generator(GenerateJsonSchema):
         return made
 
     def datetime_schema(self, schema: DatetimeSchema) -> JsonSchemaValue:
-        """Return Pydantic's schema, which asks for a zone, or a pattern where validation refuses a zone."""
-        made = super().datetime_schema(schema)
-        is_naive = schema.get("tz_constraint") == "naive" and made["type"] == "string"
-        return {"type": "string", "pattern": _NAIVE} if is_naive else made
+        """Return Pydantic's schema, which asks for a zone. A time may have none in a result, and where validation
+        refuses one."""
+        made, zone = super().datetime_schema(schema), schema.get("tz_constraint")
+        if made["type"] != "string" or zone == "aware":
+            return made
+        if zone == "naive":
+            return {"type": "string", "pattern": _NAIVE}
+        either = [{"format": made["format"]}, {"pattern": _NAIVE}]
+        return {"type": "string", "anyOf": either} if self.mode == "serialization" else made
 
     def dict_schema(self, schema: DictSchema) -> JsonSchemaValue:
         """Return Pydantic's schema, with texts for keys that are an enum of numbers: JSON has no other keys."""
