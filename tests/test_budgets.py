@@ -28,6 +28,8 @@ from actionengine import (
     create_action,
     create_service,
 )
+from actionengine.pipeline.reservations import Reservations
+from actionengine.storage.counters import ONE
 from actionengine.storage.memory import transaction, unit_of_work
 from actionengine.testing import AsyncBackend, Backend, SyncBackend, run_in_mode
 from actionengine.testing.backend import make_tenant
@@ -116,6 +118,7 @@ work = create_service(
 )
 
 REFUNDS = Budget("refunds", actions="payments.refund", limit=3, window=HOUR)
+AMOUNT = {"amount": "0.1"}
 MONEY = Budget("money", actions="payments.refund", limit=Decimal("0.3"), unit="input.amount", window=HOUR)
 
 
@@ -306,6 +309,30 @@ async def test_nested_executions_and_hooks_count(backend: Backend) -> None:
     assert entry.outcome == "denied"
     assert entry.error is not None
     assert entry.error["code"] == "rate_limited"
+
+
+@run_in_mode
+async def test_counters_of_nested_actions_are_locked_first(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an order of their own, two executions would wait for each other."""
+    reserved: list[list[tuple[str, int]]] = []
+    reserve = Reservations._reserve
+
+    async def recorded(self: Any, execution: Any, unit_of_work: Any, reservations: Any) -> None:
+        reserved.append([(each.budget, each.amount // ONE) for each in reservations])
+        await reserve(self, execution, unit_of_work, reservations)
+
+    monkeypatch.setattr(Reservations, "_reserve", recorded)
+    calls, steps = Budget("calls", actions="work.*", limit=9, window=HOUR), {"steps": [["payments.refund", AMOUNT]]}
+    desk = Desk(backend, REFUNDS, calls, MONEY)
+    for _ in range(2):
+        assert expect(await desk.ask("work.steps", steps)) == ["succeeded"]
+    nested = [("money", 0), ("refunds", 1)]
+    assert reserved == [[("calls", 1)], nested, [("calls", 1), ("money", 0), ("refunds", 0)], nested]
+
+    lowered = Desk(backend, replace(REFUNDS, limit=1), calls)
+    for _ in range(2):
+        assert expect(await lowered.ask("work.steps", steps)) == ["rate_limited"]
+    assert await desk.usage() == {"calls": 4, "refunds": 2, "money": Decimal("0.2")}
 
 
 @run_in_mode

@@ -222,7 +222,7 @@ class Pipeline:
         while True:
             try:
                 if execution.claim is not None or self._idempotency.is_wanted(execution):
-                    if execution.plan.budgets:
+                    if execution.plan.budgets or execution.plan.nested_budgets:
                         self._reservations.announce(execution)
                     await self.claim(execution)
                 if execution.request.plan is not None:
@@ -285,7 +285,7 @@ class Pipeline:
         if plan.before:
             await self.before_hooks(execution)
             await self.validate(execution)
-        if plan.budgets:
+        if plan.budgets or plan.nested_budgets:
             await self._reservations.reserve(execution)
         if plan.action.approval is not None:
             await self.approval(execution)

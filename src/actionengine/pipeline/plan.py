@@ -48,6 +48,7 @@ class ActionPlan:
         "is_sync_and_async",
         "model",
         "name",
+        "nested_budgets",
         "result_type",
         "sensitive",
         "service",
@@ -87,6 +88,8 @@ class ActionPlan:
         self.before: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
         self.after: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
         self.budgets: tuple[BudgetRule, ...] = ()
+        self.nested_budgets: frozenset[str] = frozenset()
+        """The budgets of the actions that this one has executed so far, in this process."""
 
     @property
     def results(self) -> ResultForm:

@@ -13,7 +13,7 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.amounts import to_decimal, to_number, to_trillionths, value_at
 from actionengine.pipeline.budgets import BudgetRule
 from actionengine.pipeline.execution import Execution
-from actionengine.storage.counters import ONE, Reservation, merged
+from actionengine.storage.counters import MAX_LIMIT, ONE, Reservation, merged
 from actionengine.storage.port import UnitOfWork
 
 _USAGE_UNITS: Final = ("tokens", "cost_usd")
@@ -34,7 +34,7 @@ class Reservations:
         if execution.plan.before or execution.plan.action.read_only:
             return
         with suppress(ActionError):
-            reservations = self._possible(execution, _known_before(execution))
+            reservations = self._possible(execution, self._wanted(execution))
             execution.open().announce(reservations)
             execution.announced = reservations
 
@@ -45,7 +45,7 @@ class Reservations:
         A read-only transaction can write no counter: it reads whether there is room, and `finish` reserves.
         """
         reservations, execution.announced = execution.announced, ()
-        reservations = reservations or self._possible(execution, _known_before(execution))
+        reservations = reservations or self._possible(execution, self._wanted(execution))
         execution.counted_usage = execution.entry.usage
         if not reservations:
             return
@@ -83,6 +83,20 @@ class Reservations:
         full = await unit_of_work.reserve(reservations)
         if full:
             raise await self._rate_limited(execution, unit_of_work, full)
+
+    def _wanted(self, execution: Execution) -> Iterator[Reservation]:
+        """Yield what is known before the handler. With the outermost execution come reservations of nothing from the
+        counters of nested ones: all transactions lock them in one order, and none waits for another in a circle."""
+        yield from _known_before(execution)
+        root, plan = execution.root, execution.plan
+        if execution is not root:
+            if execution.request is root.request and not plan.action.read_only:
+                root.plan.nested_budgets |= {rule.name for rule in plan.budgets}
+        elif not plan.action.read_only:
+            for name in plan.nested_budgets:
+                if self._rules[name].applies_to(execution.request.actor):
+                    # There is always room for nothing, also in a budget whose limit was lowered.
+                    yield _reservation(execution, self._rules[name], 0)._replace(limit=MAX_LIMIT * ONE)
 
     def _possible(self, execution: Execution, wanted: Iterable[Reservation]) -> list[Reservation]:
         """Return one reservation for each counter. Refuse an amount that is larger than its whole budget: no retry
