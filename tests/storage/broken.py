@@ -139,11 +139,11 @@ class InsertsOverwrite(Broken, by=RecordsConformance.test_a_taken_id_is_a_confli
 
     class Unit(BrokenUnit):
         class Records(MemoryRecords):
-            async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
+            async def insert(self, data: Mapping[str, Any], id: str | None = None, is_new: bool = False) -> Record:
                 found = await self.get(id) if id else None
                 if found is not None:
                     await self.delete(found.id, found.version)
-                return await super().insert(data, id)
+                return await super().insert(data, id, is_new)
 
 
 class InsertsAreDropped(Broken, by=RecordsConformance.test_a_taken_id_is_a_conflict):
@@ -151,9 +151,9 @@ class InsertsAreDropped(Broken, by=RecordsConformance.test_a_taken_id_is_a_confl
 
     class Unit(BrokenUnit):
         class Records(MemoryRecords):
-            async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
+            async def insert(self, data: Mapping[str, Any], id: str | None = None, is_new: bool = False) -> Record:
                 found = await self.get(id) if id else None
-                return found or await super().insert(data, id)
+                return found or await super().insert(data, id, is_new)
 
 
 class ReadsAreDirty(Broken, by=TransactionConformance.test_uncommitted_writes_are_invisible_to_others):

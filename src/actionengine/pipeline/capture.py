@@ -38,11 +38,13 @@ class NeededApproval:
 
 
 class Ids:
-    """Ids that a time and a seed determine: UUIDs of version 7, which sort in their order."""
+    """Ids that a time and a seed determine: UUIDs of version 7, which sort in their order. They `are_new` where nobody
+    can know the seed yet."""
 
-    __slots__ = ("_counter", "_milliseconds", "_seed")
+    __slots__ = ("_counter", "_milliseconds", "_seed", "are_new")
 
-    def __init__(self, now: datetime, seed: str) -> None:
+    def __init__(self, now: datetime, seed: str, are_new: bool = False) -> None:
+        self.are_new = are_new
         self._milliseconds = int(now.timestamp() * 1000)
         self._seed = seed
         self._counter = count()
@@ -73,14 +75,14 @@ class Capture:
         self.approvals: list[NeededApproval] = []
         self.secrets: list[Secrets] = []
         self._outer = outer
-        self._ids = Ids(now, self.seed)
+        self._ids = Ids(now, self.seed, are_new=seed is None)
         self._over: tuple[UnitOfWork, UnitOfWork] | None = None
 
     def reset(self) -> None:
         """Drop the writes of a lost attempt, and begin the ids anew."""
         self.journal = WriteJournal()
         self.approvals.clear()
-        self._ids = Ids(self.now, self.seed)
+        self._ids = Ids(self.now, self.seed, self._ids.are_new)
         self._over = None
 
     def new_id(self) -> str:
@@ -149,10 +151,12 @@ class CapturingRecords:
         self._journal = journal
         self._ids = ids
 
-    async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
+    async def insert(self, data: Mapping[str, Any], id: str | None = None, is_new: bool = False) -> Record:
         """Add a document. Without an `id` it gets the next one of the capture."""
         with self._journal.writing():
-            record = await self._inner.insert(data, self._ids.new() if id is None else id)
+            if id is None:
+                id, is_new = self._ids.new(), self._ids.are_new
+            record = await self._inner.insert(data, id, is_new)
             self._journal.add(CapturedWrite("insert", self._collection, record.id, None, to_json(record.data)))
         return record
 

@@ -173,6 +173,9 @@ class AsyncRecords(Protocol):
 class StoredRecords(AsyncRecords, Protocol):
     """A collection in a unit of work, which can also lock documents."""
 
+    async def insert(self, data: Mapping[str, Any], id: str | None = None, is_new: bool = False) -> Record:
+        """Add a document. An `id` that `is_new` was made at random just now: its conflict need not be awaited."""
+
     async def lock(self, id: str, expected_version: int) -> Record:
         """Return the document and keep other units of work from changing or deleting it until this one ends. Raise as
         `update` does."""

@@ -36,8 +36,8 @@ class MemoryRecords:
         self._transaction = transaction
         self._collection = collection
 
-    async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
-        """Add a document."""
+    async def insert(self, data: Mapping[str, Any], id: str | None = None, is_new: bool = False) -> Record:
+        """Add a document. There is nothing to await, even if its id is not new."""
         if id is None:
             id = str(uuid7())
         else:

@@ -86,12 +86,12 @@ class SQLRecords(ABC):
         self._collection = collection
         self._scope = (transaction.database.bind_id(transaction.tenant.id), collection)
 
-    async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
+    async def insert(self, data: Mapping[str, Any], id: str | None = None, is_new: bool = False) -> Record:
         """Add a document."""
         if id is not None:
             check_id(self._collection, id)
         encoded = encode_document(self._collection, data)
-        return await self._transaction.run(self._insert, id, encoded)
+        return await self._transaction.run(self._insert, id, encoded, is_new)
 
     async def get(self, id: str) -> Record | None:
         """Return the document, or None."""
@@ -121,14 +121,14 @@ class SQLRecords(ABC):
         listing = Listing(normal_filter(self._collection, filter), page_size(limit), page_start(after), descending)
         return await self._transaction.run(self._list, listing)
 
-    def _insert(self, id: str | None, encoded: bytes) -> Record:
+    def _insert(self, id: str | None, encoded: bytes, is_new: bool) -> Record:
         self._transaction.track_write(self._collection)
         now = self._transaction.time()
         at = self._database.bind_time(now)
         values = (encoded.decode(), at, at)
-        if id is None:
+        if id is None or is_new:
             # A new id is free, so that no answer need be awaited. If it is not, the statement fails.
-            id = str(uuid7())
+            id = id or str(uuid7())
             self._transaction.queue_write(self.statements.add, (*self._scope, id, *values))
         elif not self._query(self.statements.insert, id, *values):
             raise id_conflict(self._collection, id)
