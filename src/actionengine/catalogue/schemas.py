@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, create_model
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, JsonSchemaWarningKind
 from pydantic_core import CoreSchema, PydanticSerializationError
-from pydantic_core.core_schema import DatetimeSchema, DictSchema, EnumSchema
+from pydantic_core.core_schema import DatetimeSchema, DictSchema, EnumSchema, TimeSchema
 
 from actionengine.hooks import HookLog
 from actionengine.masking.masking import mask
@@ -83,8 +83,9 @@ def schema_of(type: Any, mode: JsonSchemaMode) -> dict[str, Any]:
     return adapter.json_schema(mode=mode, schema_generator=_Generator)
 
 
-_NAIVE = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?$"
-"""The pattern of a date and time without a zone: the format `date-time` requires one."""
+_DAY = r"\d{4}-\d{2}-\d{2}"
+_TIME = r"\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?"
+"""Patterns of a date and a time without a zone: the formats `date-time` and `time` require one."""
 
 
 class _Generator(GenerateJsonSchema):
@@ -112,12 +113,18 @@ class _Generator(GenerateJsonSchema):
     def datetime_schema(self, schema: DatetimeSchema) -> JsonSchemaValue:
         """Return Pydantic's schema, which asks for a zone. A time may have none in a result, and where validation
         refuses one."""
-        made, zone = super().datetime_schema(schema), schema.get("tz_constraint")
+        return self._zoned(super().datetime_schema(schema), schema.get("tz_constraint"), f"^{_DAY}T{_TIME}$")
+
+    def time_schema(self, schema: TimeSchema) -> JsonSchemaValue:
+        """Return the schema of a time of the day, as `datetime_schema` does."""
+        return self._zoned(super().time_schema(schema), schema.get("tz_constraint"), f"^{_TIME}$")
+
+    def _zoned(self, made: JsonSchemaValue, zone: str | int | None, naive: str) -> JsonSchemaValue:
         if made["type"] != "string" or zone == "aware":
             return made
         if zone == "naive":
-            return {"type": "string", "pattern": _NAIVE}
-        either = [{"format": made["format"]}, {"pattern": _NAIVE}]
+            return {"type": "string", "pattern": naive}
+        either = [{"format": made["format"]}, {"pattern": naive}]
         return {"type": "string", "anyOf": either} if self.mode == "serialization" else made
 
     def dict_schema(self, schema: DictSchema) -> JsonSchemaValue:
