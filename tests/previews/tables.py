@@ -164,6 +164,28 @@ def core_delete(data: Any, ctx: ActionContext) -> Result[Any, Any]:
     return Success(None)
 
 
+def core_listed(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    """Delete the rows that orders name."""
+    orders = Base.metadata.tables["pv_orders"]
+    named = stock.c.id.in_(select(orders.c.title).where(orders.c.tenant_id == ctx.tenant.id))
+    ctx.session.execute(delete(stock).where(stock.c.tenant_id == ctx.tenant.id, named))
+    return Success(None)
+
+
+def retitle(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    """Let all orders name another row."""
+    orders = Base.metadata.tables["pv_orders"]
+    ctx.session.execute(update(orders).where(orders.c.tenant_id == ctx.tenant.id).values(title=data["title"]))
+    return Success(None)
+
+
+def core_returning(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    """Change a row by a Core statement that returns it."""
+    changed = update(stock).where(_mine(ctx, data["id"]), stock.c.count > 0).values(count=1).returning(stock.c.id)
+    assert ctx.session.scalars(changed).all() == [data["id"]]
+    return Success(None)
+
+
 def core_upsert(data: Any, ctx: ActionContext) -> Result[Any, Any]:
     """Add a row, or change the one that exists."""
     insertion: Any = sqlite_upsert if ctx.session.get_bind().dialect.name == "sqlite" else upsert
@@ -282,7 +304,7 @@ def counts(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 
 HANDLERS: tuple[Callable[..., Any], ...] = (
     *(add, change, expression, remove, core_update, core_many, core_insert, core_delete, core_upsert, orm_update, raw),
-    *(link, driver, core_copy, store_crates, fill_crates, drop_crates),
+    *(link, driver, core_copy, core_listed, core_returning, retitle, store_crates, fill_crates, drop_crates),
     *(order, undone, failing, nested, change_async, counts),
 )
 EFFECTS = ApprovalPolicy(when=always, permission="stock.approve", binds="effects")

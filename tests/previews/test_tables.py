@@ -108,6 +108,7 @@ async def test_expression_is_shown_with_its_value(shop: Shop) -> None:
         ("orm_update", [100], [90]),
         ("core_many", [100, 100], [50, 50]),
         ("core_delete", [100], []),
+        ("core_returning", [100], [1]),
         ("core_upsert", [100], [107]),
         ("core_insert", None, [1]),
         ("raw", None, None),
@@ -171,6 +172,31 @@ async def test_change_between_read_and_write_is_a_conflict(shop: Shop) -> None:
     stale = await shop.perform("stock.change", A, plan=preview.plan, resources={"pause": pause})
     refused(stale, ErrorCode.CONFLICT, "pv_stock/a")
     assert (await shop.counts()) == {"a": 90, "b": 100}
+
+
+@run_in_mode
+async def test_rows_that_match_after_the_read_are_not_changed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    expect_done(await shop.ask("stock.order", {"title": "a"}))
+    preview = expect(await shop.preview("stock.core_listed", A))
+    assert [row["id"] for row in preview.writes[0].before] == ["a"]
+    if shop.backend.mode == "sync":
+        expect_done(await shop.perform("stock.core_listed", A, plan=preview.plan))
+        return  # SQLite has one writer at a time.
+    find, pauses = captured_statements.CapturedStatements._find, [{"title": "b"}]
+
+    def find_and_pause(self: Any, connection: Any, statement: Any, parameters: Any) -> Any:
+        found = find(self, connection, statement, parameters)
+        if pauses and statement.table.name == "pv_stock":
+            arguments = ("stock", "retitle", pauses.pop(), shop.context())
+            thread = threading.Thread(target=shop.engine.execute_action, args=arguments)
+            thread.start()
+            thread.join()
+        return found
+
+    monkeypatch.setattr(captured_statements.CapturedStatements, "_find", find_and_pause)
+    stale = await shop.perform("stock.core_listed", A, plan=preview.plan)
+    refused(stale, ErrorCode.CONFLICT, "pv_stock")
+    assert set(await shop.counts()) == {"a", "b"}
 
 
 @pytest.mark.parametrize("name", ["change", "core_update", "core_upsert", "order", "undone", "nested"])

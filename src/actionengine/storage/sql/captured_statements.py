@@ -18,8 +18,10 @@ from sqlalchemy import Column, Delete, Insert, Select, Table, Update, bindparam,
 from sqlalchemy.engine import Connection, CursorResult
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.elements import BinaryExpression, BindParameter, ColumnElement
+from sqlalchemy.sql.elements import BinaryExpression, BindParameter, ColumnElement, TextClause
 from sqlalchemy.sql.operators import eq
+from sqlalchemy.sql.selectable import SelectBase
+from sqlalchemy.sql.visitors import iterate
 
 from actionengine.storage.captured import CapturedWrite, WriteJournal, WriteKind, captured_json
 from actionengine.storage.errors import SerializationFailure
@@ -67,7 +69,7 @@ class CapturedStatements:
     def listen(self, connection: Connection, session: Session | None) -> None:
         """Capture what the connection of this session sends."""
         self._session = session
-        event.listen(connection, "before_execute", self._before_execute)
+        event.listen(connection, "before_execute", self._before_execute, retval=True)
         event.listen(connection, "after_execute", self._after_execute)
         event.listen(connection, "before_cursor_execute", self._before_cursor_execute)
         event.listen(connection, "after_cursor_execute", self._after_cursor_execute)
@@ -87,9 +89,9 @@ class CapturedStatements:
 
     def _before_execute(
         self, connection: Connection, statement: Any, many: Sequence[Parameters], one: Parameters, options: object
-    ) -> None:
+    ) -> tuple[Any, Sequence[Parameters], Parameters]:
         if self._is_reading or not _is_on_table(statement):
-            return
+            return statement, many, one
         self._check_open()
         given = list(many) or [one]
         columns: Sequence[ColumnElement[Any]] = list(statement.table.primary_key)
@@ -105,8 +107,13 @@ class CapturedStatements:
                 self._expected = -1
         elif len(given) == 1 and not isinstance(statement, Insert):
             self._before = self._find(connection, statement, given[0])
+            if self._before and _reads_other_rows(statement):
+                # Other transactions may change these, and with them the rows that match.
+                key = list(statement.table.primary_key)
+                statement = statement.where(_is_among(key, [tuple(row[c.name] for c in key) for row in self._before]))
         if self._before is not None and self._expected is None:
             self._expected = len(self._before)
+        return statement, many, one
 
     def _after_execute(
         self,
@@ -127,7 +134,9 @@ class CapturedStatements:
             rows = None if writes is not None or before is not None else _sent_rows(table, statement, sent)
             after = rows if before is None else self._reread(connection, table, statement, many, one)
         else:
-            if before is not None and -1 not in (result.rowcount, self._expected) and result.rowcount != self._expected:
+            # SQLite counts rows of RETURNING when they are fetched. It has one writer at a time.
+            count = -1 if result.returns_rows and connection.dialect.name == "sqlite" else result.rowcount
+            if before is not None and -1 not in (count, self._expected) and count != self._expected:
                 # A handler may catch this, and then its writes must equal those of no plan.
                 self._add(CapturedWrite("statement", table.fullname, None, statement=f"unknown rows {token_hex(8)}"))
                 raise SerializationFailure(f"rows of {table.fullname} have changed while a statement changed them")
@@ -186,11 +195,7 @@ class CapturedStatements:
                 _one_row(table, locks),
                 {f"key_{number}": value for number, value in enumerate(keys[0])},
             )
-        if len(columns) == 1:
-            found: ColumnElement[bool] = columns[0].in_([key[0] for key in keys])
-        else:
-            found = tuple_(*columns).in_(list(keys))
-        query = select(*table.c).where(found).order_by(*table.primary_key)
+        query = select(*table.c).where(_is_among(columns, keys)).order_by(*table.primary_key)
         return self._rows(connection, table, _locked(query, locks))
 
     def _find(self, connection: Connection, statement: Any, parameters: Parameters) -> Rows | None:
@@ -321,6 +326,21 @@ def _one_row(table: Table, locks: bool | None) -> Select[Any]:
 
 def _locked(query: Select[Any], locks: bool | None) -> Select[Any]:
     return query if locks is None else query.with_for_update(key_share=not locks)
+
+
+def _is_among(columns: Sequence[ColumnElement[Any]], keys: Sequence[tuple[Any, ...]]) -> ColumnElement[bool]:
+    if len(columns) == 1:
+        return columns[0].in_([key[0] for key in keys])
+    return tuple_(*columns).in_(list(keys))
+
+
+def _reads_other_rows(statement: Any) -> bool:
+    """Return whether the condition of a statement may depend on more than the columns of its own row."""
+    return any(
+        isinstance(each, SelectBase | TextClause)
+        or (isinstance(each, Column) and getattr(each.table, "fullname", None) != statement.table.fullname)
+        for each in iterate(statement.whereclause)
+    )
 
 
 def _is_on_table(statement: Any) -> bool:
