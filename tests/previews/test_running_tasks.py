@@ -33,6 +33,22 @@ async def leave_a_task(data: Any, ctx: ActionContext) -> Result[Any, Any]:
     return Success(None)
 
 
+async def leave_an_execution(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    """Leave a task running that executes another action, which has begun."""
+    if "leave" in (ctx.resources or {}):
+        ctx.resources["leave"].append(asyncio.create_task(ctx.execute_async("bank", "begun", None)))
+        await ctx.resources["begun"].wait()
+    return Success(None)
+
+
+async def begun(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    """Say that this has begun, and end after the execution around it."""
+    ctx.resources["begun"].set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return Success(None)
+
+
 class Slow(BaseModel):
     """A payload of an event that is encoded slowly."""
 
@@ -58,6 +74,8 @@ BANK = create_service(
     actions=[
         *ACTIONS,
         create_action(name="leave", description="", handler=leave_a_task),
+        create_action(name="execute", description="", handler=leave_an_execution),
+        create_action(name="begun", description="", handler=begun),
         create_action(name="thread", description="", handler=leave_a_thread),
     ],
 )
@@ -75,6 +93,20 @@ async def test_writes_of_a_task_left_running_break_the_plan(backend: Backend) ->
     assert refused(answer, answer.code).code in (ErrorCode.CONFLICT, ErrorCode.INTERNAL)
     await asyncio.gather(*tasks, return_exceptions=True)
     assert await desk.balance("a") == 100
+
+
+@run_in_mode
+async def test_execution_left_running_breaks_the_plan(backend: Backend) -> None:
+    if backend.mode == "sync":
+        return  # An async handler needs an event loop.
+    desk = Desk(backend, [BANK])
+    preview = expect(await desk.preview("bank.execute", None))
+    tasks: list[asyncio.Task[Any]] = []
+    answer = await desk.perform(
+        "bank.execute", None, plan=preview.plan, resources={"leave": tasks, "begun": asyncio.Event()}
+    )
+    refused(answer, ErrorCode.INTERNAL, "still writing")
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def test_event_of_a_thread_left_running_is_refused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
