@@ -24,7 +24,7 @@ check: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/mypy src tests examples benchmarks
+	$(BIN)/mypy --num-workers 2 src tests examples benchmarks
 
 soak: $(VENV)/mutation.done
 	$(BIN)/python -m pytest -q -m "soak or hypothesis" --hypothesis-profile searching
