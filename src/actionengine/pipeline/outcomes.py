@@ -83,7 +83,7 @@ class Outcomes:
             return await self.settle_failure(execution, refusal.without_traceback())
         except Exception as crash:
             return await self.settle_failure(execution, storage_error(execution, crash))
-        await self._mark_expired(execution)
+        await self.clean_up(execution, mark_expired, "the approvals that have expired are marked later")
         return Failure(error)
 
     async def _effects(self, execution: Execution, needed: ApprovalNeeded) -> Effects | None:
@@ -200,17 +200,18 @@ class Outcomes:
         finally:
             await unit_of_work.rollback()
 
-    async def _mark_expired(self, execution: Execution) -> None:
-        """Mark some expired approvals, in a transaction of its own. Another execution may be marking them too."""
+    async def clean_up(self, execution: Execution, write: FailureWrite, if_not: str) -> None:
+        """Run a write that can wait, in a transaction of its own. Another execution may be writing the same; the log
+        line of an error says `if_not`."""
         tenant = execution.request.tenant
         assert tenant is not None
         unit_of_work = self._storage.unit_of_work(tenant, execution.id, execution.mode)
         unit_of_work.set_deadline(_FAILURE_ROW_TIMEOUT)
         try:
-            await mark_expired(unit_of_work)
+            await write(unit_of_work)
             await unit_of_work.commit()
         except Exception as error:
-            logger.debug("the approvals that have expired are marked later: %r", error)
+            logger.debug("%s: %r", if_not, error)
         finally:
             await unit_of_work.rollback()
 

@@ -130,7 +130,7 @@ class Pipeline:
         self._outcomes = Outcomes(
             storage, limits, self.authorization, self._approvals, rehearsals, self.claim, self.commit
         )
-        self._previews = Previews(storage, rehearsals, self._outcomes, self._admit)
+        self._previews = Previews(rehearsals, self._outcomes, self._admit)
 
     # The flow
 

@@ -16,12 +16,9 @@ from actionengine.pipeline.outcomes import Outcomes, storage_error
 from actionengine.pipeline.rehearsal import Rehearsals, begin_rehearsal, captured
 from actionengine.pipeline.stages import Stage
 from actionengine.pipeline.stored_plan import purge_plans, store_plan
-from actionengine.pipeline.user_code import logger
 from actionengine.pipeline.write_set import PreviewedEvent, Write, WriteSet
-from actionengine.storage.port import Storage
 from actionengine.storage.rows import Recording
 
-_PURGE_TIMEOUT = 2.0
 _PREVIEWS_PER_PURGE = 32
 """Fewer than the plans that one purge deletes at most."""
 
@@ -53,8 +50,7 @@ def answered(execution: Execution) -> Any:
 class Previews:
     """Previews actions. `admit` runs stages 2 to 4."""
 
-    def __init__(self, storage: Storage, rehearsals: Rehearsals, outcomes: Outcomes, admit: Stage) -> None:
-        self._storage = storage
+    def __init__(self, rehearsals: Rehearsals, outcomes: Outcomes, admit: Stage) -> None:
         self._rehearsals = rehearsals
         self._outcomes = outcomes
         self._admit = admit
@@ -100,7 +96,7 @@ class Previews:
         await unit_of_work.record(Recording(execution.secrets.scrub_rows(execution.log)))
         await unit_of_work.commit()
         if int(plan[-2:], 16) % _PREVIEWS_PER_PURGE == 0:
-            await self._purge(execution)
+            await self._outcomes.clean_up(execution, purge_plans, "the plans that have expired are deleted later")
         approval = capture.approvals[0] if capture.approvals else None
         return Preview(value, approval, writes.writes, writes.events, plan, writes.omitted)
 
@@ -109,17 +105,3 @@ class Previews:
         execution.after_failure = ()
         failed = await self._outcomes.settle_failure(execution, error)
         return Failure(failed.failure())
-
-    async def _purge(self, execution: Execution) -> None:
-        """Delete some expired plans, in a transaction of its own. Another preview may be deleting them too."""
-        tenant = execution.request.tenant
-        assert tenant is not None
-        unit_of_work = self._storage.unit_of_work(tenant, execution.id, execution.mode)
-        unit_of_work.set_deadline(_PURGE_TIMEOUT)
-        try:
-            await purge_plans(unit_of_work)
-            await unit_of_work.commit()
-        except Exception as error:
-            logger.debug("the plans that have expired are deleted later: %r", error)
-        finally:
-            await unit_of_work.rollback()
