@@ -92,7 +92,7 @@ def fingerprint(received: Payload, *, equal_numbers: bool = False) -> str:
     """Return the SHA-256 over the canonical JSON of a payload (sorted keys, no white space, UTF-8), as hexadecimal
     digits. With `equal_numbers`, `2` and `2.0` are the same."""
     value = received.value if received.is_plain else from_json(received.json)
-    return sha256(to_json(_sorted(value, equal_numbers))).hexdigest()
+    return sha256(to_json(_sorted(_without_zeros(value) if equal_numbers else value))).hexdigest()
 
 
 def check_claimable(received: Payload, validator: Validator | None) -> Payload:
@@ -145,13 +145,22 @@ def _not_faithful(received: Payload, keeper: str, reason: object) -> ActionError
     )
 
 
-def _sorted(value: Any, equal_numbers: bool) -> Any:
-    """Return a JSON value with the keys of its objects sorted. With `equal_numbers`, a whole number has no decimals."""
+def _sorted(value: Any) -> Any:
+    """Return a JSON value with the keys of its objects sorted."""
     if type(value) is dict:
-        return {key: _sorted(value[key], equal_numbers) for key in sorted(value)}
+        return {key: _sorted(value[key]) for key in sorted(value)}
     if type(value) is list:
-        return [_sorted(item, equal_numbers) for item in value]
-    return int(value) if equal_numbers and type(value) is float and value.is_integer() else value
+        return [_sorted(item) for item in value]
+    return value
+
+
+def _without_zeros(value: Any) -> Any:
+    """Return a JSON value whose whole numbers have no decimals."""
+    if type(value) is dict:
+        return {key: _without_zeros(item) for key, item in value.items()}
+    if type(value) is list:
+        return [_without_zeros(item) for item in value]
+    return int(value) if type(value) is float and value.is_integer() else value
 
 
 def _read(value: Any, limits: Limits) -> Payload:
