@@ -123,13 +123,16 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         opening, wanted = database.opening[self._read_only], self._announced
         begin = database.begin_reading if self._read_only and not self._is_lookup else database.begin
         if claim is None:
-            statement = opening.plain
-            if wanted:
-                statement = sql.reserving(opening.plain_form, len(wanted), "context")
-                parameters += self._reserved(wanted)
+            statement, form, source = opening.plain, opening.plain_form, "context"
+        else:
+            parameters += (milliseconds(wait), tenant_id, claim.action, claim.key, claim.fingerprint)
+            statement, form, source = opening.claiming, opening.claiming_form, "claimed"
+        if wanted:
+            statement = sql.reserving(form, len(wanted), source)
+            parameters += (*self._reserved(wanted), tenant_id, self._wait())
+        else:
             parameters.append(tenant_id)
-            if wanted:
-                parameters.append(self._wait())
+        if claim is None:
             with _waiting_for_counters():
                 ((self._began, is_deleted, *room),) = self._driver.execute(
                     (begin, ()), (statement, parameters), until=self._deadline
@@ -138,14 +141,6 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             self._check_deleted(is_deleted)
             self._room = room[1:-1]
             return None
-        parameters += (milliseconds(wait), tenant_id, claim.action, claim.key, claim.fingerprint)
-        statement = opening.claiming
-        if wanted:
-            statement = sql.reserving(opening.claiming_form, len(wanted), "claimed")
-            parameters += self._reserved(wanted)
-        parameters.append(tenant_id)
-        if wanted:
-            parameters.append(self._wait())
         try:
             with _waiting_for_counters():
                 ((self._began, is_deleted, is_claimed, _, *room, now),) = self._driver.execute(
