@@ -20,7 +20,6 @@ from pydantic_core import to_json
 from actionengine.pipeline.secrets import Secrets
 from actionengine.storage.captured import CapturedWrite, WriteJournal, WriteKind, captured_json
 from actionengine.storage.errors import SerializationFailure
-from actionengine.storage.pages import Page
 from actionengine.storage.port import UnitOfWork
 from actionengine.storage.records import StoredRecords
 from actionengine.storage.rows import Record
@@ -38,8 +37,8 @@ class NeededApproval:
 
 
 class Ids:
-    """Ids that a time and a seed determine: UUIDs of version 7, which sort in their order. They `are_new` where nobody
-    can know the seed yet."""
+    """Ids that a time and a seed determine: UUIDs of version 7, which sort in their order. They `are_new` if the seed
+    has just been made, so that no stored id can equal one."""
 
     __slots__ = ("_counter", "_milliseconds", "_seed", "are_new")
 
@@ -143,13 +142,14 @@ class CapturingUnitOfWork:
 class CapturingRecords:
     """A collection whose writes are captured."""
 
-    __slots__ = ("_collection", "_ids", "_inner", "_journal")
+    __slots__ = ("_collection", "_ids", "_inner", "_journal", "get", "list", "lock")
 
     def __init__(self, inner: StoredRecords, collection: str, journal: WriteJournal, ids: Ids) -> None:
         self._inner = inner
         self._collection = collection
         self._journal = journal
         self._ids = ids
+        self.get, self.list, self.lock = inner.get, inner.list, inner.lock
 
     async def insert(self, data: Mapping[str, Any], id: str | None = None, is_new: bool = False) -> Record:
         """Add a document. Without an `id` it gets the next one of the capture."""
@@ -159,14 +159,6 @@ class CapturingRecords:
             record = await self._inner.insert(data, id, is_new)
             self._journal.add(CapturedWrite("insert", self._collection, record.id, None, to_json(record.data)))
         return record
-
-    async def get(self, id: str) -> Record | None:
-        """Return the document, or None."""
-        return await self._inner.get(id)
-
-    async def lock(self, id: str, expected_version: int) -> Record:
-        """Return the document and keep other units of work from changing it until this one ends."""
-        return await self._inner.lock(id, expected_version)
 
     async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
         """Replace a document that is at `expected_version`. The lock keeps the state before it from changing."""
@@ -184,42 +176,17 @@ class CapturingRecords:
             await self._inner.delete(id, expected_version)
             self._journal.add(CapturedWrite("delete", self._collection, id, to_json(before.data)))
 
-    async def list(
-        self,
-        filter: Mapping[str, Any] | None = None,
-        limit: int = 100,
-        after: str | None = None,
-        descending: bool = False,
-    ) -> Page[Record]:
-        """Return documents by id."""
-        return await self._inner.list(filter, limit, after, descending)
-
 
 class CapturingRows:
     """The rows of one of the library's own tables, whose writes are captured."""
 
-    __slots__ = ("_inner", "_journal", "_table")
+    __slots__ = ("_inner", "_journal", "_table", "find")
 
     def __init__(self, inner: AsyncRows, table: Table, journal: WriteJournal) -> None:
         self._inner = inner
         self._table = table
         self._journal = journal
-
-    async def find(
-        self,
-        where: Mapping[str, Any] | None = None,
-        *,
-        above: Mapping[str, Any] | None = None,
-        columns: Sequence[str] | None = None,
-        order: Sequence[str] | None = None,
-        limit: int | None = None,
-        lock: bool = False,
-        descending: bool = False,
-    ) -> list[Row]:
-        """Return the rows that match, in order."""
-        return await self._inner.find(
-            where, above=above, columns=columns, order=order, limit=limit, lock=lock, descending=descending
-        )
+        self.find = inner.find
 
     async def insert(self, rows: Sequence[Row]) -> None:
         """Add rows."""
