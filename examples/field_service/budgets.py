@@ -1,4 +1,4 @@
-"""How much agents may pay back, and how often, for each person in whose name they act."""
+"""Limits on the refunds of agents, by amount and by number, for each person that they act for."""
 
 from datetime import timedelta
 
@@ -23,4 +23,4 @@ BUDGETS = [
         actor_types={"ai"},
     ),
 ]
-"""Amounts are in cents. An agent that works in nobody's name is its own principal."""
+"""Amounts are in cents. An agent without a person behind it is its own principal."""

@@ -99,44 +99,28 @@ class Actor:
 
     @classmethod
     def human(
-        cls,
-        id: str,
-        roles: Iterable[str] = (),
-        permissions: Iterable[str] = (),
-        on_behalf_of: Actor | None = None,
+        cls, id: str, roles: Iterable[str] = (), permissions: Iterable[str] = (), on_behalf_of: Actor | None = None
     ) -> Actor:
         """A person."""
         return cls("human", id, _names(roles), _names(permissions), on_behalf_of)
 
     @classmethod
     def ai(
-        cls,
-        id: str,
-        roles: Iterable[str] = (),
-        permissions: Iterable[str] = (),
-        on_behalf_of: Actor | None = None,
+        cls, id: str, roles: Iterable[str] = (), permissions: Iterable[str] = (), on_behalf_of: Actor | None = None
     ) -> Actor:
         """An AI agent: it has the rights of a person with these roles, except that it never approves."""
         return cls("ai", id, _names(roles), _names(permissions), on_behalf_of)
 
     @classmethod
     def integration(
-        cls,
-        id: str,
-        roles: Iterable[str] = (),
-        permissions: Iterable[str] = (),
-        on_behalf_of: Actor | None = None,
+        cls, id: str, roles: Iterable[str] = (), permissions: Iterable[str] = (), on_behalf_of: Actor | None = None
     ) -> Actor:
         """Another system."""
         return cls("integration", id, _names(roles), _names(permissions), on_behalf_of)
 
     @classmethod
     def workflow(
-        cls,
-        id: str,
-        roles: Iterable[str] = (),
-        permissions: Iterable[str] = (),
-        on_behalf_of: Actor | None = None,
+        cls, id: str, roles: Iterable[str] = (), permissions: Iterable[str] = (), on_behalf_of: Actor | None = None
     ) -> Actor:
         """A workflow, acting in one of its steps."""
         return cls("workflow", id, _names(roles), _names(permissions), on_behalf_of)
@@ -277,8 +261,8 @@ def _check_chain(acting: Actor, principal: Any) -> None:
         )
     if any(actor.type == "system" for actor in chain):
         raise ValueError(
-            f"{' for '.join(map(str, chain))}: a system actor has every right, so it acts for nobody and nobody acts "
-            "for it; name the person or the integration in its place"
+            f"{' for '.join(map(str, chain))}: a system actor has every right, so it has no place in a chain: "
+            "name the person or the integration instead"
         )
 
 

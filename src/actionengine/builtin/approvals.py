@@ -90,7 +90,7 @@ class Approval(Output):
     reason: str | None = Field(description="The reason that the requester gave.")
     input: Any = Field(description="The payload of the action, masked.")
     created_at: datetime = Field(description="The time of the request, in UTC.")
-    expires_at: datetime = Field(description="The time after which nobody can approve any more, in UTC.")
+    expires_at: datetime = Field(description="The time, in UTC, after which no approver can decide it.")
     decided_by: str | None = Field(description="The actor that decided, as type:id; null while it is pending.")
     decided_at: datetime | None = Field(description="The time of the decision, in UTC; null while it is pending.")
     comment: str | None = Field(description="The reason for the decision.")

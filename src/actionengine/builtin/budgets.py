@@ -1,4 +1,4 @@
-"""The built-in service `budgets`: how much of their budgets actors have used."""
+"""The built-in service `budgets`: the budgets of actors, and the amounts that they have used."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _actor(field: str, given: str) -> Actor:
 
 budgets: Service = create_service(
     name="budgets",
-    description="How much may be executed or spent in a window of time, and how much of it is used",
+    description="Limits on executions or spending in a window of time, and the amounts used",
     actions=[
         create_action(
             name="usage",

@@ -1,4 +1,4 @@
-"""Budgets: declarations of how much may be executed, or spent, in a window of time."""
+"""Budgets: declared limits on the executions, or on the spending, in a window of time."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _MAX_WINDOW = timedelta(days=36525)
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much may be executed, or spent, in a window of time. Pass it to `create_engine(budgets=[...])`, which checks
-    it.
+    """A limit on the executions, or on the spending, in a window of time. Pass it to `create_engine(budgets=[...])`,
+    which checks it.
 
     - `name`: the name in errors and in `budgets.usage`, and the key of its counters. Give one to keep the counters when
       you change the declaration; the default is made from all of it but the limit.

@@ -27,7 +27,7 @@ MAX_RUN_DEPTH = 50
 
 def run_principal(starter: Actor | None) -> Actor | None:
     """Return the actor that a run acts for: its starter with the chain behind it, and in place of a workflow the actor
-    that the workflow acted for. None for a starter that acts for nobody.
+    that the workflow acted for. None for a starter without a principal.
 
     Raises `ActionError(unprocessable)` for a chain that leaves no place for the workflow.
     """
