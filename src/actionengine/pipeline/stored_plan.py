@@ -86,7 +86,8 @@ async def find_plan(execution: Execution) -> tuple[Record, StoredPlan]:
         raise ActionError(ErrorCode.FORBIDDEN, f"{name}: the plan is another actor's: preview the action yourself")
     if plan.action != name:
         raise conflict(f"{name}: the plan is for {plan.action}", plan_action=plan.action)
-    if plan.approval_id is not None and plan.payload == _payload(execution):
+    is_same = plan.payload == _payload(execution)
+    if plan.approval_id is not None and is_same:
         pending = await find_approval(unit_of_work.records(APPROVALS), plan.approval_id)
         if pending is not None and pending.is_open(await unit_of_work.now()):
             raise error_for(pending)
@@ -94,7 +95,7 @@ async def find_plan(execution: Execution) -> tuple[Record, StoredPlan]:
         raise conflict(f"{name}: the plan was used, by the execution {plan.used_by}: preview again")
     if await unit_of_work.now() >= plan.expires_at:
         raise conflict(f"{name}: the plan expired at {plan.expires_at.isoformat()}: preview again")
-    if plan.payload != _payload(execution):
+    if not is_same:
         raise conflict(f"{name}: the plan is for another payload: preview this one")
     return record, plan
 
