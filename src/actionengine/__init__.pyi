@@ -29,6 +29,7 @@ from actionengine.authorization.static import StaticAuthorizer as StaticAuthoriz
 from actionengine.bootstrap import create_engine as create_engine
 from actionengine.catalogue.descriptions import ActionDescription as ActionDescription
 from actionengine.catalogue.permissions import Permission as Permission
+from actionengine.console.application import create_console as create_console  # extra: console
 from actionengine.context import Actor as Actor
 from actionengine.context import AIUsage as AIUsage
 from actionengine.context import RequestContext as RequestContext

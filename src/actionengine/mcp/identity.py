@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from mcp.server.auth.provider import AccessToken
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp.types import INTERNAL_ERROR, INVALID_REQUEST, Implementation
-from returns.primitives.exceptions import UnwrapFailedError
 
 from actionengine.context import RequestContext
-from actionengine.errors import ActionError
-from actionengine.text.names import shortened
-
-logger = logging.getLogger("actionengine")
+from actionengine.identification import CallerRefused, CallerUnknown, Identification, IdentifyCrashed
 
 SOURCE = "mcp"
 """The source of a request whose context names none of its own."""
 
-_REFUSALS = (ActionError, LookupError, PermissionError, UnwrapFailedError, ValueError)
-"""Exceptions by which a host refuses a caller. Any other one is a crash, which is logged with its traceback."""
-_DEFAULT_SOURCE = "http"
 _SESSION_HEADER = "mcp-session-id"
+_REFUSED = "the server refused the request: it could not identify the caller"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,45 +55,20 @@ Identify: TypeAlias = Callable[[MCPRequest], RequestContext | Awaitable[RequestC
 """Makes the request context of a request. An exception refuses the request; its text stays on the server."""
 
 
-class Identification:
-    """Identifies the caller of each request, and remembers nothing of it."""
+class MCPIdentification:
+    """Identifies the caller of each request of a client."""
 
     def __init__(self, identify: Identify) -> None:
-        self._identify = identify
-        self._is_async = inspect.iscoroutinefunction(identify) or inspect.iscoroutinefunction(
-            getattr(identify, "__call__", None)  # noqa: B004
-        )
+        self._identification = Identification(identify, SOURCE)
 
     async def context_of(self, ctx: ServerRequestContext[Any, Any], tool: str | None = None) -> RequestContext:
         """Return the context of a request. Raises `MCPError` if `identify` refuses it, or returns another value."""
         try:
-            context = await self._ask(describe(ctx, tool))
-        except _REFUSALS as refusal:
-            # The text of a `LookupError` is the key that was looked up, such as a token.
-            reason = "" if isinstance(refusal, LookupError) else f": {shortened(refusal)}"
-            logger.warning("identify refused %s with %s%s", ctx.method, type(refusal).__name__, reason)
-            raise _refusal() from None
-        except Exception:
-            logger.exception("identify raised for %s", ctx.method)
-            raise _refusal() from None
-        if not isinstance(context, RequestContext):
-            logger.error("identify returned a %s for %s: it has to return a RequestContext", type(context), ctx.method)
-            raise MCPError(INTERNAL_ERROR, "the server could not identify the caller")
-        return replace(context, source=SOURCE) if context.source == _DEFAULT_SOURCE else context
-
-    async def _ask(self, request: MCPRequest) -> Any:
-        if self._is_async:
-            return await self._identify(request)  # type: ignore[misc]
-        # A `def` may block: it looks up tenants and keys.
-        answer = await asyncio.to_thread(self._call, request)
-        return await answer if inspect.isawaitable(answer) else answer
-
-    def _call(self, request: MCPRequest) -> Any:
-        try:
-            return self._identify(request)
-        except StopIteration:
-            # `next` found nothing. No future carries this exception: the request would wait without an end.
-            raise LookupError from None
+            return await self._identification.context_of(describe(ctx, tool), ctx.method)
+        except CallerRefused:
+            raise MCPError(INVALID_REQUEST, _REFUSED) from None
+        except (CallerUnknown, IdentifyCrashed):
+            raise MCPError(INTERNAL_ERROR, "the server could not identify the caller") from None
 
 
 def describe(ctx: ServerRequestContext[Any, Any], tool: str | None) -> MCPRequest:
@@ -122,7 +88,3 @@ def describe(ctx: ServerRequestContext[Any, Any], tool: str | None) -> MCPReques
         client=client.client_info if client is not None else None,
         http=http,
     )
-
-
-def _refusal() -> MCPError:
-    return MCPError(INVALID_REQUEST, "the server refused the request: it could not identify the caller")

@@ -25,7 +25,7 @@ from actionengine.context import RequestContext
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ConfigurationError
 from actionengine.mcp.calls import run_call
-from actionengine.mcp.identity import Identification, Identify
+from actionengine.mcp.identity import Identify, MCPIdentification
 from actionengine.mcp.meta import read_meta
 
 logger = logging.getLogger("actionengine")
@@ -71,14 +71,12 @@ def create_mcp_server(
         ConfigurationError: for an unknown service or alias, for a name of a tool that is illegal or not unique, and for
             a number that is out of range.
     """
-    if not callable(identify):
-        raise ConfigurationError(f"identify is a function that returns a RequestContext, not {identify!r}")
     if not isinstance(list_ttl_ms, int) or list_ttl_ms < 0:
         raise ConfigurationError(f"list_ttl_ms is a whole number of milliseconds, 0 or more, not {list_ttl_ms!r}")
     if not heartbeat > 0:
         raise ConfigurationError(f"heartbeat is a number of seconds above 0, not {heartbeat!r}")
+    identification = MCPIdentification(identify)
     tools = Tools(engine, "mcp", services, aliases=aliases, max_result_bytes=max_result_bytes)
-    identification = Identification(identify)
 
     async def list_tools(ctx: Context, params: PaginatedRequestParams) -> dict[str, Any]:
         if params.cursor is not None:

@@ -1,0 +1,84 @@
+"""The one route that writes: it executes the action of a button as the caller, once for each rendered form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from actionengine.console.buttons import Button
+from actionengine.console.errors import ErrorPage
+from actionengine.console.flash import set_flash
+from actionengine.console.security import is_cross_site
+from actionengine.console.visit import Visit
+
+MAX_BODY_BYTES = 1024 * 1024
+"""Bytes of a form, at most."""
+
+_MAX_FIELDS = 100
+_FORM = "application/x-www-form-urlencoded"
+
+
+class Commands:
+    """Executes the actions of buttons."""
+
+    def __init__(self, buttons: Mapping[str, Button], allowed_origins: Collection[str]) -> None:
+        """`buttons` has the button of each action that the console offers; it executes no other action."""
+        self.buttons = buttons
+        self._allowed_origins = allowed_origins
+
+    async def press(self, visit: Visit) -> Response:
+        """Execute the action of a form, and redirect to its page. Raises `ErrorPage` for a form that is not one of this
+        console, and `ActionError` for an action that failed."""
+        request = visit.request
+        if is_cross_site(request, self._allowed_origins):
+            raise ErrorPage(403, "This form is not from here", "Another site sent it. Open the console and try again.")
+        button = self.buttons.get("{service}.{action}".format(**request.path_params))
+        if button is None:
+            raise ErrorPage(404, "There is no such button", "The console does not offer this action.")
+        form = await read_form(request)
+        key = form.get("key")
+        if not key:
+            raise ErrorPage(400, "The form is incomplete", "It has no key. Open the page again.")
+        await visit.execute(button.action, _payload(button, form), visit.with_key(key))
+        response = RedirectResponse(visit.url(return_path(form)), 303)
+        set_flash(visit, response, button.action)
+        return response
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """Return the fields of a form; the last of two with one name. Raises `ErrorPage` for another body, and for one that
+    is too large."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
+        raise ErrorPage(415, "This is no form", f"The console takes {_FORM} only.")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise ErrorPage(413, "The form is too large", f"A form has at most {MAX_BODY_BYTES} bytes.")
+    try:
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict"))
+    except ValueError:
+        raise ErrorPage(400, "The form cannot be read", "Open the page again, and send its form.") from None
+
+
+def return_path(form: Mapping[str, str]) -> str:
+    """Return the path below the root of the console to which a form leads back; the overview for none."""
+    path = form.get("return", "/")
+    return path if path.startswith("/") and not path.startswith("//") else "/"
+
+
+def _payload(button: Button, form: Mapping[str, str]) -> dict[str, Any]:
+    """Return the payload of a form: that of the page, and what the operator filled in."""
+    try:
+        payload = json.loads(form.get("payload", "{}"))
+    except ValueError:
+        payload = None
+    if not isinstance(payload, dict):
+        raise ErrorPage(400, "The form cannot be read", "Open the page again, and send its form.")
+    filled = {field.name: form.get(f"field.{field.name}", "").strip() for field in button.fields}
+    return {**payload, **{name: value for name, value in filled.items() if value}}

@@ -1,0 +1,12 @@
+"""The pages of the console. The navigation has those with `in_navigation`, in this order."""
+
+from __future__ import annotations
+
+from actionengine.console.page import Page
+from actionengine.console.pages import approvals, overview
+
+PAGES: tuple[Page, ...] = (
+    *overview.PAGES,
+    *approvals.PAGES,
+)
+"""All pages. Each module has a tuple `PAGES` of its own, and its templates in `templates/`."""

@@ -1,0 +1,80 @@
+"""Approvals: those that the caller asked for or may decide, and one of them with the writes that approving makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from actionengine.console.buttons import Button, Field
+from actionengine.console.page import Page
+from actionengine.console.visit import Visit, offered
+
+_COMMENT = Field(name="comment", label="Comment", lines=3)
+
+APPROVE = Button(
+    action="approvals.approve",
+    label="Approve",
+    done="Approved: the action was executed.",
+    fields=(_COMMENT,),
+    style="primary",
+)
+REJECT = Button(
+    action="approvals.reject",
+    label="Reject",
+    done="Rejected: the action will not be executed.",
+    fields=(_COMMENT,),
+    style="danger",
+)
+CANCEL = Button(
+    action="approvals.cancel",
+    label="Cancel the request",
+    done="Cancelled: the action will not be executed.",
+    fields=(_COMMENT,),
+)
+
+STATUSES = ("pending", "approved", "rejected", "cancelled", "expired")
+
+
+async def list_approvals(visit: Visit) -> Mapping[str, Any]:
+    """Return the variables of the list."""
+    status = visit.parameter("status")
+    payload = {"status": status, "after": visit.parameter("after"), "limit": 50}
+    listed = await visit.read("approvals.list", payload)
+    return {"listed": listed, "status": status, "statuses": STATUSES}
+
+
+async def show_approval(visit: Visit) -> Mapping[str, Any]:
+    """Return the variables of one approval."""
+    approval = await visit.read("approvals.get", {"approval_id": visit.path_parameter("id")})
+    payload = {"approval_id": approval.id}
+    is_pending = approval.status == "pending"
+    return {
+        "approval": approval,
+        "buttons": offered(
+            [
+                visit.offer(APPROVE, payload, when=is_pending),
+                visit.offer(REJECT, payload, when=is_pending),
+                visit.offer(CANCEL, payload, when=is_pending),
+            ]
+        ),
+    }
+
+
+PAGES = (
+    Page(
+        path="/approvals",
+        title="Approvals",
+        view=list_approvals,
+        template="approvals.html",
+        action="approvals.list",
+        in_navigation=True,
+    ),
+    Page(
+        path="/approvals/{id}",
+        title="Approval",
+        view=show_approval,
+        template="approval.html",
+        action="approvals.get",
+        buttons=(APPROVE, REJECT, CANCEL),
+    ),
+)
