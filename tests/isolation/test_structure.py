@@ -22,6 +22,7 @@ APP_MAY = {
     "ae_documents": {"SELECT", "INSERT", "UPDATE", "DELETE"},
     "ae_events": {"SELECT", "INSERT"},
     "ae_idempotency_keys": {"SELECT", "INSERT", "UPDATE"},
+    "ae_maintenance": set(),
     "ae_migrations": set(),
     "ae_outbox": {"SELECT"},
     "ae_outbox_returns": set(),
@@ -160,16 +161,22 @@ def test_policies_bind_reads_to_tenants_and_writes_to_actions(harness: SQLHarnes
 
 
 def test_policies_for_single_roles_are_the_owners(harness: SQLHarness) -> None:
-    policies = harness.query("SELECT tablename, roles FROM pg_policies WHERE roles <> '{public}' ORDER BY tablename")
+    policies = harness.query(
+        "SELECT tablename, policyname, roles, qual FROM pg_policies WHERE roles <> '{public}' ORDER BY tablename"
+    )
 
-    assert {"".join(roles) for _, roles in policies} == {"owner"}
-    assert {table for table, _ in policies} & set(TENANT_TABLES) == {
+    assert {"".join(roles) for *_, roles, _ in policies} == {"owner"}
+    assert {table for table, name, *_ in policies if name == "ae_owner"} & set(TENANT_TABLES) == {
         "ae_budget_counters",
         "ae_document_keys",
         "ae_events",
         "ae_idempotency_keys",
         "ae_outbox",
     }
+    in_maintenance = {
+        table: re.sub(r"[() ]|SELECT|AS.*", "", rule) for table, name, _, rule in policies if name == "ae_maintenance"
+    }
+    assert in_maintenance == dict.fromkeys(TENANT_TABLES, "ae_is_maintenance")
 
 
 def test_functions_of_the_owner_pin_their_search_path(harness: SQLHarness) -> None:

@@ -181,6 +181,7 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     ),
     "ae_tenants_slug": ("SELECT FROM public.ae_tenants WHERE slug = %s", ["acme"]),
     "ae_signing_keys_pkey": ("SELECT FROM public.ae_signing_keys WHERE id = %s", ["id"]),
+    "ae_maintenance_pkey": ("SELECT FROM public.ae_maintenance ORDER BY id DESC LIMIT 20", []),
     "ae_migrations_pkc": ("SELECT FROM public.ae_migrations WHERE version_num = %s", ["ae_0001"]),
 }
 OPERATORS = {
@@ -201,6 +202,7 @@ OPERATORS = {
     "ae_tenants_open",
     "ae_tenants_slug",
     "ae_signing_keys_pkey",
+    "ae_maintenance_pkey",
     "ae_migrations_pkc",
 }
 """Indexes that the owner's functions need."""

@@ -37,9 +37,28 @@ BEGIN
     RETURN NULL;
 END $$;
 
+-- The version of the schema.
+
+CREATE TABLE public.ae_schema (
+    version integer NOT NULL
+);
+
+-- Return whether this transaction may remove what is otherwise kept: retention, and tenants that have left. It is the
+-- owner's, and sets app.maintenance.
+
+CREATE FUNCTION public.ae_is_maintenance() RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(current_setting('app.maintenance', true) = 'on', false) AND (
+        SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = 'public.ae_schema'::regclass
+    )
+$$;
+
 CREATE FUNCTION public.ae_refuse_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF TG_OP = 'DELETE' AND TG_TABLE_NAME <> 'ae_maintenance' AND public.ae_is_maintenance() THEN
+        RETURN NULL;
+    END IF;
     RAISE EXCEPTION '% on %: it is append-only', TG_OP, TG_TABLE_NAME USING ERRCODE = 'AE002';
 END $$;
 
@@ -255,6 +274,20 @@ CREATE TABLE public.ae_relays (
     queue      text             NOT NULL
 );
 
+-- What operators have removed, or moved out of the library's tables: who, when, why, and how much.
+
+CREATE TABLE public.ae_maintenance (
+    id        bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    actor     text        NOT NULL,
+    reason    text,
+    operation text        NOT NULL,
+    target    text        NOT NULL,
+    details   json        NOT NULL
+);
+
+CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_maintenance
+    FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
 CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_action_log
     FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
 CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_action_log_subjects
@@ -639,7 +672,9 @@ DECLARE
     change_status pg_catalog.text;
     target        public.ae_change_targets;
 BEGIN
-    IF TG_OP = 'DELETE' AND OLD.executed_at IS NOT NULL THEN
+    IF TG_OP = 'DELETE' AND public.ae_is_maintenance() THEN
+        RETURN OLD;
+    ELSIF TG_OP = 'DELETE' AND OLD.executed_at IS NOT NULL THEN
         RAISE EXCEPTION 'E3: the op % is executed, and cannot be deleted', OLD.id USING ERRCODE = 'AE004';
     ELSIF TG_OP = 'INSERT' AND NEW.executed_at IS NOT NULL THEN
         RAISE EXCEPTION 'E2: the op % is new, and cannot be executed yet', NEW.id USING ERRCODE = 'AE004';
@@ -744,6 +779,10 @@ BEGIN
             'CREATE POLICY ae_delete ON public.%I FOR DELETE'
             ' USING (tenant_id = (SELECT public.ae_writing_tenant()))', protected
         );
+        EXECUTE format(
+            'CREATE POLICY ae_maintenance ON public.%I TO CURRENT_USER USING ((SELECT public.ae_is_maintenance()))',
+            protected
+        );
     END LOOP;
 END $$;
 
@@ -761,6 +800,9 @@ CREATE POLICY ae_owner ON public.ae_relays TO CURRENT_USER USING (true);
 ALTER TABLE public.ae_outbox_returns ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.ae_outbox_returns FORCE ROW LEVEL SECURITY;
 CREATE POLICY ae_owner ON public.ae_outbox_returns TO CURRENT_USER USING (true);
+ALTER TABLE public.ae_maintenance ENABLE ROW LEVEL SECURITY;
+ALTER TABLE public.ae_maintenance FORCE ROW LEVEL SECURITY;
+CREATE POLICY ae_owner ON public.ae_maintenance TO CURRENT_USER USING (true);
 
 -- Functions that run as the owner use the rows of all tenants in these tables, to purge keys and to deliver events.
 
@@ -1655,11 +1697,6 @@ BEGIN
     END LOOP;
 END $$;
 
--- The version of the schema.
-
-CREATE TABLE public.ae_schema (
-    version integer NOT NULL
-);
 INSERT INTO public.ae_schema VALUES (1);
 ALTER TABLE public.ae_schema ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.ae_schema FORCE ROW LEVEL SECURITY;

@@ -193,6 +193,18 @@ CREATE TABLE ae_relays (
     queue      TEXT    NOT NULL
 ) STRICT;
 
+-- What operators have removed: who, when, why, and how much.
+
+CREATE TABLE ae_maintenance (
+    id        INTEGER PRIMARY KEY AUTOINCREMENT,
+    at        TEXT    NOT NULL,
+    actor     TEXT    NOT NULL,
+    reason    TEXT,
+    operation TEXT    NOT NULL,
+    target    TEXT    NOT NULL,
+    details   TEXT    NOT NULL
+) STRICT;
+
 -- Change control. Constraints enforce its rules where they can, and have the rule's id in their name. Triggers enforce
 -- the rest, and begin their message with that id.
 
