@@ -36,6 +36,9 @@ from actionengine.storage.port import UnitOfWork
 from actionengine.storage.records import APPROVALS
 from actionengine.storage.rows import LogQuery, Record
 
+READ_PERMISSION = "approvals.read"
+"""The permission to see every approval, as operators do. It decides none."""
+
 _MIN_EXAMINED = 50
 """Approvals that a page reads at least, however small its limit is."""
 
@@ -359,8 +362,10 @@ def _today(pending: PendingApproval, ctx: InternalContext) -> PendingApproval:
 
 
 async def _may_see(pending: PendingApproval, ctx: InternalContext) -> bool:
-    """Return whether the caller asked for the approval, or may decide it."""
-    return pending.is_asked_by(ctx.actor) or await ctx.is_allowed(pending.permission, pending.resource)
+    """Return whether the caller asked for the approval, may decide it, or may see all of them."""
+    if pending.is_asked_by(ctx.actor) or await ctx.is_allowed(pending.permission, pending.resource):
+        return True
+    return await ctx.is_allowed(READ_PERMISSION)
 
 
 _reading = partial(declare, read_only=True)
@@ -369,9 +374,12 @@ _deciding = partial(declare, allowed_actors=_DECIDERS)
 approvals: Service = create_service(
     name="approvals",
     description="Actions that wait for the decision of a second person",
+    permissions=[READ_PERMISSION],
     actions=[
-        _reading("list", "The approvals that you asked for or may decide, newest first", _list, ListApprovals),
-        _reading("get", "One approval that you asked for or may decide, and what came of it", _get, GetApproval),
+        _reading("list", "The approvals that you asked for, may decide or may see, newest first", _list, ListApprovals),
+        _reading(
+            "get", "An approval that you asked for, may decide or may see, and what came of it", _get, GetApproval
+        ),
         _deciding(
             "approve",
             "Approve: the original action is executed, as its requester",

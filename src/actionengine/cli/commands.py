@@ -6,44 +6,57 @@ import secrets
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy import MetaData
 
+from actionengine.cli.approvals import approvals
+from actionengine.cli.budgets import budgets
+from actionengine.cli.changes import changes
 from actionengine.cli.common import (
+    Json,
     SigningKey,
     Url,
     check_driver,
     check_exists,
     dialect_of,
+    example,
     imported,
     is_missing,
     open_storage,
     owner,
 )
-from actionengine.cli.errors import Commands, fail
+from actionengine.cli.errors import Commands, answer_in_json, fail
 from actionengine.cli.events import events, projection
+from actionengine.cli.log import log
+from actionengine.cli.output import write_json
 from actionengine.cli.protection import find_problems
 from actionengine.cli.relay import relay
 from actionengine.cli.runner import runner
+from actionengine.cli.runs import runs
+from actionengine.cli.terminal import write
 from actionengine.cli.workflows import workflows
+from actionengine.context import Tenant
 from actionengine.storage.pages import MAX_PAGE
 from actionengine.storage.sql.migrations import HEAD, schema_version, sign, unsign, upgrade, upgrade_sql
 from actionengine.storage.sql.protection import protect
 from actionengine.storage.sqlite.storage import SQLiteStorage
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 db = typer.Typer(no_args_is_help=True, help="The schema of a database.")
 tenant = typer.Typer(no_args_is_help=True, help="The tenants in a database.")
 keys = typer.Typer(no_args_is_help=True, help="Idempotency keys.")
 app.add_typer(db, name="db")
 app.add_typer(tenant, name="tenant")
 app.add_typer(keys, name="keys")
+app.add_typer(log, name="log")
+app.add_typer(approvals, name="approvals")
+app.add_typer(runs, name="runs")
+app.add_typer(changes, name="changes")
+app.add_typer(budgets, name="budgets")
 app.add_typer(relay, name="relay")
 app.add_typer(projection, name="projection")
 app.add_typer(workflows, name="workflows")
 app.add_typer(runner, name="runner")
-app.command()(events)
+app.command(epilog=example("events --tenant acme --type jobs.booked"))(events)
 
 
 @app.callback()
@@ -51,12 +64,16 @@ def actionengine() -> None:
     """Operate the databases of actionengine, the governed pipeline for every change of state."""
 
 
-@db.command("upgrade")
+@db.command("upgrade", epilog=example("db upgrade --app-role app --relay-role relay --operator-role operator"))
 def upgrade_command(
     url: Url,
     app_role: Annotated[str | None, typer.Option(help="Grant this role the rights of a host (PostgreSQL).")] = None,
     relay_role: Annotated[
         str | None, typer.Option(help="Grant this role the rights of a relay, and the hosts' role only those of hosts.")
+    ] = None,
+    operator_role: Annotated[
+        str | None,
+        typer.Option(help="Grant this role the rights of hosts and of relays, under row-level security (PostgreSQL)."),
     ] = None,
     sql: Annotated[
         bool, typer.Option("--sql", help="Print the SQL for an empty database, and change nothing.")
@@ -64,20 +81,20 @@ def upgrade_command(
 ) -> None:
     """Upgrade the schema to the newest version, as its owner."""
     if sql:
-        print(upgrade_sql(dialect_of(url), app_role, relay_role))
+        print(upgrade_sql(dialect_of(url), app_role, relay_role, operator_role))
         return
     if dialect_of(url) == "sqlite":
         with SQLiteStorage(url):
             pass
     else:
         with owner(url) as connection:
-            upgrade(connection, app_role, relay_role)
+            upgrade(connection, app_role, relay_role, operator_role)
     print(f"the schema is at version {HEAD}")
-    for role in filter(None, (app_role, relay_role)):
+    for role in filter(None, (app_role, relay_role, operator_role)):
         print(f"the role {role} has its grants")
 
 
-@db.command()
+@db.command(epilog=example("db current --url sqlite:///app.db"))
 def current(url: Url) -> None:
     """Print the version of the schema."""
     if is_missing(url):
@@ -88,7 +105,7 @@ def current(url: Url) -> None:
     print("there is no schema" if version is None else f"version {version} of {HEAD}")
 
 
-@db.command()
+@db.command(epilog=example("db check --metadata app.models:Base"))
 def check(
     url: Url,
     signing_key: SigningKey = None,
@@ -124,7 +141,7 @@ def check(
     print(f"the schema is at version {HEAD}, and a host can work with it")
 
 
-@db.command("protect")
+@db.command("protect", epilog=example("db protect invoices --app-role app"))
 def protect_command(
     table: Annotated[str, typer.Argument(help="The table's exact name, without quotes.")],
     url: Url,
@@ -147,7 +164,7 @@ def _metadata(name: str) -> MetaData:
     return found
 
 
-@db.command("sign")
+@db.command("sign", epilog=example("db sign --url postgresql://owner@localhost/app"))
 def sign_command(url: Url, signing_key: SigningKey = None) -> None:
     """Make the database verify the tenant of each transaction (PostgreSQL). Without a key, create one."""
     if dialect_of(url) == "sqlite":
@@ -160,7 +177,7 @@ def sign_command(url: Url, signing_key: SigningKey = None) -> None:
         print(f"ACTIONENGINE_SIGNING_KEY={key}")
 
 
-@db.command("unsign")
+@db.command("unsign", epilog=example("db unsign --signing-key the-key-before"))
 def unsign_command(url: Url, signing_key: SigningKey = None) -> None:
     """Remove a signing key that no host uses any more."""
     if signing_key is None:
@@ -170,7 +187,7 @@ def unsign_command(url: Url, signing_key: SigningKey = None) -> None:
     print("the key is removed" if found else "there was no such key")
 
 
-@tenant.command()
+@tenant.command(epilog=example("tenant create acme --name 'Acme Plumbing'"))
 def create(
     slug: str, url: Url, name: Annotated[str, typer.Option(help="The name for people.")], signing_key: SigningKey = None
 ) -> None:
@@ -179,7 +196,7 @@ def create(
         print(storage.create_tenant(slug=slug, name=name).id)
 
 
-@tenant.command()
+@tenant.command(epilog=example("tenant delete acme"))
 def delete(slug: str, url: Url, signing_key: SigningKey = None) -> None:
     """Delete a tenant: no action is executed for it any more. Its rows stay."""
     with open_storage(url, signing_key) as storage:
@@ -188,20 +205,21 @@ def delete(slug: str, url: Url, signing_key: SigningKey = None) -> None:
     print(f"the tenant {slug!r} is deleted")
 
 
-@tenant.command("list")
-def list_tenants(url: Url, signing_key: SigningKey = None) -> None:
+@tenant.command("list", epilog=example("tenant list --json"))
+def list_tenants(url: Url, signing_key: SigningKey = None, json: Json = False) -> None:
     """List the tenants."""
-    table = Table("id", "slug")
+    answer_in_json(json)
+    found: list[Tenant] = []
     with open_storage(url, signing_key) as storage:
-        after = None
-        while page := storage.list_tenants(after=after, limit=MAX_PAGE):
-            for found in page:
-                table.add_row(str(found.id), found.slug)
-            after = page[-1].slug
-    Console().print(table)
+        while page := storage.list_tenants(after=found[-1].slug if found else None, limit=MAX_PAGE):
+            found += page
+    if json:
+        write_json({"items": [{"id": each.id, "slug": each.slug} for each in found], "next": None})
+    else:
+        write(*(f"{each.id}  {each.slug}" for each in found), *([] if found else ["there are no tenants"]))
 
 
-@keys.command()
+@keys.command(epilog=example("keys purge --batch 500"))
 def purge(
     url: Url, batch: Annotated[int, typer.Option(help="Keys in a batch.")] = 1000, signing_key: SigningKey = None
 ) -> None:

@@ -31,6 +31,13 @@ SigningKey = Annotated[
     str | None, typer.Option(envvar="ACTIONENGINE_SIGNING_KEY", help="The key that the database verifies, if any.")
 ]
 
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document; errors are JSON on stderr.")]
+
+
+def example(*commands: str) -> str:
+    """Return the end of a command's help, which shows how to call it."""
+    return "\n\n".join([f"Example{'s' if len(commands) > 1 else ''}:", *(f"actionengine {each}" for each in commands)])
+
 
 def open_storage(url: str, signing_key: str | None, behind_pooler: bool = True) -> SQLStorage:
     """Return the storage in a database, perhaps behind a pooler that lends connections for a transaction only.

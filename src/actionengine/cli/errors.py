@@ -3,21 +3,60 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
+import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import IntEnum
 from typing import Any, NoReturn
 
 import typer
 from sqlalchemy.exc import DBAPIError, StatementError
 from typer.core import TyperGroup
 
+from actionengine.cli.terminal import escape
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.masking.redaction import redact, secrets_in
 
 _secrets: set[str] = set()
 """The secrets of this invocation, for all of its threads."""
+
+
+class _Output:
+    """The form of the errors of this invocation."""
+
+    is_json = False
+
+
+class ExitCode(IntEnum):
+    """The exit codes of all commands. A mistake in the arguments is `USAGE`."""
+
+    SUCCESS = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    FORBIDDEN = 4
+    CONFLICT = 5
+    UNAVAILABLE = 6
+    INTERRUPTED = 130
+
+
+_EXIT_CODES: Mapping[ErrorCode, ExitCode] = {
+    ErrorCode.INVALID_INPUT: ExitCode.USAGE,
+    ErrorCode.NOT_FOUND: ExitCode.NOT_FOUND,
+    ErrorCode.UNAUTHENTICATED: ExitCode.FORBIDDEN,
+    ErrorCode.FORBIDDEN: ExitCode.FORBIDDEN,
+    ErrorCode.CONFLICT: ExitCode.CONFLICT,
+    ErrorCode.APPROVAL_REQUIRED: ExitCode.CONFLICT,
+    ErrorCode.IDEMPOTENCY_IN_PROGRESS: ExitCode.CONFLICT,
+    ErrorCode.IDEMPOTENCY_MISMATCH: ExitCode.CONFLICT,
+    ErrorCode.UNAVAILABLE: ExitCode.UNAVAILABLE,
+    ErrorCode.TIMEOUT: ExitCode.UNAVAILABLE,
+    ErrorCode.RATE_LIMITED: ExitCode.UNAVAILABLE,
+}
 
 _WITH_SECRETS = (
     "ACTIONENGINE_URL",
@@ -36,6 +75,7 @@ class Commands(TyperGroup):
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
         """Collect the secrets of the arguments, and parse the arguments."""
         if extra.get("parent") is None and not rest:
+            _Output.is_json = False
             _secrets.clear()
             _secrets.update(_known_secrets(args))
         with report_errors():
@@ -44,7 +84,10 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         with report_errors(), _redacted_log():
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            # A reader that has gone away is noticed here, and not by the interpreter at its end.
+            sys.stdout.flush()
+            return result
 
 
 @contextmanager
@@ -88,10 +131,43 @@ def message_of(error: BaseException) -> str:
     return f"{type(error).__name__}{': ' if text else ''}{text} ({TRACEBACK}=1 shows where)"
 
 
-def fail(message: str) -> NoReturn:
-    """Print a message on stderr, and end with the exit code 1."""
-    typer.echo(shown(message), err=True)
-    raise typer.Exit(1)
+def fail(message: str, code: ExitCode = ExitCode.FAILED) -> NoReturn:
+    """Print a message on stderr, and end with an exit code. With `--json`, it is a JSON object in a line."""
+    if _Output.is_json:
+        _write_json(code.name.lower(), message, {}, None)
+    else:
+        typer.echo("\n".join(map(escape, shown(message).split("\n"))), err=True)
+    raise typer.Exit(int(code))
+
+
+def refuse(error: ActionError, tenant: str | None = None, hint: str = "") -> NoReturn:
+    """Print the error of an action, as `report` does, and end with its exit code."""
+    report(error, tenant, hint)
+    raise typer.Exit(int(exit_code(error)))
+
+
+def report(error: ActionError, tenant: str | None = None, hint: str = "") -> None:
+    """Print the error of an action on stderr, with the slug of its tenant. With `--json`, it is an object in a line."""
+    if _Output.is_json:
+        _write_json(error.code.value, f"{error.message}{hint}", error.to_dict()["details"], tenant)
+        return
+    prefix = "" if tenant is None else f"{tenant}: "
+    typer.echo(escape(shown(f"{prefix}{error.message}{hint}")), err=True)
+
+
+def exit_code(error: ActionError) -> ExitCode:
+    """Return the exit code for the error of an action."""
+    return _EXIT_CODES.get(error.code, ExitCode.FAILED)
+
+
+def answer_in_json(is_json: bool) -> None:
+    """Print the errors of this invocation as JSON from now on, if it was asked for JSON."""
+    _Output.is_json = is_json
+
+
+def _write_json(code: str, message: str, details: Mapping[str, Any], tenant: str | None) -> None:
+    error = {"code": code, "message": shown(message), "details": details}
+    typer.echo(json.dumps({"tenant": tenant, "error": error} if tenant is not None else {"error": error}), err=True)
 
 
 def shown(text: str) -> str:

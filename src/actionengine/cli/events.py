@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from returns.result import Failure
 
-from actionengine.cli.common import SigningKey, Url, counted, imported, open_storage
+from actionengine.cli.common import SigningKey, Url, counted, example, imported, open_storage
 from actionengine.cli.errors import fail
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.context import Tenant
@@ -36,7 +36,7 @@ def events(
             print(to_structured(event, "actionengine")[1].decode())
 
 
-@projection.command()
+@projection.command(epilog=example("projection rebuild app.views:board --tenant acme"))
 def rebuild(name: Named, tenant: Slug) -> None:
     """Rebuild a projection beside the live one, and switch to it. An interrupted rebuild continues when repeated."""
     found = _projection(name)
@@ -47,7 +47,7 @@ def rebuild(name: Named, tenant: Slug) -> None:
     print(f"applied {answer.unwrap()} events")
 
 
-@projection.command()
+@projection.command(epilog=example("projection status app.views:board --tenant acme"))
 def status(name: Named, tenant: Slug) -> None:
     """Print the position of a projection."""
     found = _projection(name)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from actionengine.cli.common import SigningKey, Url, counted, open_storage
+from actionengine.cli.common import SigningKey, Url, counted, example, open_storage
 from actionengine.cli.errors import fail, shown
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.events.publishers.addresses import publisher_from_address
@@ -40,7 +40,7 @@ Queue = Annotated[str | None, typer.Option(help="events, workflows or triggers; 
 EventIds = Annotated[list[str] | None, typer.Argument(help="Event ids.")]
 
 
-@relay.command()
+@relay.command(epilog=example("relay run --publisher 'nats://localhost:4222?stream=events'"))
 def run(
     publisher: Address,
     url: Url,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from actionengine.boundary.capabilities import PROFILES, CapabilityProfile
+from actionengine.cli.common import example
 from actionengine.cli.errors import fail
 from actionengine.cli.workflows import AnswerTimeout, ConnectTimeout, DurableUrl, durable_engine
 
@@ -36,7 +37,7 @@ def commands() -> None:
     """Work in modules."""
 
 
-@runner.command()
+@runner.command(epilog=example("runner work --modules /srv/modules --profile CODE_MODULE_DEFAULT"))
 def work(
     url: DurableUrl,
     modules: Modules,

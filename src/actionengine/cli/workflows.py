@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from actionengine.cli.common import example
 from actionengine.cli.errors import fail
 
 workflows = typer.Typer(no_args_is_help=True, help="The durable engine for workflows and workers.")
@@ -35,7 +36,7 @@ def commands() -> None:
     """The durable engine for workflows and workers."""
 
 
-@workflows.command()
+@workflows.command(epilog=example("workflows upgrade --app-role app"))
 def upgrade(
     url: DurableUrl,
     app_role: Annotated[

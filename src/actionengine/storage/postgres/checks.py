@@ -65,6 +65,19 @@ ORDER BY c.relname
 """
 
 
+class StrongRoleError(ConfigurationError):
+    """The refusal of a role that row-level security does not bind."""
+
+    def __init__(self, role: str, strength: str) -> None:
+        self.role = role
+        self.strength = strength
+        super().__init__(
+            f"the role {role!r} is {strength}, and so past tenant isolation: connect as a role of its own "
+            f"(CREATE ROLE app LOGIN, then `actionengine db upgrade --url ... --app-role app`), or pass "
+            f"allow_strong_role=True for local play"
+        )
+
+
 def check(query: Callable[..., list[Row]], database: str, signature: str | None, allow_strong_role: bool) -> None:
     """Raise `ConfigurationError`, with the remedy: for a role that may do too much, for a schema that is missing or of
     another version, and if the storage and the database have different signing keys."""
@@ -81,11 +94,7 @@ def check(query: Callable[..., list[Row]], database: str, signature: str | None,
         }
         for strength, has_it in strengths.items():
             if has_it:
-                raise ConfigurationError(
-                    f"the role {role!r} is {strength}, and so past tenant isolation: connect as a role of its own "
-                    f"(CREATE ROLE app LOGIN, then `actionengine db upgrade --url ... --app-role app`), or pass "
-                    f"allow_strong_role=True for local play"
-                )
+                raise StrongRoleError(role, strength)
         _check_places(role, query(PLACES))
     try:
         ((version,),) = query("SELECT pg_catalog.max(version) FROM public.ae_schema")

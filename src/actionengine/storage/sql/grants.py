@@ -1,4 +1,4 @@
-"""The rights of the roles of hosts and relays: no more than they need."""
+"""The rights of the roles of hosts, relays and operators: no more than they need."""
 
 from __future__ import annotations
 
@@ -41,14 +41,16 @@ GRANT EXECUTE ON FUNCTION {_RELAY_FUNCTIONS} TO {{role}};
 _RELAY_REVOKES = f"REVOKE EXECUTE ON FUNCTION {_RELAY_FUNCTIONS} FROM {{role}};"
 
 
-def grants(app_role: str | None, relay_role: str | None = None) -> list[str]:
+def grants(app_role: str | None, relay_role: str | None = None, operator_role: str | None = None) -> list[str]:
     """Return the statements that grant these rights. If relays have a role of their own, the hosts' role loses
-    theirs."""
+    theirs. The operators' role has those of hosts and of relays: row-level security binds it too."""
     script = ""
     if app_role is not None:
         script += (_GRANTS + (_RELAY_REVOKES if relay_role else _RELAY_GRANTS)).format(role=quoted(app_role))
     if relay_role is not None:
         script += _RELAY_GRANTS.format(role=quoted(relay_role))
+    if operator_role is not None:
+        script += (_GRANTS + _RELAY_GRANTS).format(role=quoted(operator_role))
     return [statement.strip() for statement in script.split(";") if statement.strip()]
 
 

@@ -42,7 +42,12 @@ def schema_of(dialect: str) -> str | None:
     return "public" if dialect == "postgresql" else None
 
 
-def upgrade(connection: Connection, app_role: str | None = None, relay_role: str | None = None) -> int:
+def upgrade(
+    connection: Connection,
+    app_role: str | None = None,
+    relay_role: str | None = None,
+    operator_role: str | None = None,
+) -> int:
     """Migrate the schema to `HEAD`, also after a host's own environment has run migrations, and grant the roles their
     rights.
 
@@ -51,16 +56,21 @@ def upgrade(connection: Connection, app_role: str | None = None, relay_role: str
     found = schema_version(connection)
     if found != HEAD:
         _run(connection=connection, found=revision(found) if found else None)
-    for statement in grants(app_role, relay_role):
+    for statement in grants(app_role, relay_role, operator_role):
         connection.exec_driver_sql(statement)
     return found or 0
 
 
-def upgrade_sql(dialect: str = "postgresql", app_role: str | None = None, relay_role: str | None = None) -> str:
+def upgrade_sql(
+    dialect: str = "postgresql",
+    app_role: str | None = None,
+    relay_role: str | None = None,
+    operator_role: str | None = None,
+) -> str:
     """Return the same as a SQL script, for an empty database."""
     output = io.StringIO()
     _run(dialect=dialect, output=output)
-    granted = [f"{statement};\n" for statement in grants(app_role, relay_role)]
+    granted = [f"{statement};\n" for statement in grants(app_role, relay_role, operator_role)]
     return "\n".join((output.getvalue(), *granted))
 
 
