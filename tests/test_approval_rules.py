@@ -312,12 +312,19 @@ def test_what_is_decided_stays_decided(till: Till, first: str, second: str) -> N
     assert isinstance(till.decide(first, id, by[first]), Success)
     runs = len(till.paid)
     status = {"approve": "approved", "reject": "rejected", "cancel": "cancelled"}[first]
+    decided = till.do("approvals.get", {"approval_id": id}, Actor.system()).unwrap()
+    at = decided.decided_at.isoformat(timespec="seconds")
     error = till.decide(second, id, by[second]).failure()
     assert (error.code, error.message) == (
         ErrorCode.CONFLICT,
-        f"the approval {id} is {status} and cannot be used again",
+        f"the approval {id} is {status} by {decided.decided_by} at {at} and cannot be used again",
     )
-    assert error.details == {"approval_id": id, "status": status}
+    assert error.details == {
+        "approval_id": id,
+        "status": status,
+        "decided_by": str(by[first]),
+        "decided_at": at,
+    }
     assert len(till.paid) == runs == (first == "approve")
 
 

@@ -165,7 +165,7 @@ def test_each_public_name_loads_and_is_listed() -> None:
     for name in names:
         assert name == "ErrorCodeValue" or getattr(actionengine, name).__name__ == name
     extras = {"BrokerPublisher", "EventBridgePublisher", "PostgresStorage", "SQLiteStorage", "protect_table"}
-    extras |= {"MCPRequest", "create_mcp_server"}
+    extras |= {"MCPRequest", "create_mcp_server", "create_console"}
     assert set(vars(actionengine)["__getattr__"]("__all__")) == names - extras
     with pytest.raises(AttributeError, match="no attribute 'create_actoin'"):
         getattr(actionengine, "create_actoin")  # noqa: B009

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, Self, TypeVar, final
 
@@ -85,7 +86,7 @@ class Engine:
             ("_storage", storage),
             ("_background_loop", background_loop),
             ("_declared", _frozen(by_declaration(services, plans))),
-            ("_actions", _frozen({name: _frozen(_actions(plans[name])) for name in plans})),
+            ("_actions", _frozen({name: _frozen({a: p.action for a, p in plans[name].items()}) for name in plans})),
             ("_action_summaries", _frozen({name: _summaries(plans[name]) for name in plans})),
             (
                 "_service_summaries",
@@ -123,13 +124,19 @@ class Engine:
         principal behind it. With a `resource` such as `"job/17"`, it is about that one; without, about at least one.
         Hooks, and the questions of handlers, are not looked at. `not_found` for an unknown action.
         """
-        return run_sync(self._catalogue.can(context, service, action, resource, "sync"))
+        return run_sync(self._catalogue.can(context, [(service, action)], resource, "sync")).map(itemgetter(0))
 
     async def can_async(
         self, context: RequestContext, service: str, action: str, resource: str | None = None
     ) -> Result[Permission, ActionError]:
         """Return what `can` returns, under an event loop."""
-        return await self._catalogue.can(context, service, action, resource, "async")
+        return (await self._catalogue.can(context, [(service, action)], resource, "async")).map(itemgetter(0))
+
+    async def can_each(
+        self, context: RequestContext, actions: Iterable[tuple[str, str]], resource: str | None, mode: Mode
+    ) -> Result[tuple[Permission, ...], ActionError]:
+        """Return what `can` returns for each service and action, with one question to the authorizer."""
+        return await self._catalogue.can(context, actions, resource, mode)
 
     def catalogue(
         self, context: RequestContext, services: Iterable[str] | None = None
@@ -386,10 +393,6 @@ def _refused(error: ActionError, context: RequestContext) -> Failure[ActionError
 
 def _frozen(mapping: dict[K, V]) -> Mapping[K, V]:
     return MappingProxyType(mapping)
-
-
-def _actions(plans: Mapping[str, ActionPlan]) -> dict[str, Action]:
-    return {name: plan.action for name, plan in plans.items()}
 
 
 def _summaries(plans: Mapping[str, ActionPlan]) -> tuple[ActionSummary, ...]:

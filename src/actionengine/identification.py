@@ -12,7 +12,7 @@ from typing import Any
 from returns.primitives.exceptions import UnwrapFailedError
 
 from actionengine.context import RequestContext
-from actionengine.errors import ActionError, ConfigurationError
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.text.names import shortened
 
 logger = logging.getLogger("actionengine")
@@ -27,7 +27,15 @@ class CallerUnknown(Exception):
 
 
 class CallerRefused(Exception):
-    """`identify` refused the caller. The reason is in the server's log."""
+    """`identify` refused the caller. The reason is in the server's log.
+
+    `code` is that of the host's `ActionError`, such as `unavailable` where it could not look up the tenant; `forbidden`
+    for another exception.
+    """
+
+    def __init__(self, code: ErrorCode) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class IdentifyCrashed(Exception):
@@ -40,12 +48,14 @@ class Identification:
     A context whose source is the default one gets `source`, the name of the entry point.
     """
 
-    def __init__(self, identify: Callable[[Any], Any], source: str) -> None:
-        """Raises `ConfigurationError` for an `identify` that cannot be called."""
+    def __init__(self, identify: Callable[[Any], Any], source: str, refusals: tuple[type[Exception], ...] = ()) -> None:
+        """`refusals` are further exceptions by which a host refuses a caller. Raises `ConfigurationError` for an
+        `identify` that cannot be called."""
         if not callable(identify):
             raise ConfigurationError(f"identify is a function that returns a RequestContext, not {identify!r}")
         self._identify = identify
         self._source = source
+        self._refusals = (*_REFUSALS, *refusals)
         self._is_async = inspect.iscoroutinefunction(identify) or inspect.iscoroutinefunction(
             getattr(identify, "__call__", None)  # noqa: B004
         )
@@ -57,14 +67,14 @@ class Identification:
         """
         try:
             context = await self._ask(request)
-        except _REFUSALS as refusal:
+        except Exception as error:
+            if not isinstance(error, self._refusals):
+                logger.exception("identify raised for %s", name)
+                raise IdentifyCrashed from None
             # The text of a `LookupError` is the key that was looked up, such as a token.
-            reason = "" if isinstance(refusal, LookupError) else f": {shortened(refusal)}"
-            logger.warning("identify refused %s with %s%s", name, type(refusal).__name__, reason)
-            raise CallerRefused from None
-        except Exception:
-            logger.exception("identify raised for %s", name)
-            raise IdentifyCrashed from None
+            reason = "" if isinstance(error, LookupError) else f": {shortened(error)}"
+            logger.warning("identify refused %s with %s%s", name, type(error).__name__, reason)
+            raise CallerRefused(_code_of(error)) from None
         if context is None:
             raise CallerUnknown
         if not isinstance(context, RequestContext):
@@ -85,3 +95,13 @@ class Identification:
         except StopIteration:
             # `next` found nothing. No future carries this exception: the request would wait without an end.
             raise LookupError from None
+
+
+def _code_of(refusal: BaseException) -> ErrorCode:
+    if isinstance(refusal, UnwrapFailedError):
+        # `engine.resolve_tenant(slug).unwrap()` found no tenant, or no storage.
+        refusal = refusal.halted_container.failure()
+    if isinstance(refusal, ActionError):
+        return refusal.code
+    is_unknown = getattr(refusal, "status_code", None) == ErrorCode.UNAUTHENTICATED.http_status
+    return ErrorCode.UNAUTHENTICATED if is_unknown else ErrorCode.FORBIDDEN

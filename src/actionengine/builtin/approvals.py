@@ -110,10 +110,16 @@ class Approval(Output):
     omitted: int = Field(
         default=0, description="The number of writes and events that are left out because there are too many."
     )
+    can_decide: bool = Field(
+        default=False,
+        description="True if you may approve and reject it: it is pending, you have the permission, and neither you "
+        "nor an actor that you act for asked for it.",
+    )
+    can_cancel: bool = Field(default=False, description="True if you may cancel it: it is pending, and your own.")
 
     @classmethod
-    def of(cls, pending: PendingApproval, now: datetime) -> Approval:
-        """Return the public part of a stored approval."""
+    def of(cls, pending: PendingApproval, now: datetime, reader: Actor | None = None) -> Approval:
+        """Return the public part of a stored approval, for a reader that may see it."""
         expired, effects = pending.status == "pending" and not pending.is_open(now), pending.effects
         return cls(
             id=pending.id,
@@ -133,6 +139,9 @@ class Approval(Output):
             writes=effects and effects.writes,
             events=effects and effects.events,
             omitted=effects.omitted if effects is not None else 0,
+            # A reader that did not ask for it sees it because of the permission to decide it.
+            can_decide=reader is not None and pending.is_open(now) and _reason_not_to_decide(pending, reader) is None,
+            can_cancel=pending.is_open(now) and pending.is_asked_by(reader),
         )
 
 
@@ -186,7 +195,7 @@ async def _list(data: ListApprovals, ctx: InternalContext) -> Result[ApprovalPag
     next = found.next
     for number, record in enumerate(found, 1):
         pending = _today(PendingApproval.of(record), ctx)
-        approval = Approval.of(pending, now)
+        approval = Approval.of(pending, now, ctx.actor)
         if data.status in (None, approval.status) and await _may_see(pending, ctx):
             items.append(approval)
             if len(items) == data.limit:
@@ -215,7 +224,7 @@ async def _stored(data: ListApprovals, ctx: InternalContext) -> Page[Record]:
 @sync_and_async
 async def _get(data: GetApproval, ctx: InternalContext) -> Result[ApprovalState, ActionError]:
     pending = await _find(data.approval_id, ctx)
-    approval = Approval.of(pending, await ctx.unit_of_work.now())
+    approval = Approval.of(pending, await ctx.unit_of_work.now(), ctx.actor)
     state = ApprovalState(
         **dict(approval),
         action_id=pending.action_id,
@@ -280,7 +289,9 @@ async def _cancel(data: DecideApproval, ctx: InternalContext) -> Result[Approval
 async def _for_decision(data: DecideApproval, ctx: InternalContext) -> PendingApproval:
     pending = await _find(data.approval_id, ctx, to_decide=True)
     assert ctx.actor is not None
-    _check_decider(pending, ctx.actor)
+    reason = _reason_not_to_decide(pending, ctx.actor)
+    if reason is not None:
+        raise ActionError(ErrorCode.FORBIDDEN, reason)
     if pending.has_secret_resource and pending.resource is not None:
         # The decision contains the resource, so it has to be masked.
         ctx.learn(pending.resource)
@@ -289,29 +300,31 @@ async def _for_decision(data: DecideApproval, ctx: InternalContext) -> PendingAp
     return pending
 
 
-def _check_decider(pending: PendingApproval, decider: Actor) -> None:
-    """Raise `ActionError(forbidden)` for a decider with an AI, or with one of the requesters, in its chain."""
+def _reason_not_to_decide(pending: PendingApproval, decider: Actor) -> str | None:
+    """Return why a decider may not decide an approval: an AI, or one of the requesters, is in its chain. None where
+    nothing but a permission is needed."""
     requesters = {identity_of(requester): requester for requester in pending.requesters}
     for each in decider.chain:
         if each.type not in _DECIDERS:
-            message = (
-                f"{decider} acts for {each}: no {each.type} actor decides an approval, nor anybody on behalf of one"
-            )
-            raise ActionError(ErrorCode.FORBIDDEN, message)
+            return f"{decider} acts for {each}: no {each.type} actor decides an approval, nor anybody on behalf of one"
         requester = requesters.get(identity_of(each))
         if requester is not None:
-            raise ActionError(
-                ErrorCode.FORBIDDEN,
+            return (
                 f"{requester} asked for the approval {pending.id}, and {each} counts as the same actor: another one "
-                "has to decide",
+                "has to decide"
             )
+    return None
 
 
 async def _check_open(pending: PendingApproval, ctx: InternalContext) -> None:
     approval = Approval.of(pending, await ctx.unit_of_work.now())
     if approval.status != "pending":
-        message = f"the approval {pending.id} is {approval.status} and cannot be used again"
-        raise conflict(message, approval_id=pending.id, status=approval.status)
+        decided = {}
+        if pending.decided_by is not None and pending.decided_at is not None:
+            decided = {"decided_by": pending.decided_by, "decided_at": pending.decided_at.isoformat(timespec="seconds")}
+        by = " by {decided_by} at {decided_at}".format(**decided) if decided else ""
+        message = f"the approval {pending.id} is {approval.status}{by} and cannot be used again"
+        raise conflict(message, approval_id=pending.id, status=approval.status, **decided)
 
 
 async def _decide(

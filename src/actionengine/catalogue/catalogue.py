@@ -33,14 +33,17 @@ class Catalogue:
         return {name: tuple(item for _, item in self._describe(name)) for name in self._plans}
 
     async def can(
-        self, context: RequestContext, service: str, action: str, resource: str | None, mode: Mode
-    ) -> Result[Permission, ActionError]:
-        """Return the permission of the context's actor, or `not_found` for an unknown action."""
-        plan = route(self._plans, service, action)
-        if not isinstance(plan, ActionPlan):
-            return Failure(plan)
+        self, context: RequestContext, actions: Iterable[tuple[str, str]], resource: str | None, mode: Mode
+    ) -> Result[tuple[Permission, ...], ActionError]:
+        """Return the permission of the context's actor for each action; an unknown one is `not_found`."""
+        plans: list[ActionPlan] = []
+        for service, action in actions:
+            plan = route(self._plans, service, action)
+            if not isinstance(plan, ActionPlan):
+                return Failure(plan)
+            plans.append(plan)
         try:
-            return Success(await self._permissions.can(plan, context, resource, mode))
+            return Success(tuple(await self._permissions.can(plans, context, resource, mode)))
         except ActionError as error:
             return Failure(error.without_traceback())
 

@@ -66,16 +66,20 @@ class Permissions:
         self._authorizer = authorizer
         self._authorize_many = bulk_question(authorizer)
 
-    async def can(self, plan: ActionPlan, context: RequestContext, resource: str | None, mode: Mode) -> Permission:
-        """Return the permission of the context's actor. Raises `ActionError` as `decide` does, and `invalid_input` for
-        a resource that is no name."""
+    async def can(
+        self, plans: Sequence[ActionPlan], context: RequestContext, resource: str | None, mode: Mode
+    ) -> list[Permission]:
+        """Return the permission of the context's actor for each action. Raises `ActionError` as `decide` does, and
+        `invalid_input` for a resource that is no name."""
         if resource is not None and not (isinstance(resource, str) and 0 < len(resource) <= MAX_SUBJECT_LENGTH):
             raise ActionError(
                 ErrorCode.INVALID_INPUT,
                 f"a resource is a name of 1 to {MAX_SUBJECT_LENGTH} characters, such as 'job/17', or None for any",
             )
-        (decision,) = await self.decide([plan], context, resource, mode)
-        return Permission(decision.allowed, decision.reason, approval_need(plan.action.approval))
+        return [
+            Permission(decision.allowed, decision.reason, approval_need(plan.action.approval))
+            for plan, decision in zip(plans, await self.decide(plans, context, resource, mode), strict=True)
+        ]
 
     async def decide(
         self, plans: Sequence[ActionPlan], context: RequestContext, resource: str | None, mode: Mode

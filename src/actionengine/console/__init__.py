@@ -12,8 +12,9 @@ To add a page:
    address, `ui` has the macros of `macros.html`, and the filters `time` and `json` show a time and a value.
 3. A tuple `PAGES` of that module declares it: `Page(path=…, title=…, view=…, template=…, action="service.action")`.
    A caller that may not execute the action gets 403, and no link. Add the tuple to `PAGES` in `pages/__init__.py`.
-4. A `Button(action=…, label=…, done=…)` in the page's `buttons` may be pressed. The view offers it with a payload:
-   `visit.offer(BUTTON, {"id": …}, when=…)`, and the template shows it: `{{ ui.button(offered, visit.path) }}`.
+4. A `Button(action=…, label=…, done=…)` in the page's `buttons` may be pressed. The view offers it for a thing:
+   `await visit.offer(Offer(BUTTON, payload, resource=…, when=…), …)` returns the buttons that the caller may press, and
+   the template shows each with `{{ ui.button(each) }}`.
 
 `__init__.pyi` lists the public names. Each is loaded when it is first used.
 """

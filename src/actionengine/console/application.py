@@ -5,28 +5,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 from returns.result import Failure, Success
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
 from actionengine.concurrency.abandonable import def_in_threads
-from actionengine.console.commands import Commands
+from actionengine.console.commands import Commands, return_address
 from actionengine.console.errors import ErrorPage, error_page
 from actionengine.console.flash import read_flash, remove_flash
 from actionengine.console.page import Page
 from actionengine.console.pages import PAGES
 from actionengine.console.rendering import Templates
-from actionengine.console.security import with_security_headers
+from actionengine.console.security import check_origins, with_security_headers
 from actionengine.console.static_files import StaticFiles
-from actionengine.console.visit import Visit
+from actionengine.console.visit import Visit, split
 from actionengine.context import RequestContext
 from actionengine.engine import Engine
-from actionengine.errors import ActionError
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.identification import CallerRefused, CallerUnknown, Identification, IdentifyCrashed
 
 logger = logging.getLogger("actionengine")
@@ -41,7 +42,7 @@ its text stays on the server."""
 
 def create_console(
     engine: Engine,
-    identify: Identify,
+    identify: Identify | None = None,
     *,
     title: str = "actionengine",
     allowed_origins: Iterable[str] = (),
@@ -61,31 +62,38 @@ def create_console(
             changes the `Host` header. The forms of other origins are refused.
 
     Raises:
-        ConfigurationError: for an `identify` that cannot be called.
+        ConfigurationError: without an `identify` that can be called, and for an origin that is none.
     """
-    return _Console(engine, identify, title, frozenset(allowed_origins)).application()
+    if identify is None:
+        raise ConfigurationError(
+            "create_console(engine, identify) needs identify: a function that returns the RequestContext of a request, "
+            "or None for a caller that is not signed in"
+        )
+    return _Console(engine, identify, title, check_origins(allowed_origins)).application()
 
 
 class _Console:
     def __init__(self, engine: Engine, identify: Identify, title: str, allowed_origins: frozenset[str]) -> None:
         self._engine = engine
-        self._identification = Identification(identify, SOURCE)
+        self._identification = Identification(identify, SOURCE, (HTTPException,))
         self._static = StaticFiles()
         self._templates = Templates({"site": title, "static": self._static.path})
         self._pages = tuple(page for page in PAGES if page.action is None or _has(engine, page.action))
+        self._routes = [
+            Route(page.path, self._endpoint(self._show_page(page)), methods=["GET"]) for page in self._pages
+        ]
         buttons = [button for page in self._pages for button in page.buttons if _has(engine, button.action)]
         self._commands = Commands({button.action: button for button in buttons}, allowed_origins)
         names = {page.action for page in self._pages} | {button.action for button in buttons}
-        self._services = tuple(dict.fromkeys(name.rpartition(".")[0] for name in sorted(filter(None, names))))
+        self._services = tuple(dict.fromkeys(split(name)[0] for name in sorted(filter(None, names))))
 
     def application(self) -> ASGIApp:
         """Return the ASGI application."""
-        routes = [Route(page.path, self._endpoint(self._show_page(page)), methods=["GET"]) for page in self._pages]
         app = Starlette(
             routes=[
                 Route("/static/{hash}/{name}", self._show_static, methods=["GET"]),
                 Route("/do/{service}/{action}", self._endpoint(self._press), methods=["POST"]),
-                *routes,
+                *self._routes,
             ],
             exception_handlers={HTTPException: self._on_http_exception},
         )
@@ -116,9 +124,9 @@ class _Console:
         try:
             context = await self._identification.context_of(request, f"the console's {request.url.path}")
         except CallerUnknown:
-            raise ErrorPage(401, "Sign in first", "The application does not know who you are.") from None
-        except CallerRefused:
-            raise ErrorPage(403, "You have no access", "The application refused your request.") from None
+            raise _refused(ErrorCode.UNAUTHENTICATED) from None
+        except CallerRefused as refusal:
+            raise _refused(refusal.code) from None
         except IdentifyCrashed:
             raise ErrorPage(500, "The page failed", "The application could not identify you.") from None
         listed = await self._engine.catalogue_async(context, self._services)
@@ -147,25 +155,54 @@ class _Console:
             "done": flash.done if flash is not None else None,
         }
         html = self._templates.render(page.template, {**shared, **variables})
-        response = HTMLResponse(html, problem.status if problem is not None else 200)
+        response = HTMLResponse(html)
+        if problem is not None:
+            response.status_code = problem.status
+            response.headers.update(problem.headers)
         if flash is not None:
             remove_flash(visit, response)
         return response
 
     async def _forbidden(self, action: str, visit: Visit) -> ErrorPage:
-        service, _, name = action.rpartition(".")
-        needed = self._engine.get_action(service, name).unwrap().permission
-        permission = (await self._engine.can_async(visit.context, service, name)).unwrap()
+        needed = self._engine.get_action(*split(action)).unwrap().permission
+        answer = await self._engine.can_async(visit.context, *split(action))
+        if isinstance(answer, Failure):
+            raise answer.failure()
         needs = f"It needs the permission {needed}." if needed is not None else f"It reads {action}."
-        return ErrorPage(403, "You may not open this page", f"{needs} The answer was: {permission.reason}.")
+        return ErrorPage(403, "You may not open this page", f"{needs} The answer was: {answer.unwrap().reason}.")
 
     async def _press(self, visit: Visit) -> Response:
+        button, form = await self._commands.read(visit)
         try:
-            return await self._commands.press(visit)
+            return await self._commands.execute(button, form, visit)
         except ActionError as error:
             problem = error_page(error)
-        # The page from which the button was pressed shows the present state, and the error.
-        return self._show_error(visit.request, problem, visit)
+        # The page of the form shows the present state, and the error.
+        found = self._find_page(visit.request, return_address(form))
+        if found is None:
+            raise problem
+        page, request = found
+        form["action"] = button.action
+        back = Visit(self._engine, request, visit.context, visit.may, form)
+        try:
+            return await self._render(page, back, problem)
+        except (ActionError, ErrorPage):
+            raise problem from None
+
+    def _find_page(self, request: Request, address: str) -> tuple[Page, Request] | None:
+        """Return the page of an address, and the request for it."""
+        path, _, query = address.partition("?")
+        scope = {
+            **request.scope,
+            "method": "GET",
+            "path": request.scope.get("root_path", "") + unquote(path),
+            "query_string": query.encode(),
+        }
+        for page, route in zip(self._pages, self._routes, strict=True):
+            match, parameters = route.matches(scope)
+            if match is Match.FULL:
+                return page, Request({**scope, **parameters})
+        return None
 
     async def _show_static(self, request: Request) -> Response:
         return self._static.respond(request) or self._show_error(request, _NOT_FOUND)
@@ -210,6 +247,14 @@ class _Console:
 _NOT_FOUND = ErrorPage(404, "There is no such page", "The address is wrong, or the thing does not exist.")
 
 
+def _refused(code: ErrorCode) -> ErrorPage:
+    """Return the page for a caller that `identify` refused."""
+    if code is ErrorCode.UNAUTHENTICATED:
+        return ErrorPage(401, "Sign in first", "The application does not know who you are.")
+    if code is ErrorCode.UNAVAILABLE:
+        return error_page(ActionError(code, "The application could not identify you."))
+    return ErrorPage(403, "You have no access", "The application refused your request.")
+
+
 def _has(engine: Engine, action: str) -> bool:
-    service, _, name = action.rpartition(".")
-    return isinstance(engine.get_action(service, name), Success)
+    return isinstance(engine.get_action(*split(action)), Success)

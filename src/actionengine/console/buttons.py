@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +46,34 @@ class Button:
 
 
 @dataclass(frozen=True, slots=True)
-class OfferedButton:
-    """A button with the payload that pressing it sends. `key` is the idempotency key of this rendering."""
+class Offer:
+    """A button that a view offers for one thing, if its caller may execute the action.
+
+    Attributes:
+        button: the button.
+        payload: the payload that pressing it sends, without what the operator fills in.
+        resource: the resource of the action for this payload, such as `run/17`; None where the action declares none.
+        when: the rules that the action has beside the permission, such as the state of the thing.
+    """
+
+    button: Button
+    payload: Mapping[str, Any]
+    resource: str | None = None
+    when: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ShownButton:
+    """A button that the caller may press.
+
+    Attributes:
+        button: the button.
+        payload: the payload as JSON.
+        key: the idempotency key of this rendering: pressing it twice executes the action once.
+        values: the operator's values by field, of a form that was refused.
+    """
 
     button: Button
     payload: str
     key: str
+    values: Mapping[str, str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -14,7 +15,7 @@ from actionengine.console.buttons import Button
 from actionengine.console.errors import ErrorPage
 from actionengine.console.flash import set_flash
 from actionengine.console.security import is_cross_site
-from actionengine.console.visit import Visit
+from actionengine.console.visit import Visit, field_name
 
 MAX_BODY_BYTES = 1024 * 1024
 """Bytes of a form, at most."""
@@ -31,9 +32,9 @@ class Commands:
         self.buttons = buttons
         self._allowed_origins = allowed_origins
 
-    async def press(self, visit: Visit) -> Response:
-        """Execute the action of a form, and redirect to its page. Raises `ErrorPage` for a form that is not one of this
-        console, and `ActionError` for an action that failed."""
+    async def read(self, visit: Visit) -> tuple[Button, dict[str, str]]:
+        """Return the button that was pressed, and its form. Raises `ErrorPage` for a form that is not one of this
+        console."""
         request = visit.request
         if is_cross_site(request, self._allowed_origins):
             raise ErrorPage(403, "This form is not from here", "Another site sent it. Open the console and try again.")
@@ -41,11 +42,16 @@ class Commands:
         if button is None:
             raise ErrorPage(404, "There is no such button", "The console does not offer this action.")
         form = await read_form(request)
-        key = form.get("key")
-        if not key:
-            raise ErrorPage(400, "The form is incomplete", "It has no key. Open the page again.")
-        await visit.execute(button.action, _payload(button, form), visit.with_key(key))
-        response = RedirectResponse(visit.url(return_path(form)), 303)
+        if not form.get("key"):
+            raise ErrorPage(400, "The form is incomplete", "It has no key. Open the page again, and send its form.")
+        return button, form
+
+    async def execute(self, button: Button, form: Mapping[str, str], visit: Visit) -> Response:
+        """Execute the action of a button, and lead back to the page of its form. Raises `ActionError` for an action
+        that failed."""
+        payload = _payload(button, form)
+        await visit.execute(button.action, payload, replace(visit.context, idempotency_key=form["key"]))
+        response = RedirectResponse(visit.url_of(return_address(form)), 303)
         set_flash(visit, response, button.action)
         return response
 
@@ -66,10 +72,10 @@ async def read_form(request: Request) -> dict[str, str]:
         raise ErrorPage(400, "The form cannot be read", "Open the page again, and send its form.") from None
 
 
-def return_path(form: Mapping[str, str]) -> str:
-    """Return the path below the root of the console to which a form leads back; the overview for none."""
-    path = form.get("return", "/")
-    return path if path.startswith("/") and not path.startswith("//") else "/"
+def return_address(form: Mapping[str, str]) -> str:
+    """Return the address below the root of the console to which a form leads back; the overview for none."""
+    address = form.get("return", "")
+    return address if address.startswith("/") else "/"
 
 
 def _payload(button: Button, form: Mapping[str, str]) -> dict[str, Any]:
@@ -80,5 +86,5 @@ def _payload(button: Button, form: Mapping[str, str]) -> dict[str, Any]:
         payload = None
     if not isinstance(payload, dict):
         raise ErrorPage(400, "The form cannot be read", "Open the page again, and send its form.")
-    filled = {field.name: form.get(f"field.{field.name}", "").strip() for field in button.fields}
-    return {**payload, **{name: value for name, value in filled.items() if value}}
+    filled = {field.name: form.get(field_name(field.name), "").strip() for field in button.fields}
+    return {**payload, **{name: value.replace("\r\n", "\n") for name, value in filled.items() if value}}

@@ -20,6 +20,9 @@ _TITLES = {
     ErrorCode.RATE_LIMITED: "A budget is used up",
 }
 
+_RETRY_AFTER = "5"
+"""Seconds."""
+
 
 class ErrorPage(Exception):
     """A page that explains an error.
@@ -29,17 +32,28 @@ class ErrorPage(Exception):
         title: its heading.
         message: a sentence or two.
         headers: further headers of the response.
+        approval: the id of the approval that the action waits for, if any.
     """
 
-    def __init__(self, status: int, title: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        title: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        approval: str | None = None,
+    ) -> None:
         super().__init__(title)
         self.status = status
         self.title = title
         self.message = message
         self.headers = headers or {}
+        self.approval = approval
 
 
 def error_page(error: ActionError) -> ErrorPage:
     """Return the page of an error of an action."""
-    headers = {"retry-after": "5"} if error.code is ErrorCode.UNAVAILABLE else {}
-    return ErrorPage(error.code.http_status, _TITLES.get(error.code, "The action failed"), error.message, headers)
+    headers = {"retry-after": _RETRY_AFTER} if error.code is ErrorCode.UNAVAILABLE else {}
+    title = _TITLES.get(error.code, "The action failed")
+    approval = error.details.get("approval_id") if error.code is ErrorCode.APPROVAL_REQUIRED else None
+    return ErrorPage(error.code.http_status, title, error.message, headers, approval)

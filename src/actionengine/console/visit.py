@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 from uuid import uuid4
@@ -12,9 +11,14 @@ from uuid import uuid4
 from returns.result import Failure
 from starlette.requests import Request
 
-from actionengine.console.buttons import Button, OfferedButton
+from actionengine.console.buttons import Offer, ShownButton
 from actionengine.context import RequestContext
 from actionengine.engine import Engine
+
+NO_FORM: Mapping[str, str] = {}
+
+_SAFE = "/~:@!$&'()*+,;="
+"""Characters that stay as they are in a path, besides letters, digits and `_.-`."""
 
 
 class Visit:
@@ -25,13 +29,22 @@ class Visit:
         request: the Starlette request.
         context: the request context that the host's `identify` returned.
         may: the actions of the console that the caller may execute on at least one resource, as `service.action`.
+        form: the form that was refused, if the page is shown because of it.
     """
 
-    def __init__(self, engine: Engine, request: Request, context: RequestContext, may: frozenset[str]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        request: Request,
+        context: RequestContext,
+        may: frozenset[str],
+        form: Mapping[str, str] = NO_FORM,
+    ) -> None:
         self.engine = engine
         self.request = request
         self.context = context
         self.may = may
+        self.form = form
 
     async def read(self, action: str, payload: Mapping[str, Any] | None = None) -> Any:
         """Execute a governed read as the caller and return its value. Raises its `ActionError`, which becomes the error
@@ -40,11 +53,33 @@ class Visit:
 
     async def execute(self, action: str, payload: Any, context: RequestContext) -> Any:
         """Execute a governed action and return its value. Raises its `ActionError`."""
-        service, _, name = action.rpartition(".")
-        result = await self.engine.execute_action_async(service, name, payload, context)
+        result = await self.engine.execute_action_async(*split(action), payload, context)
         if isinstance(result, Failure):
             raise result.failure()
         return result.unwrap()
+
+    async def offer(self, *offers: Offer) -> list[ShownButton]:
+        """Return the buttons that the caller may press, of these, for the macro `button`."""
+        kept = [each for each in offers if each.when and each.button.action in self.may]
+        by_resource: dict[str, list[str]] = {}
+        for each in kept:
+            if each.resource is not None:
+                by_resource.setdefault(each.resource, []).append(each.button.action)
+        denied: set[tuple[str, str]] = set()
+        for resource, actions in by_resource.items():
+            answer = await self.engine.can_each(self.context, map(split, actions), resource, "async")
+            if isinstance(answer, Failure):
+                raise answer.failure()
+            permissions = zip(actions, answer.unwrap(), strict=True)
+            denied |= {(action, resource) for action, permission in permissions if not permission.allowed}
+        return [self._show(each) for each in kept if (each.button.action, each.resource) not in denied]
+
+    def _show(self, offer: Offer) -> ShownButton:
+        button, payload = offer.button, json.dumps(offer.payload)
+        is_refused = self.form.get("payload") == payload and self.form.get("action") == button.action
+        values = self.form if is_refused else NO_FORM
+        filled = {field.name: values.get(field_name(field.name), "") for field in button.fields}
+        return ShownButton(button, payload, str(uuid4()), filled)
 
     def parameter(self, name: str) -> str | None:
         """Return a parameter of the query; None for one that is absent or empty."""
@@ -58,9 +93,13 @@ class Visit:
         """Return the URL of a path below the root of the console, such as `/approvals`. Parameters of None are left
         out."""
         given = {name: str(value) for name, value in query.items() if value is not None}
+        return self.url_of(quote(path, safe=_SAFE) + (f"?{urlencode(given)}" if given else ""))
+
+    def url_of(self, address: str) -> str:
+        """Return the URL of an address below the root of the console, as `address` gives it."""
+        whole = quote(self.root, safe=_SAFE) + quote(address, safe=f"{_SAFE}%?")
         # Two slashes at the beginning would name another host.
-        whole = "/" + quote(self.request.scope.get("root_path", "") + path, safe="/~:@!$&'()*+,;=").lstrip("/")
-        return f"{whole}?{urlencode(given)}" if given else whole
+        return "/" + whole.lstrip("/")
 
     def page_url(self, **query: object) -> str:
         """Return the URL of this page with some parameters of its query replaced; None removes one."""
@@ -69,23 +108,28 @@ class Visit:
     @property
     def path(self) -> str:
         """The path of this page below the root of the console."""
-        path, root = self.request.scope["path"], self.request.scope.get("root_path", "")
-        return str(path[len(root) :] if path.startswith(root) else path)
+        path: str = self.request.scope["path"]
+        rest = path.removeprefix(self.root)
+        return rest if not rest or rest.startswith("/") else path
 
-    def offer(self, button: Button, payload: Mapping[str, Any], *, when: bool = True) -> OfferedButton | None:
-        """Return a button with its payload, for the template's macro; None where the caller may not press it.
+    @property
+    def address(self) -> str:
+        """The path and the query of this page below the root of the console, quoted: a form leads back to it."""
+        query = self.request.url.query
+        return quote(self.path, safe=_SAFE) + (f"?{query}" if query else "")
 
-        `when` holds the rules that the action has beside its permission, such as the state of the thing.
-        """
-        if not when or button.action not in self.may:
-            return None
-        return OfferedButton(button, json.dumps(payload), str(uuid4()))
-
-    def with_key(self, key: str) -> RequestContext:
-        """Return the caller's context with an idempotency key."""
-        return replace(self.context, idempotency_key=key)
+    @property
+    def root(self) -> str:
+        """The path under which the host has mounted the console, without a slash at its end."""
+        return str(self.request.scope.get("root_path", "")).rstrip("/")
 
 
-def offered(buttons: Sequence[OfferedButton | None]) -> list[OfferedButton]:
-    """Return the buttons that the caller may press."""
-    return [button for button in buttons if button is not None]
+def split(action: str) -> tuple[str, str]:
+    """Return the service and the action of a name such as `approvals.list`."""
+    service, _, name = action.rpartition(".")
+    return service, name
+
+
+def field_name(name: str) -> str:
+    """Return the name of a form's field for a field of the payload."""
+    return f"field.{name}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from actionengine.console.buttons import Button, Field
+from actionengine.console.buttons import Button, Field, Offer
 from actionengine.console.page import Page
-from actionengine.console.visit import Visit, offered
+from actionengine.console.visit import Visit
 
 _COMMENT = Field(name="comment", label="Comment", lines=3)
 
@@ -47,17 +47,12 @@ async def show_approval(visit: Visit) -> Mapping[str, Any]:
     """Return the variables of one approval."""
     approval = await visit.read("approvals.get", {"approval_id": visit.path_parameter("id")})
     payload = {"approval_id": approval.id}
-    is_pending = approval.status == "pending"
-    return {
-        "approval": approval,
-        "buttons": offered(
-            [
-                visit.offer(APPROVE, payload, when=is_pending),
-                visit.offer(REJECT, payload, when=is_pending),
-                visit.offer(CANCEL, payload, when=is_pending),
-            ]
-        ),
-    }
+    buttons = await visit.offer(
+        Offer(APPROVE, payload, when=approval.can_decide),
+        Offer(REJECT, payload, when=approval.can_decide),
+        Offer(CANCEL, payload, when=approval.can_cancel),
+    )
+    return {"approval": approval, "buttons": buttons}
 
 
 PAGES = (
