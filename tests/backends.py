@@ -25,6 +25,7 @@ TENANT_TABLES = (
     "ae_action_log",
     "ae_action_log_subjects",
     "ae_action_log_principals",
+    "ae_action_log_words",
     "ae_events",
     "ae_outbox",
 )

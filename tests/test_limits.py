@@ -260,6 +260,8 @@ ROWS: dict[str, Limit] = {
     **{
         f"cursor of {name}": Limit(name, MAX_ID_LENGTH, lambda n, name=name, at=at: listing(name, **{at: text(n)}))  # type: ignore[misc]
         for name, (at, _) in LISTS.items()
+        # Its cursor is a UUID.
+        if name != "action_log.list"
     },
 }
 

@@ -29,6 +29,8 @@ def fill(backend: Backend) -> None:
         backend.clone("ae_action_log", row, partial(_row, tenant.id), rows)
         backend.clone("ae_action_log_subjects", {}, partial(_subject, tenant.id), rows)
         backend.clone("ae_action_log_principals", {}, partial(_principal, tenant.id), rows)
+        backend.clone("ae_action_log_words", {}, partial(_word, tenant.id, "refund"), rows)
+        backend.clone("ae_action_log_words", {}, partial(_word, tenant.id, "first"), RARE)
 
 
 def _row(tenant: Any, number: int) -> dict[str, Any]:
@@ -42,6 +44,11 @@ def _row(tenant: Any, number: int) -> dict[str, Any]:
         "outcome": "failed" if is_rare else "succeeded",
         "subjects": '["notes/hot"]',
         "on_behalf_of": '["human:carla"]',
+        "reason": "the first refund" if is_rare else "a refund",
+        "parent_id": id_at(0) if is_rare else id_at(1),
+        "approval_id": "rare" if is_rare else "hot",
+        "request_id": "rare" if is_rare else "hot",
+        "idempotency_key": "rare" if is_rare else "hot",
         "started_at": time_of(number),
     }
 
@@ -52,6 +59,10 @@ def _subject(tenant: Any, number: int) -> dict[str, Any]:
 
 def _principal(tenant: Any, number: int) -> dict[str, Any]:
     return {"tenant_id": tenant, "principal": "human:carla", "log_id": id_at(number)}
+
+
+def _word(tenant: Any, word: str, number: int) -> dict[str, Any]:
+    return {"tenant_id": tenant, "word": word, "log_id": id_at(number)}
 
 
 def _listing(name: str, **query: Any) -> Operation:
@@ -87,6 +98,25 @@ OPERATIONS = [
         why="each of the 1,000 rows that it looks at is found from the root of the log's key",
     ),
     _listing("by principal and subject", principal="human:carla", subject="notes/hot"),
+    *(
+        _listing(f"by {name}, which {few} have", **{name: value})
+        for name in ("approval_id", "request_id", "idempotency_key")
+        for few, value in (("few", "rare"), ("most", "hot"))
+    ),
+    _listing("by parent, which few have", parent_id=id_at(0)),
+    _listing("by parent and outcome, which none has", parent_id=id_at(1), outcome="denied"),
+    _listing("by request and subject", request_id="hot", subject="notes/hot"),
+    _listing("by a word that few have", text="FIRST"),
+    _listing("by a word that most have", text="refund"),
+    _listing("by words of which few have one", text="refund first"),
+    _listing(
+        "by subject, principal and a word that few have", subject="notes/hot", principal="human:carla", text="first"
+    ),
+    replace(
+        _listing("by a word and outcome, which few have", text="refund", outcome="failed"),
+        at_worst="logarithmic",
+        why="each of the 1,000 rows that it looks at is found from the root of the log's key",
+    ),
     _listing("by actor", actor_id="agent"),
     _listing("by actor and outcome, which none has", actor_id="clara", outcome="failed"),
     _listing("by action", action="notes.first"),

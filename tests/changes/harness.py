@@ -28,7 +28,7 @@ Dump = dict[str, dict[str, dict[str, Any]]]
 """Tables, by name: rows, by key: values, by column."""
 ReadTables = Callable[[Sequence[Tenant]], Dump]
 
-LOG = {"ae_action_log", "ae_action_log_subjects", "ae_action_log_principals"}
+LOG = {"ae_action_log", "ae_action_log_subjects", "ae_action_log_principals", "ae_action_log_words"}
 
 
 WAYS: Mapping[str, Sequence[str]] = {

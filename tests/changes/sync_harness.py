@@ -25,7 +25,7 @@ from tests.backends import TENANT_TABLES, AnyStorage
 from tests.harness import ANN, Harness
 from tests.storage.inside import data_of
 
-LOG = frozenset({"ae_action_log", "ae_action_log_subjects", "ae_action_log_principals"})
+LOG = frozenset({"ae_action_log", "ae_action_log_subjects", "ae_action_log_principals", "ae_action_log_words"})
 
 Dump = Mapping[str, Sequence[Any]]
 """All rows of a tenant, by table."""

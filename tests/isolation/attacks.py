@@ -230,6 +230,7 @@ WRITES = [
     refused(
         "a principal for the victim", "INSERT INTO ae_action_log_principals VALUES ('VICTIM', 's', gen_random_uuid())"
     ),
+    refused("a word for the victim", "INSERT INTO ae_action_log_words VALUES ('VICTIM', 's', gen_random_uuid())"),
     refused(
         "an event for the victim",
         "INSERT INTO ae_events (tenant_id, id, type, payload, action, action_id, occurred_at)"

@@ -111,7 +111,7 @@ class Party:
     def context(self, **options: Any) -> RequestContext:
         principal = Actor.human(self.marker, permissions=["*"])
         actor = Actor.integration(self.marker, permissions=["*"], on_behalf_of=principal)
-        return RequestContext(tenant=self.tenant, actor=actor, **options)
+        return RequestContext(tenant=self.tenant, actor=actor, reason="asked", **options)
 
 
 class SQLHarness:

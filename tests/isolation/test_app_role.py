@@ -13,7 +13,7 @@ from psycopg.errors import DatabaseError, InsufficientPrivilege
 from actionengine.storage.sql.signing import Signer
 from tests.isolation.harness import GUARDED, HOST_TABLE, KEY, Party, SQLHarness
 
-LOG = ("ae_action_log", "ae_action_log_subjects", "ae_action_log_principals")
+LOG = ("ae_action_log", "ae_action_log_subjects", "ae_action_log_principals", "ae_action_log_words")
 APPEND_ONLY = (*LOG, "ae_events", "ae_change_targets", "ae_snapshots")
 CHANGES = ("UPDATE {table} SET tenant_id = tenant_id", "DELETE FROM {table}", "TRUNCATE {table} CASCADE")
 
@@ -48,6 +48,7 @@ def insertions(party: Party) -> dict[str, str]:
         "ae_action_log_subjects": f"INSERT INTO ae_action_log_subjects VALUES ('{party.id}', 'x', gen_random_uuid())",
         "ae_action_log_principals": "INSERT INTO ae_action_log_principals"
         f" VALUES ('{party.id}', 'x', gen_random_uuid())",
+        "ae_action_log_words": f"INSERT INTO ae_action_log_words VALUES ('{party.id}', 'x', gen_random_uuid())",
         "ae_events": "INSERT INTO ae_events (tenant_id, id, type, payload, action, action_id, occurred_at)"
         f" VALUES ('{party.id}', gen_random_uuid(), 'worked', '{{}}', 'test.work', gen_random_uuid(), now())",
         "ae_outbox": f"INSERT INTO ae_outbox VALUES ('{party.id}', 1000000)",

@@ -53,9 +53,12 @@ def _statements() -> Iterator[tuple[str, str]]:
     yield "recording", record_statement(2, 2, 2)
     yield "recording in queues", record_statement(2, 2, 2, (WORKFLOWS, TRIGGERS))
     yield "recording for principals", record_statement(2, 2, 2, has_principals=True)
+    yield "recording reasons", record_statement(2, 2, 2, has_words=True)
     yield "rows: find", find_statement(ROWS, "ae_patch_ops", COLUMNS, CONDITIONS, ("id",), True, True)
     for column, statement in statements.FIND_LOG.items():
         yield f"log: by {column}", statement
+    for column, statement in statements.COUNT_LOG.items():
+        yield f"log: count by {column}", statement
     yield "rows: page", page_statement(ROWS, "ae_patch_ops", COLUMNS, CONDITIONS, ("id",))
     yield "rows: insert", insert_statement(ROWS, "ae_patch_ops", COLUMNS)
     yield "rows: update", update_statement(ROWS, "ae_patch_ops", COLUMNS, ("id",), 1)
@@ -64,8 +67,8 @@ def _statements() -> Iterator[tuple[str, str]]:
 
 STATEMENTS = list(_statements())
 KEYWORDS = {"AND", "ANY", "ARRAY", "AS", "COALESCE", "EXISTS", "FROM", "INTO", "MATERIALIZED", "NOT", "OR", "SELECT"}
-KEYWORDS |= {"CONFLICT", "GREATEST", "LATERAL", "LIMIT", "OVER", "VALUES", "WHERE"}
-DEFINED = {"context", "given", "claimed", "place", "r", "subject", "principal", "new", "wanted"}
+KEYWORDS |= {"CONFLICT", "GREATEST", "LATERAL", "LIMIT", "OVER", "ROWS", "VALUES", "WHERE"}
+DEFINED = {"context", "given", "claimed", "place", "r", "subject", "principal", "word", "new", "wanted"}
 """Names of columns that parentheses follow in the statements."""
 
 

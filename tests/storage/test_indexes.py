@@ -15,6 +15,7 @@ from actionengine.storage.postgres.statements import (
     FIND_LOG,
     FIND_LOG_OF_PRINCIPAL,
     FIND_LOG_OF_SUBJECT,
+    FIND_LOG_OF_WORD,
     LIST_DOCUMENTS,
     READ_COUNTER,
     READ_EVENTS,
@@ -85,6 +86,11 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     "ae_action_log_action": (FIND_LOG["action"], ["{tenant}", "notes.put", ID, ID, 10]),
     "ae_action_log_outcome": (FIND_LOG["outcome"], ["{tenant}", "failed", ID, ID, 10]),
     "ae_action_log_actor_type": (FIND_LOG["actor_type"], ["{tenant}", "ai", ID, ID, 10]),
+    "ae_action_log_parent": (FIND_LOG["parent_id"], ["{tenant}", ID, ID, ID, 10]),
+    "ae_action_log_approval": (FIND_LOG["approval_id"], ["{tenant}", "a", ID, ID, 10]),
+    "ae_action_log_request": (FIND_LOG["request_id"], ["{tenant}", "r", ID, ID, 10]),
+    "ae_action_log_key": (FIND_LOG["idempotency_key"], ["{tenant}", "k", ID, ID, 10]),
+    "ae_action_log_words_pkey": (FIND_LOG_OF_WORD, ["{tenant}", "refund", ID, ID, 10, "{tenant}"]),
     "ae_action_log_subjects_pkey": (
         FIND_LOG_OF_SUBJECT,
         ["{tenant}", "notes/1", ID, ID, 10, "{tenant}"],
@@ -97,6 +103,14 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     "ae_events_type": (
         READ_EVENTS_OF_TYPES,
         [["t"], "{tenant}", 0, 10, 10, 10, "{tenant}", 10],
+    ),
+    "ae_events_id": (
+        "SELECT position FROM public.ae_events WHERE tenant_id = %s AND id >= %s ORDER BY id LIMIT 1",
+        ["{tenant}", ID],
+    ),
+    "ae_events_action": (
+        "SELECT position FROM public.ae_events WHERE tenant_id = %s AND action_id = %s ORDER BY position",
+        ["{tenant}", ID],
     ),
     "ae_outbox_pkey": (
         "SELECT FROM public.ae_outbox WHERE tenant_id = %s AND position = %s",

@@ -22,6 +22,7 @@ KEYS = "ae_idempotency_keys(tenant_id, action, key)"
 DOCUMENT = "ae_documents(tenant_id, collection, id)"
 DOCUMENT_KEY = "ae_document_keys(tenant_id, key, id)"
 LOG = "ae_action_log(tenant_id, id)"
+LOG_WORD = "ae_action_log_words(tenant_id, word, log_id)"
 EVENT = "ae_events(tenant_id, position)"
 EVENT_TYPE = "ae_events(tenant_id, type, position)"
 OPS_OF_CHANGE = "ae_patch_ops(tenant_id, change_id, position)"
@@ -43,13 +44,28 @@ INDEXES: dict[str, set[str]] = {
     "DOCUMENTS.get": {DOCUMENT},
     "DOCUMENTS.remove_keys": {"ae_document_keys, its key"},
     "DOCUMENTS.update": {DOCUMENT},
+    "COUNT_LOG by action": {"ae_action_log(tenant_id, action, id)"},
+    "COUNT_LOG by actor_id": {"ae_action_log(tenant_id, actor_id, id)"},
+    "COUNT_LOG by actor_type": {"ae_action_log(tenant_id, actor_type, id)"},
+    "COUNT_LOG by outcome": {"ae_action_log(tenant_id, outcome, id)"},
+    "COUNT_LOG by parent_id": {"ae_action_log_parent"},
+    "COUNT_LOG by principal": {"ae_action_log_principals, its key"},
+    "COUNT_LOG by request_id": {"ae_action_log_request"},
+    "COUNT_LOG by subject": {"ae_action_log_subjects, its key"},
+    "COUNT_LOG by word": {"ae_action_log_words, its key"},
     "FIND_LOG by None": {LOG},
+    "FIND_LOG by approval_id": {"ae_action_log_approval"},
+    "FIND_LOG by idempotency_key": {"ae_action_log_key"},
+    "FIND_LOG by parent_id": {"ae_action_log_parent"},
+    "FIND_LOG by request_id": {"ae_action_log_request"},
     "FIND_LOG by action": {"ae_action_log(tenant_id, action, id)"},
     "FIND_LOG by actor_id": {"ae_action_log(tenant_id, actor_id, id)"},
     "FIND_LOG by actor_type": {"ae_action_log(tenant_id, actor_type, id)"},
     "FIND_LOG by outcome": {"ae_action_log(tenant_id, outcome, id)"},
     "FIND_LOG_OF_PRINCIPAL": {LOG, "ae_action_log_principals, its key"},
     "FIND_LOG_OF_SUBJECT": {LOG, "ae_action_log_subjects, its key"},
+    "FIND_LOG_OF_WORD": {LOG, "ae_action_log_words, its key"},
+    "LOG_WITH_WORD": {"ae_action_log_words, its key"},
     "FIND_TENANT": {"ae_tenants(slug)"},
     "FIND_TENANT_BY_ID": {"ae_tenants, its key"},
     "DELETE_STALE_RELAYS": {"all of ae_relays"},
@@ -155,11 +171,18 @@ ON_POSTGRESQL: dict[str, set[str]] = {
     "DOCUMENTS.remove_keys": {"ae_document_keys(tenant_id, collection, id, key)"},
     "FIND_LOG_OF_PRINCIPAL": {LOG, "ae_action_log_principals(tenant_id, principal, log_id)"},
     "FIND_LOG_OF_SUBJECT": {LOG, "ae_action_log_subjects(tenant_id, subject, log_id)"},
+    "FIND_LOG_OF_WORD": {LOG, LOG_WORD},
+    "COUNT_LOG by principal": {"ae_action_log_principals(tenant_id, principal, log_id)"},
+    "COUNT_LOG by subject": {"ae_action_log_subjects(tenant_id, subject, log_id)"},
+    "COUNT_LOG by word": {LOG_WORD},
+    "LOG_WITH_WORD": {LOG_WORD},
     "READ_EVENTS_OF_TYPES": {EVENT, EVENT_TYPE},
 }
 """The indexes of statements that differ on PostgreSQL."""
 
 OTHERS = {
+    "ae_events(tenant_id, action_id, position)": "the tree of causes",
+    "ae_events(tenant_id, id)": "the tree of causes",
     "ae_budget_counters(tenant_id, budget, scope)": "budgets: tests/storage/test_indexes.py",
     "ae_change_targets(tenant_id, id)": "a target is unique by its id",
     "ae_migrations(version_num)": "Alembic's own",

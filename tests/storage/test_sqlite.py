@@ -87,7 +87,7 @@ def test_a_handlers_sql_does_not_write_another_tenants_rows(
 ) -> None:
     victim, attacker = (storage.create_tenant(slug=slug, name=slug) for slug in ("victim", "attacker"))
     for tenant in (victim, attacker):
-        request = RequestContext(tenant=tenant, actor=AGENT, idempotency_key="key")
+        request = RequestContext(tenant=tenant, actor=AGENT, idempotency_key="key", reason="asked")
         engine.execute_action("notes", "put", {}, request).unwrap()
     before = dump(storage, victim)
     mine, theirs = f"'{attacker.id}'", f"'{victim.id}'"
@@ -111,10 +111,12 @@ def test_a_handlers_sql_does_not_write_another_tenants_rows(
         assert f"{statement.split()[0]} on {table}" in str(answer.failure())
 
 
-@pytest.mark.parametrize("table", ["ae_action_log", "ae_action_log_subjects", "ae_action_log_principals", "ae_events"])
+@pytest.mark.parametrize(
+    "table", ["ae_action_log", "ae_action_log_subjects", "ae_action_log_principals", "ae_action_log_words", "ae_events"]
+)
 def test_what_is_append_only_is_not_replaced_either(storage: SQLiteStorage, engine: Engine, table: str) -> None:
     tenant = storage.create_tenant(slug="acme", name="Acme")
-    request = RequestContext(tenant=tenant, actor=AGENT)
+    request = RequestContext(tenant=tenant, actor=AGENT, reason="asked")
     engine.execute_action("notes", "put", {}, request).unwrap()
 
     statement = f"REPLACE INTO {table} SELECT * FROM {table}"

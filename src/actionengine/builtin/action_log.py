@@ -5,33 +5,39 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, get_args
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
 from pydantic_core import from_json
 from returns.result import Result, Success
 
 from actionengine.actions import Service, create_action, create_service
-from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_ACTOR_LENGTH, ActorType
-from actionengine.errors import ActionError
+from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_ACTOR_LENGTH, MAX_NAME_LENGTH, ActorType
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, sync_and_async
-from actionengine.schemas.models import ErrorDict, Id, Output
+from actionengine.schemas.models import ErrorDict, Id, Input, Output
 from actionengine.storage.rows import MAX_SUBJECT_LENGTH, LogQuery, LogRow, Outcome
+from actionengine.storage.words import words_of
 
 READ_PERMISSION = "action_log.read"
+
+MAX_SEARCH_LENGTH = 500
+"""Characters of the text of a search."""
+
+MAX_SEARCH_WORDS = 10
+"""Different words of the text of a search."""
 
 PRINCIPAL = f"^({'|'.join(get_args(ActorType))}):"
 """The beginning of an actor that is written as `type:id`."""
 
 
-class LogListing(BaseModel):
+class LogListing(Input):
     """A filter of executions. Each field that is given has to match.
 
     `subject` is a name such as `"jobs/17"`, `action` a full name, and `since` and `until` bound the start (`until`
     excluded). `principal` (`type:id`) finds what other actors did on behalf of that one; `actor_type` and `actor_id`
-    find what it did itself. `before` is the `next` of the page before.
+    find what it did itself. `text` has words of the reason: all of them, in any order, without regard to case.
+    `before` is the `next` of the page before.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     subject: str | None = Field(
         default=None, description="Only executions about this thing, such as jobs/17; null for all."
@@ -56,6 +62,28 @@ class LogListing(BaseModel):
         description="Only executions of this action, as service.action; null for all.",
     )
     outcome: Outcome | None = Field(default=None, description="Only executions with this outcome; null for all.")
+    request_id: str | None = Field(
+        default=None,
+        max_length=MAX_NAME_LENGTH,
+        description="Only executions of the request that has this id at the host; null for all.",
+    )
+    approval_id: Id | None = Field(
+        default=None,
+        description="Only executions that ran under this approval, or that wait for it; null for all.",
+    )
+    parent_id: Id | None = Field(
+        default=None, description="Only executions that this execution has executed; null for all."
+    )
+    idempotency_key: str | None = Field(
+        default=None,
+        max_length=MAX_NAME_LENGTH,
+        description="Only executions of requests with this idempotency key; null for all.",
+    )
+    text: str | None = Field(
+        default=None,
+        max_length=MAX_SEARCH_LENGTH,
+        description="Only executions whose reason has all these words, in any order and case; null for all.",
+    )
     since: AwareDatetime | None = Field(
         default=None,
         description="Only executions that started at this time or later, in ISO 8601 with an offset; null for all.",
@@ -66,6 +94,28 @@ class LogListing(BaseModel):
     )
     before: Id | None = Field(default=None, description="The `next` of the page before; null for the first page.")
     limit: int = Field(default=50, ge=1, le=1000, description="The most executions of the page.")
+
+    def to_query(self) -> LogQuery:
+        """Return the query of the storage. Raise `ActionError(invalid_input)` for a `text` without a word."""
+        fields = self.model_dump(exclude={"text"})
+        if self.subject is not None:
+            fields["subject"] = self.subject[:MAX_SUBJECT_LENGTH]
+        return LogQuery(**fields, words=words_in("text", self.text) if self.text is not None else ())
+
+
+def words_in(name: str, text: str) -> tuple[str, ...]:
+    """Return the words to search for. Raise `ActionError(invalid_input)` for none, and for too many."""
+    words = words_of(text)
+    if not words:
+        raise ActionError(
+            ErrorCode.INVALID_INPUT, f"{name} has no word: give letters or digits, whole words of the reason"
+        )
+    if len(words) > MAX_SEARCH_WORDS:
+        raise ActionError(
+            ErrorCode.INVALID_INPUT,
+            f"{name} has {len(words)} different words, and at most {MAX_SEARCH_WORDS} are compared: leave some out",
+        )
+    return words
 
 
 class LogEntry(Output):
@@ -133,10 +183,7 @@ class LogPage(Output):
 
 @sync_and_async
 async def _list(data: LogListing, ctx: InternalContext) -> Result[LogPage, ActionError]:
-    query = LogQuery(**data.model_dump())
-    if query.subject is not None:
-        query = query._replace(subject=query.subject[:MAX_SUBJECT_LENGTH])
-    rows = await ctx.unit_of_work.read_log(query)
+    rows = await ctx.unit_of_work.read_log(data.to_query())
     page = LogPage(items=tuple(LogEntry.of(row) for row in rows), next=rows.next)
     # If the log had this page, a later page would repeat it.
     ctx.set_logged_output({"items": len(page.items), "next": page.next})

@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 from uuid import UUID
 
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_ACTOR_LENGTH, MAX_NAME_LENGTH
+from actionengine.errors import ActionError, ErrorCode
+from actionengine.storage.words import words_of
 
 Outcome = Literal["succeeded", "replayed", "invalid", "denied", "approval_required", "failed", "previewed"]
 
@@ -222,6 +224,30 @@ class LoggedExecution(Protocol):
     def on_behalf_of(self) -> tuple[str, ...]:
         """Return the principals behind the actor."""
 
+    @property
+    def parent_id(self) -> str | None:
+        """Return the execution that executed this one."""
+
+    @property
+    def approval_id(self) -> str | None:
+        """Return the approval that it ran under, or that it waits for."""
+
+    @property
+    def request_id(self) -> str | None:
+        """Return the host's id of the request."""
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """Return the idempotency key of the request."""
+
+
+def log_id(text: str) -> str:
+    """Return an id of the action log in its stored form. Raise `ActionError(invalid_input)` for any other text."""
+    try:
+        return str(UUID(text))
+    except (ValueError, TypeError, AttributeError):
+        raise ActionError(ErrorCode.INVALID_INPUT, f"{text!r} is not an id of the action log") from None
+
 
 class LogQuery(NamedTuple):
     """A query of the action log. Rows come newest first; `before` is the id at which the page before ended."""
@@ -237,9 +263,21 @@ class LogQuery(NamedTuple):
     limit: int = 50
     principal: str | None = None
     """A principal (`type:id`) that the actor acted for, at any place of the chain behind it."""
+    parent_id: str | None = None
+    approval_id: str | None = None
+    request_id: str | None = None
+    idempotency_key: str | None = None
+    words: tuple[str, ...] = ()
+    """Words (see `words_of`) that the reason has, all of them, in any order."""
+
+    def normal(self) -> LogQuery:
+        """Return the query with ids in their stored form. Raise `ActionError(invalid_input)` for other texts."""
+        given = {"before": self.before, "parent_id": self.parent_id}
+        ids: dict[str, Any] = {name: log_id(id) for name, id in given.items() if id is not None}
+        return self._replace(**ids)
 
     def matches(self, row: LoggedExecution) -> bool:
-        """Return whether a row has the fields of this query, `subject` and `before` aside."""
+        """Return whether a row has the fields of this query, `subject`, `words` and `before` aside."""
         return (
             row.started_at is not None
             and (self.actor_type is None or row.actor_type == self.actor_type)
@@ -247,9 +285,17 @@ class LogQuery(NamedTuple):
             and (self.principal is None or self.principal in row.on_behalf_of)
             and (self.action is None or row.action == self.action)
             and (self.outcome is None or row.outcome == self.outcome)
+            and (self.parent_id is None or row.parent_id == self.parent_id)
+            and (self.approval_id is None or row.approval_id == self.approval_id)
+            and (self.request_id is None or row.request_id == self.request_id)
+            and (self.idempotency_key is None or row.idempotency_key == self.idempotency_key)
             and (self.since is None or row.started_at >= self.since)
             and (self.until is None or row.started_at < self.until)
         )
+
+    def has_words(self, reason: str | None) -> bool:
+        """Return whether a reason has the words of this query."""
+        return not self.words or (reason is not None and set(self.words) <= set(words_of(reason)))
 
 
 MAX_BACKLOG = 10_000

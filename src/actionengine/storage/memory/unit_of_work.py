@@ -84,13 +84,14 @@ class MemoryUnitOfWork(MemoryTransaction):
 
     async def read_log(self, query: LogQuery) -> Page[LogRow]:
         """Return committed rows of the action log, newest first."""
+        query = query.normal()
         data = self._data
         with data.lock:
             self._check_open()
             end = len(data.log) if query.before is None else bisect_left(data.log, query.before, key=attrgetter("id"))
             rows = (data.log[number] for number in range(end - 1, -1, -1))
             about = (row for row in rows if query.subject is None or query.subject in row.subjects)
-            found = filter(query.matches, about)
+            found = (row for row in filter(query.matches, about) if query.has_words(row.reason))
             sized = ((row, sum(len(each or b"") for each in (row.input, row.output, row.error))) for row in found)
             return page_of(sized, query.limit, attrgetter("id"))
 

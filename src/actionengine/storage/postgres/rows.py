@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -13,6 +13,7 @@ from pydantic_core import from_json, to_json
 from actionengine.storage.outbox import PendingEvent
 from actionengine.storage.rows import EventRow, LogRow
 from actionengine.storage.sql.rows import json_bytes, json_text, names_in, names_text
+from actionengine.storage.words import words_of
 
 
 def array(items: Iterable[object]) -> str:
@@ -30,6 +31,17 @@ def log_values(row: LogRow) -> list[Any]:
     values[_LOG_SUBJECTS] = to_json(row.subjects).decode()
     values[_LOG_PRINCIPALS] = names_text(row.on_behalf_of)
     return values
+
+
+def word_values(rows: Sequence[LogRow]) -> tuple[str, str] | None:
+    """Return the words of the reasons, and the id of the row of each, as parameters; None for no words."""
+    found = [(words_of(row.reason), row.id) for row in rows if row.reason]
+    words = [word for words, _ in found for word in words]
+    if not words:
+        return None
+    # Letters, digits and hyphens need no escapes.
+    ids = ",".join([",".join([id] * len(words)) for words, id in found if words])
+    return '{"' + '","'.join(words) + '"}', f"{{{ids}}}"
 
 
 def log_row(values: tuple[Any, ...]) -> LogRow:

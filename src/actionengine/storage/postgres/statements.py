@@ -13,7 +13,13 @@ from typing import NamedTuple
 from actionengine.storage.outbox import EVENTS, TRIGGERS, WORKFLOWS
 from actionengine.storage.postgres.driver import Statement
 from actionengine.storage.rows import LogRow
-from actionengine.storage.sql.action_log import DRIVERS, examined_columns, walk_statement
+from actionengine.storage.sql.action_log import (
+    DRIVERS,
+    EXACT_DRIVERS,
+    count_statement,
+    examined_columns,
+    walk_statement,
+)
 from actionengine.storage.sql.documents import DocumentStatements
 from actionengine.storage.sql.pages import PageQuery, postgres_page
 from actionengine.storage.sql.rows import RowsDialect
@@ -225,9 +231,9 @@ ROWS = RowsDialect(
     page=postgres_page,
 )
 
-# The first step of a page of the action log, for each column that it can walk along, for a subject and for a principal.
-# The limits make each part a walk along an index, whatever the planner knows.
-FIND_LOG = {column: walk_statement("public.ae_action_log", ROWS, column) for column in (None, *DRIVERS)}
+# The first step of a page of the action log, for each column that it can walk along, for a subject, a principal and a
+# word. The limits make each part a walk along an index, whatever the planner knows.
+FIND_LOG = {column: walk_statement("public.ae_action_log", ROWS, column) for column in (None, *EXACT_DRIVERS, *DRIVERS)}
 FIND_LOG_OF_SUBJECT = f"""
 SELECT subjects.log_id, {examined_columns(ROWS, "log.")}
 FROM (
@@ -247,8 +253,24 @@ LEFT JOIN LATERAL (
 ORDER BY subjects.log_id DESC
 """
 FIND_LOG_OF_PRINCIPAL = FIND_LOG_OF_SUBJECT.replace("subject", "principal")
-FIND_LOG_BESIDE = {"subject": FIND_LOG_OF_SUBJECT, "principal": FIND_LOG_OF_PRINCIPAL}
+FIND_LOG_OF_WORD = FIND_LOG_OF_SUBJECT.replace("subject", "word")
+FIND_LOG_BESIDE = {"subject": FIND_LOG_OF_SUBJECT, "principal": FIND_LOG_OF_PRINCIPAL, "word": FIND_LOG_OF_WORD}
 """The statements that find rows of the log through a table beside it."""
+COUNT_LOG = {
+    **{column: count_statement("public.ae_action_log", ROWS, column) for column in (*EXACT_DRIVERS, *DRIVERS)},
+    **{name: count_statement(f"public.ae_action_log_{name}s", ROWS, name, "log_id") for name in FIND_LOG_BESIDE},
+}
+"""The statements that count the rows of a walk, each from its index."""
+LOG_WITH_WORD = """
+SELECT wanted.id
+FROM pg_catalog.unnest(%s::pg_catalog.uuid[]) wanted (id), LATERAL (
+    SELECT
+    FROM public.ae_action_log_words w
+    WHERE w.tenant_id OPERATOR(pg_catalog.=) %s AND w.word OPERATOR(pg_catalog.=) %s
+        AND w.log_id OPERATOR(pg_catalog.=) wanted.id
+    LIMIT 1
+) found
+"""
 
 # The second step.
 READ_LOG = postgres_page(
@@ -389,6 +411,13 @@ _PRINCIPALS = """principals AS (
     FROM log, pg_catalog.json_array_elements_text(log.on_behalf_of) principal (name)
     ON CONFLICT DO NOTHING
 )"""
+# The words of all reasons, each with the id of its row. They differ, and so do the ids.
+_WORDS = """words AS (
+    INSERT INTO public.ae_action_log_words (tenant_id, word, log_id)
+    SELECT %s::pg_catalog.uuid, word.name, word.log_id
+    FROM ROWS FROM (pg_catalog.unnest(%s::pg_catalog.text[]), pg_catalog.unnest(%s::pg_catalog.uuid[]))
+        word (name, log_id)
+)"""
 _LOG_ROW = f"({', '.join(['%s'] * len(LogRow._fields))})"
 _EVENTS = """events AS (
     INSERT INTO public.ae_events (id, tenant_id, type, subject, payload, action, action_id, actor_type, actor_id,
@@ -510,16 +539,24 @@ def _room(number: int) -> str:
 
 @lru_cache(maxsize=256)
 def record_statement(
-    log: int, events: int, results: int, routes: tuple[str, ...] = (), has_principals: bool = False
+    log: int,
+    events: int,
+    results: int,
+    routes: tuple[str, ...] = (),
+    has_principals: bool = False,
+    has_words: bool = False,
 ) -> str:
     """Return the statement that writes so many log rows, events with their outbox rows, and idempotent results. Its
-    parameters after the events are the types that go into each of the queues."""
+    parameters after the rows of the log are the tenant and the words with their ids, if there are any, and after the
+    events the types that go into each of the queues."""
     parts: list[str] = []
     if events:
         wakes = [_WAKE.format(lock=SLEEP_LOCKS[queue], channel=CHANNELS[queue]) for queue in (EVENTS, *routes)]
         parts.append(_HORIZON.format(wakes="".join(wakes)))
     if log:
         parts.append(_LOG.format(rows=", ".join([_LOG_ROW] * log)))
+    if has_words:
+        parts.append(_WORDS)
     if has_principals:
         parts.append(_PRINCIPALS)
     if events:

@@ -10,7 +10,6 @@ from math import inf
 from secrets import token_hex
 from time import monotonic
 from typing import Any
-from uuid import UUID
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -21,15 +20,15 @@ from actionengine.context import Tenant
 from actionengine.storage.counters import Counter, Reservation, from_text, to_text, waited_too_long
 from actionengine.storage.errors import StorageError, StorageUnavailable
 from actionengine.storage.postgres import statements as sql
+from actionengine.storage.postgres.action_log import PostgresLog
 from actionengine.storage.postgres.database import PostgresDatabase
 from actionengine.storage.postgres.documents import PostgresRecords
 from actionengine.storage.postgres.driver import LibpqConnection, Row, Statement, milliseconds
 from actionengine.storage.postgres.errors import aborted_transaction_error, key_too_long
-from actionengine.storage.postgres.rows import array, event_values, log_row, log_values
+from actionengine.storage.postgres.rows import array, event_values, log_values, word_values
 from actionengine.storage.postgres.waiting import is_lost
-from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, EventRow, LogRow, Route
-from actionengine.storage.sql.action_log import Examined, Walk
-from actionengine.storage.sql.rows import json_bytes, json_text, names_in
+from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, EventRow, Route
+from actionengine.storage.sql.rows import json_bytes, json_text
 from actionengine.storage.sql.savepoints import Savepoint
 from actionengine.storage.sql.unit_of_work import ANSWER_TIMEOUT, SQLUnitOfWork
 from actionengine.storage.tenants import tenant_deleted
@@ -216,21 +215,8 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             return Counter(from_text(used), expires_at.astimezone(UTC))
         return None
 
-    def _find_log(self, walk: Walk, limit: int) -> list[Examined]:
-        span = (walk.above, walk.lowest, limit)
-        if walk.column in sql.FIND_LOG_BESIDE:
-            rows = self.query(sql.FIND_LOG_BESIDE[walk.column], (self.tenant.id, walk.value, *span, self.tenant.id))
-        else:
-            values = (walk.value,) if walk.column is not None else ()
-            rows = self.query(sql.FIND_LOG[walk.column], (self.tenant.id, *values, *span))
-        return [
-            Examined(id, actor_type, actor_id, action, outcome, started_at, names_in(chain))
-            for id, actor_type, actor_id, action, outcome, started_at, chain in rows
-        ]
-
-    def _read_log_rows(self, ids: Sequence[UUID]) -> list[tuple[LogRow, int]]:
-        rows = self.query(sql.READ_LOG, (array(ids), self.tenant.id))
-        return [(log_row(tuple(row)), bytes) for *row, bytes in rows]
+    def _log_reader(self) -> PostgresLog:
+        return PostgresLog(self)
 
     def _last_position(self) -> int:
         ((position,),) = self.query(sql.LAST_POSITION, (self.tenant.id,))
@@ -252,16 +238,20 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         statements: list[Statement] = []
         while log or events or results:
             rows = log[: sql.MAX_ROWS], events[: sql.MAX_ROWS], results[: sql.MAX_ROWS]
+            words = word_values(executions[: sql.MAX_ROWS])
             queues = routes if rows[1] else []
             types = [None if route.types is None else array(sorted(route.types)) for route in queues]
-            parameters = [*chain.from_iterable(rows[0]), *chain.from_iterable(rows[1]), *types]
+            parameters = list(chain.from_iterable(rows[0]))
+            if words:
+                parameters += (self.tenant.id, *words)
+            parameters += (*chain.from_iterable(rows[1]), *types)
             parameters += chain.from_iterable(rows[2])
             names = tuple(route.queue for route in queues)
             statement = sql.record_statement(
-                len(rows[0]), len(rows[1]), len(rows[2]), names, has_principals and bool(rows[0])
+                len(rows[0]), len(rows[1]), len(rows[2]), names, has_principals and bool(rows[0]), bool(words)
             )
             statements.append((statement, parameters))
-            del log[: sql.MAX_ROWS], events[: sql.MAX_ROWS], results[: sql.MAX_ROWS]
+            del executions[: sql.MAX_ROWS], log[: sql.MAX_ROWS], events[: sql.MAX_ROWS], results[: sql.MAX_ROWS]
         return statements
 
     def _routes(self, events: Sequence[EventRow]) -> list[Route]:

@@ -6,12 +6,11 @@ reads only the columns of the other filters. The second reads the rows of the pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import UUID
 
-from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.pages import Page, page_of
 from actionengine.storage.rows import LogQuery, LogRow
 from actionengine.storage.tables import Kind
@@ -26,15 +25,21 @@ CLOCK_TOLERANCE = timedelta(minutes=1)
 """The difference that is allowed between the time in a row's id and its `started_at`, in case the host's clock was set
 between them."""
 
-EXAMINED = ("id", "actor_type", "actor_id", "action", "outcome", "started_at", "on_behalf_of")
+EXAMINED = (
+    *("id", "actor_type", "actor_id", "action", "outcome", "started_at", "parent_id", "approval_id", "request_id"),
+    *("idempotency_key", "on_behalf_of"),
+)
 """The columns that the first step reads, in this order."""
 
+EXACT_DRIVERS = ("parent_id", "approval_id", "request_id", "idempotency_key")
+"""The columns of the log that have an index with the id behind them, and few rows of a value."""
+
 DRIVERS = ("actor_id", "outcome", "action", "actor_type")
-"""The columns of the log that have an index with the id behind them, those of the fewest rows first."""
+"""The other columns with such an index, those of the fewest rows first."""
 
 
 class Examined(NamedTuple):
-    """A row as the first step reads it. All but the id are None where the row of a subject or of a principal is
+    """A row as the first step reads it. All but the id are None where the row of a subject, a principal or a word is
     gone."""
 
     id: UUID
@@ -43,11 +48,15 @@ class Examined(NamedTuple):
     action: str | None
     outcome: str | None
     started_at: datetime | None
+    parent_id: str | None
+    approval_id: str | None
+    request_id: str | None
+    idempotency_key: str | None
     on_behalf_of: tuple[str, ...] = ()
 
 
 class Walk(NamedTuple):
-    """The walk of the first step: along the index of `column`, whose value is `value` (None: along the key), from below
+    """A walk of the first step: along the index of `column`, whose value is `value` (None: along the key), from below
     the id `above` down to the id `lowest`."""
 
     column: str | None
@@ -56,44 +65,68 @@ class Walk(NamedTuple):
     lowest: UUID
 
 
-def log_id(text: str) -> UUID:
-    """Return an id of the action log. Raise `ActionError(invalid_input)` for a text that is not a UUID."""
-    try:
-        return UUID(text)
-    except ValueError:
-        raise ActionError(ErrorCode.INVALID_INPUT, f"{text!r} is not an id of the action log") from None
+class LogReader(Protocol):
+    """The statements of a backend, in one transaction."""
+
+    def find(self, walk: Walk, limit: int) -> Sequence[Examined]:
+        """Walk over so many rows, newest first."""
+
+    def count(self, walk: Walk, limit: int) -> int:
+        """Return the number of rows of a walk, up to a limit, from its index alone."""
+
+    def with_word(self, word: str, ids: Sequence[UUID]) -> Sequence[UUID]:
+        """Return those of at most `MAX_EXAMINED` rows whose reason has a word."""
+
+    def read(self, ids: Sequence[UUID]) -> Sequence[tuple[LogRow, int]]:
+        """Return the rows with these ids, newest first, with their bytes, up to those of a page."""
 
 
-def read_page(
-    query: LogQuery,
-    find: Callable[[Walk, int], Sequence[Examined]],
-    read: Callable[[Sequence[UUID]], Sequence[tuple[LogRow, int]]],
-) -> Page[LogRow]:
-    """Return the page of a query. `find` walks over so many rows; `read` returns rows with their bytes, newest first,
-    up to the bytes of a page."""
-    walk = _walk_of(query)
+def read_page(query: LogQuery, log: LogReader) -> Page[LogRow]:
+    """Return the page of a query."""
+    query = query.normal()
+    walk = _walk_of(query, log)
     found: list[UUID] = []
     examined = 0
     next_id: UUID | None = walk.above
     while next_id is not None and len(found) < query.limit and examined < MAX_EXAMINED:
         # Most filters match many rows, so that few rows are examined at first.
         most = min(max(query.limit, examined), MAX_EXAMINED)
-        rows = find(walk._replace(above=next_id), most)
+        rows = log.find(walk._replace(above=next_id), most)
         examined += len(rows)
         next_id = rows[-1].id if len(rows) == most else None
-        for row in rows:
-            if query.matches(row):
-                found.append(row.id)
-                if len(found) == query.limit:
-                    next_id = row.id
-                    break
-    page = page_of(read(found) if found else (), query.limit, lambda row: row.id)
+        found += _matching(query, walk, rows, log)
+        if len(found) >= query.limit:
+            del found[query.limit :]
+            next_id = found[-1]
+    page = page_of(log.read(found) if found else (), query.limit, lambda row: row.id)
     if page.next is None and next_id is not None:
         page.next = str(next_id)
     return page
 
 
-def _walk_of(query: LogQuery) -> Walk:
+def _matching(query: LogQuery, walk: Walk, rows: Sequence[Examined], log: LogReader) -> list[UUID]:
+    """Return the rows that match the query, in their order."""
+    ids = [row.id for row in rows if query.matches(row)]
+    for word in query.words:
+        if ids and (walk.column, walk.value) != ("word", word):
+            having = set(log.with_word(word, ids))
+            ids = [id for id in ids if id in having]
+    return ids
+
+
+def _walk_of(query: LogQuery, log: LogReader) -> Walk:
+    """Return the walk that a page takes: the first one over so few rows that one page examines all of them; if there is
+    none, the first."""
+    walks = _walks_of(query)
+    if len(walks) > 1:
+        for walk in walks:
+            if log.count(walk, MAX_EXAMINED) < MAX_EXAMINED:
+                return walk
+    return walks[0]
+
+
+def _walks_of(query: LogQuery) -> list[Walk]:
+    """Return the walks that a query allows, the one that probably finds the fewest rows first."""
     # Ids begin with their time, in milliseconds.
     above, lowest = UUID(int=(1 << 128) - 1), UUID(int=0)
     if query.until is not None:
@@ -101,17 +134,15 @@ def _walk_of(query: LogQuery) -> Walk:
     if query.since is not None:
         lowest = UUID(int=max(0, _milliseconds(query.since) - _TOLERANCE) << 80)
     if query.before is not None:
-        above = min(above, log_id(query.before))
-    drivers = (
-        "subject",
-        "principal",
-        *sorted(DRIVERS, key=lambda name: (name, query.outcome) == ("outcome", "succeeded")),
-    )
-    for column in drivers:
-        value = getattr(query, column)
-        if value is not None:
-            return Walk(column, value, above, lowest)
-    return Walk(None, None, above, lowest)
+        above = min(above, UUID(query.before))
+    drivers = sorted(DRIVERS, key=lambda name: (name, query.outcome) == ("outcome", "succeeded"))
+    values = [
+        *((name, getattr(query, name)) for name in (*EXACT_DRIVERS, "subject", "principal")),
+        *(("word", word) for word in sorted(query.words, key=len, reverse=True)),
+        *((name, getattr(query, name)) for name in drivers),
+    ]
+    walks = [Walk(column, value, above, lowest) for column, value in values if value is not None]
+    return walks or [Walk(None, None, above, lowest)]
 
 
 _TOLERANCE = int(CLOCK_TOLERANCE / timedelta(milliseconds=1))
@@ -132,11 +163,20 @@ def examined_columns(dialect: RowsDialect, log: str = "") -> str:
 def walk_statement(table: str, dialect: RowsDialect, column: str | None) -> str:
     """Return the statement of the first step along the log itself: its parameters are the tenant, the value of the
     column, if any, the ids to go down from and to, and the limit."""
+    return _walk(table, dialect, column, examined_columns(dialect), "id")
+
+
+def count_statement(table: str, dialect: RowsDialect, column: str, id: str = "id") -> str:
+    """Return the statement that gives a row for each row of a walk, with the same parameters."""
+    return _walk(table, dialect, column, "1", id)
+
+
+def _walk(table: str, dialect: RowsDialect, column: str | None, columns: str, id: str) -> str:
     operator, mark = dialect.operator, dialect.mark
     driving = f" AND {column} {operator.format('=')} {mark}" if column is not None else ""
     return (
-        f"SELECT {examined_columns(dialect)}\nFROM {table}\n"
+        f"SELECT {columns}\nFROM {table}\n"
         f"WHERE tenant_id {operator.format('=')} {mark}{driving}\n"
-        f"    AND id {operator.format('<')} {mark} AND id {operator.format('>=')} {mark}\n"
-        f"ORDER BY id DESC\nLIMIT {dialect.limit}"
+        f"    AND {id} {operator.format('<')} {mark} AND {id} {operator.format('>=')} {mark}\n"
+        f"ORDER BY {id} DESC\nLIMIT {dialect.limit}"
     )

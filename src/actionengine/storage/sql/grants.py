@@ -10,7 +10,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON public.ae_documents TO {role};
 GRANT SELECT, INSERT, DELETE ON public.ae_document_keys TO {role};
 GRANT SELECT, INSERT, UPDATE ON public.ae_idempotency_keys, public.ae_budget_counters TO {role};
 GRANT SELECT, INSERT ON public.ae_action_log, public.ae_action_log_subjects, public.ae_action_log_principals,
-    public.ae_events TO {role};
+    public.ae_action_log_words, public.ae_events TO {role};
 GRANT SELECT, INSERT (tenant_id, position, lane, queue) ON public.ae_outbox TO {role};
 GRANT SELECT, INSERT ON public.ae_projects, public.ae_record_types, public.ae_changes, public.ae_change_targets,
     public.ae_patch_ops, public.ae_snapshots TO {role};

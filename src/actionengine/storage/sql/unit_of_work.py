@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from time import monotonic
 from typing import Any, ClassVar, TypeVar
-from uuid import UUID
 
 from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.concurrency.uninterrupted import uninterrupted
@@ -16,7 +15,7 @@ from actionengine.context import Tenant
 from actionengine.storage.counters import Counter, Reservation
 from actionengine.storage.pages import Page
 from actionengine.storage.rows import Claim, ClaimAnswer, LogQuery, LogRow, Recording
-from actionengine.storage.sql.action_log import Examined, Walk, read_page
+from actionengine.storage.sql.action_log import LogReader, read_page
 from actionengine.storage.sql.bridge import greenlet_spawn, in_greenlet, on_loop, run_off_loop
 from actionengine.storage.sql.database import Database
 from actionengine.storage.sql.documents import SQLRecords
@@ -72,7 +71,7 @@ class SQLUnitOfWork(SavepointTransaction):
 
     async def read_log(self, query: LogQuery) -> Page[LogRow]:
         """Return rows of the action log, committed ones, newest first."""
-        return await self.run(read_page, query, self._find_log, self._read_log_rows)
+        return await self.run(read_page, query, self._log_reader())
 
     async def last_position(self) -> int:
         """Return the position of the tenant's last committed event; 0 if there is none."""
@@ -150,12 +149,8 @@ class SQLUnitOfWork(SavepointTransaction):
         """Return a counter; None for one without amounts."""
 
     @abstractmethod
-    def _find_log(self, walk: Walk, limit: int) -> list[Examined]:
-        """Walk over so many rows of the action log, newest first."""
-
-    @abstractmethod
-    def _read_log_rows(self, ids: Sequence[UUID]) -> list[tuple[LogRow, int]]:
-        """Read the rows of the action log with these ids, newest first, with their bytes, up to those of a page."""
+    def _log_reader(self) -> LogReader:
+        """Return the statements that read the action log."""
 
     @abstractmethod
     def _last_position(self) -> int:

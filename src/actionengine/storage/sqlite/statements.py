@@ -7,7 +7,13 @@ from actionengine.storage.lookups import ACTIVE_SCHEDULES
 from actionengine.storage.outbox import RelayHeartbeat
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.rows import EventRow, LogRow
-from actionengine.storage.sql.action_log import DRIVERS, examined_columns, walk_statement
+from actionengine.storage.sql.action_log import (
+    DRIVERS,
+    EXACT_DRIVERS,
+    count_statement,
+    examined_columns,
+    walk_statement,
+)
 from actionengine.storage.sql.documents import DocumentStatements
 from actionengine.storage.sql.pages import PageQuery, sqlite_bytes, sqlite_page
 from actionengine.storage.sql.rows import RowsDialect
@@ -243,8 +249,10 @@ VALUES (?, ?, ?)
 ON CONFLICT DO NOTHING
 """
 WRITE_PRINCIPAL = WRITE_SUBJECT.replace("subject", "principal")
-# The first step of a page of the action log, for each column that it can walk along, for a subject and for a principal.
-FIND_LOG = {column: walk_statement("main.ae_action_log", ROWS, column) for column in (None, *DRIVERS)}
+WRITE_WORD = WRITE_SUBJECT.replace("subject", "word")
+# The first step of a page of the action log, for each column that it can walk along, for a subject, a principal and a
+# word.
+FIND_LOG = {column: walk_statement("main.ae_action_log", ROWS, column) for column in (None, *EXACT_DRIVERS, *DRIVERS)}
 FIND_LOG_OF_SUBJECT = f"""
 SELECT subjects.log_id, {examined_columns(ROWS, "log.")}
 FROM (
@@ -258,8 +266,19 @@ LEFT JOIN main.ae_action_log log ON log.tenant_id = ? AND log.id = subjects.log_
 ORDER BY subjects.log_id DESC
 """
 FIND_LOG_OF_PRINCIPAL = FIND_LOG_OF_SUBJECT.replace("subject", "principal")
-FIND_LOG_BESIDE = {"subject": FIND_LOG_OF_SUBJECT, "principal": FIND_LOG_OF_PRINCIPAL}
+FIND_LOG_OF_WORD = FIND_LOG_OF_SUBJECT.replace("subject", "word")
+FIND_LOG_BESIDE = {"subject": FIND_LOG_OF_SUBJECT, "principal": FIND_LOG_OF_PRINCIPAL, "word": FIND_LOG_OF_WORD}
 """The statements that find rows of the log through a table beside it."""
+COUNT_LOG = {
+    **{column: count_statement("main.ae_action_log", ROWS, column) for column in (*EXACT_DRIVERS, *DRIVERS)},
+    **{name: count_statement(f"main.ae_action_log_{name}s", ROWS, name, "log_id") for name in FIND_LOG_BESIDE},
+}
+"""The statements that count the rows of a walk, each from its index."""
+LOG_WITH_WORD = """
+SELECT log_id
+FROM main.ae_action_log_words
+WHERE tenant_id = ? AND word = ? AND log_id IN (SELECT value FROM json_each(?))
+"""
 
 # The second step.
 READ_LOG = sqlite_page(

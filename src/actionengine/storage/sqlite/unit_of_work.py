@@ -9,7 +9,6 @@ from time import monotonic
 from typing import Any
 from uuid import UUID
 
-from pydantic_core import to_json
 from sqlalchemy.engine import Connection
 
 from actionengine.concurrency.run_sync import Mode
@@ -18,17 +17,18 @@ from actionengine.storage.clock import steady_now
 from actionengine.storage.counters import Counter, Reservation, from_text, to_text
 from actionengine.storage.errors import StorageError
 from actionengine.storage.outbox import EVENTS
-from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, LogRow
-from actionengine.storage.sql.action_log import Examined, Walk
+from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer
 from actionengine.storage.sql.bridge import await_
-from actionengine.storage.sql.rows import KEY_GONE, json_bytes, json_text, names_in
+from actionengine.storage.sql.rows import KEY_GONE, json_bytes, json_text
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.sqlite import statements as sql
+from actionengine.storage.sqlite.action_log import SQLiteLog
 from actionengine.storage.sqlite.database import ConnectionState, SQLiteDatabase
 from actionengine.storage.sqlite.documents import SQLiteRecords
 from actionengine.storage.sqlite.driver import stop, stop_async
-from actionengine.storage.sqlite.rows import bind_time, event_values, log_row, log_values, partition_key
+from actionengine.storage.sqlite.rows import bind_time, event_values, log_values, partition_key
 from actionengine.storage.tenants import tenant_deleted
+from actionengine.storage.words import words_of
 
 
 class SQLiteUnitOfWork(SQLUnitOfWork):
@@ -132,30 +132,8 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
             return Counter(from_text(used), datetime.fromisoformat(expires_at))
         return None
 
-    def _find_log(self, walk: Walk, limit: int) -> list[Examined]:
-        span = (str(walk.above), str(walk.lowest), limit)
-        if walk.column in sql.FIND_LOG_BESIDE:
-            rows = self.query(sql.FIND_LOG_BESIDE[walk.column], (self._tenant_id, walk.value, *span, self._tenant_id))
-        else:
-            values = (walk.value,) if walk.column is not None else ()
-            rows = self.query(sql.FIND_LOG[walk.column], (self._tenant_id, *values, *span))
-        time = datetime.fromisoformat
-        return [
-            Examined(
-                UUID(id),
-                actor_type,
-                actor_id,
-                action,
-                outcome,
-                time(started_at) if started_at else None,
-                names_in(chain),
-            )
-            for id, actor_type, actor_id, action, outcome, started_at, chain in rows
-        ]
-
-    def _read_log_rows(self, ids: Sequence[UUID]) -> list[tuple[LogRow, int]]:
-        rows = self.query(sql.READ_LOG, (self._tenant_id, to_json(list(map(str, ids))).decode(), len(ids)))
-        return [(log_row(row), bytes) for *row, bytes in rows]
+    def _log_reader(self) -> SQLiteLog:
+        return SQLiteLog(self)
 
     def _last_position(self) -> int:
         ((position,),) = self.query(sql.LAST_POSITION, (self._tenant_id,))
@@ -170,6 +148,8 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
                     self.execute(sql.WRITE_SUBJECT, (self._tenant_id, subject, row.id))
                 for principal in row.on_behalf_of:
                     self.execute(sql.WRITE_PRINCIPAL, (self._tenant_id, principal, row.id))
+                for word in words_of(row.reason) if row.reason else ():
+                    self.execute(sql.WRITE_WORD, (self._tenant_id, word, row.id))
             for event in recording.events:
                 self.execute(sql.WRITE_EVENT, event_values(event))
                 lane = partition_key(event)

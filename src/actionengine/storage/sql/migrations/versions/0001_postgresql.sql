@@ -151,7 +151,7 @@ CREATE TABLE public.ae_action_log (
     actor_type      text,
     actor_id        text COLLATE "C",
     approved_by     text,
-    approval_id     text,
+    approval_id     text COLLATE "C",
     source          text             NOT NULL,
     reason          text,
     action          text COLLATE "C" NOT NULL,
@@ -163,8 +163,8 @@ CREATE TABLE public.ae_action_log (
     decision        text,
     started_at      timestamptz      NOT NULL,
     latency         double precision NOT NULL,
-    idempotency_key text,
-    request_id      text,
+    idempotency_key text COLLATE "C",
+    request_id      text COLLATE "C",
     model           text,
     prompt_version  text,
     input_tokens    bigint,
@@ -177,6 +177,12 @@ CREATE INDEX ae_action_log_actor ON public.ae_action_log (tenant_id, actor_id, i
 CREATE INDEX ae_action_log_action ON public.ae_action_log (tenant_id, action, id);
 CREATE INDEX ae_action_log_outcome ON public.ae_action_log (tenant_id, outcome, id);
 CREATE INDEX ae_action_log_actor_type ON public.ae_action_log (tenant_id, actor_type, id);
+-- Most rows have none of these, so that they add nothing to an ordinary action.
+CREATE INDEX ae_action_log_parent ON public.ae_action_log (tenant_id, parent_id, id) WHERE parent_id IS NOT NULL;
+CREATE INDEX ae_action_log_approval ON public.ae_action_log (tenant_id, approval_id, id) WHERE approval_id IS NOT NULL;
+CREATE INDEX ae_action_log_request ON public.ae_action_log (tenant_id, request_id, id) WHERE request_id IS NOT NULL;
+CREATE INDEX ae_action_log_key ON public.ae_action_log (tenant_id, idempotency_key, id)
+    WHERE idempotency_key IS NOT NULL;
 
 -- The executions of each subject. A table, because under row-level security no index on the log's own column would be
 -- used: the operators that search in JSON and in arrays are not leakproof.
@@ -197,6 +203,15 @@ CREATE TABLE public.ae_action_log_principals (
     PRIMARY KEY (tenant_id, principal, log_id)
 );
 
+-- The executions for each word of their reasons.
+
+CREATE TABLE public.ae_action_log_words (
+    tenant_id uuid             NOT NULL,
+    word      text COLLATE "C" NOT NULL,
+    log_id    uuid             NOT NULL,
+    PRIMARY KEY (tenant_id, word, log_id)
+);
+
 CREATE TABLE public.ae_events (
     tenant_id    uuid        NOT NULL,
     position     bigint      GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME public.ae_event_position),
@@ -215,6 +230,8 @@ CREATE TABLE public.ae_events (
     PRIMARY KEY (tenant_id, position)
 );
 CREATE INDEX ae_events_type ON public.ae_events (tenant_id, type, position);
+CREATE INDEX ae_events_id ON public.ae_events (tenant_id, id);
+CREATE INDEX ae_events_action ON public.ae_events (tenant_id, action_id, position);
 
 -- The events that are not delivered yet, with a row for each of their queues: the host's ('events'), and those of
 -- workflows. The events of a tenant's subject have the same lane, a hash, and keep their order. A relay locks a
@@ -293,6 +310,8 @@ CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_a
 CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_action_log_subjects
     FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
 CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_action_log_principals
+    FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
+CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_action_log_words
     FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
 CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_events
     FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
@@ -759,8 +778,8 @@ DECLARE
 BEGIN
     FOREACH protected IN ARRAY ARRAY[
         'ae_documents', 'ae_document_keys', 'ae_idempotency_keys', 'ae_budget_counters', 'ae_action_log',
-        'ae_action_log_subjects', 'ae_action_log_principals', 'ae_events', 'ae_outbox', 'ae_projects',
-        'ae_record_types', 'ae_changes', 'ae_change_targets', 'ae_patch_ops', 'ae_snapshots'
+        'ae_action_log_subjects', 'ae_action_log_principals', 'ae_action_log_words', 'ae_events', 'ae_outbox',
+        'ae_projects', 'ae_record_types', 'ae_changes', 'ae_change_targets', 'ae_patch_ops', 'ae_snapshots'
     ] LOOP
         EXECUTE format('ALTER TABLE public.%I ENABLE ROW LEVEL SECURITY', protected);
         EXECUTE format('ALTER TABLE public.%I FORCE ROW LEVEL SECURITY', protected);

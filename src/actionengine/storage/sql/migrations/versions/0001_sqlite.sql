@@ -101,6 +101,11 @@ CREATE INDEX ae_action_log_actor ON ae_action_log (tenant_id, actor_id, id);
 CREATE INDEX ae_action_log_action ON ae_action_log (tenant_id, action, id);
 CREATE INDEX ae_action_log_outcome ON ae_action_log (tenant_id, outcome, id);
 CREATE INDEX ae_action_log_actor_type ON ae_action_log (tenant_id, actor_type, id);
+-- Most rows have none of these, so that they add nothing to an ordinary action.
+CREATE INDEX ae_action_log_parent ON ae_action_log (tenant_id, parent_id, id) WHERE parent_id IS NOT NULL;
+CREATE INDEX ae_action_log_approval ON ae_action_log (tenant_id, approval_id, id) WHERE approval_id IS NOT NULL;
+CREATE INDEX ae_action_log_request ON ae_action_log (tenant_id, request_id, id) WHERE request_id IS NOT NULL;
+CREATE INDEX ae_action_log_key ON ae_action_log (tenant_id, idempotency_key, id) WHERE idempotency_key IS NOT NULL;
 
 CREATE TABLE ae_action_log_subjects (
     tenant_id TEXT NOT NULL,
@@ -114,6 +119,15 @@ CREATE TABLE ae_action_log_principals (
     principal TEXT NOT NULL,
     log_id    TEXT NOT NULL,
     PRIMARY KEY (tenant_id, principal, log_id)
+) STRICT, WITHOUT ROWID;
+
+-- The executions for each word of their reasons.
+
+CREATE TABLE ae_action_log_words (
+    tenant_id TEXT NOT NULL,
+    word      TEXT NOT NULL,
+    log_id    TEXT NOT NULL,
+    PRIMARY KEY (tenant_id, word, log_id)
 ) STRICT, WITHOUT ROWID;
 
 -- There is one writer at a time, so positions grow in commit order.
@@ -136,6 +150,8 @@ CREATE TABLE ae_events (
 ) STRICT;
 CREATE INDEX ae_events_tenant ON ae_events (tenant_id, position);
 CREATE INDEX ae_events_type ON ae_events (tenant_id, type, position);
+CREATE INDEX ae_events_id ON ae_events (tenant_id, id);
+CREATE INDEX ae_events_action ON ae_events (tenant_id, action_id, position);
 
 -- The events that are not delivered yet, with a row for each of their queues: the host's ('events'), and those of
 -- workflows. The events of a tenant's subject have the same lane, a hash, and keep their order. After a failed attempt

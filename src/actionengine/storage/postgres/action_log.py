@@ -1,0 +1,56 @@
+"""The action log as a transaction on PostgreSQL reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from actionengine.storage.postgres import statements as sql
+from actionengine.storage.postgres.rows import array, log_row
+from actionengine.storage.rows import LogRow
+from actionengine.storage.sql.action_log import Examined, Walk
+from actionengine.storage.sql.rows import names_in
+from actionengine.storage.sql.transaction import Transaction
+
+
+class PostgresLog:
+    """The statements that read the action log."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._query = transaction.query
+        self._tenant_id = transaction.tenant.id
+
+    def find(self, walk: Walk, limit: int) -> list[Examined]:
+        """Walk over so many rows, newest first."""
+        beside = sql.FIND_LOG_BESIDE.get(walk.column or "")
+        parameters = self._parameters(walk, limit)
+        if beside is not None:
+            rows = self._query(beside, (*parameters, self._tenant_id))
+        else:
+            rows = self._query(sql.FIND_LOG[walk.column], parameters)
+        return [_examined(*row) for row in rows]
+
+    def count(self, walk: Walk, limit: int) -> int:
+        """Return the number of rows of a walk, up to a limit."""
+        assert walk.column is not None
+        return len(self._query(sql.COUNT_LOG[walk.column], self._parameters(walk, limit)))
+
+    def with_word(self, word: str, ids: Sequence[UUID]) -> list[UUID]:
+        """Return those of the rows whose reason has a word."""
+        return [id for (id,) in self._query(sql.LOG_WITH_WORD, (array(ids), self._tenant_id, word))]
+
+    def read(self, ids: Sequence[UUID]) -> list[tuple[LogRow, int]]:
+        """Return the rows with these ids, newest first, with their bytes, up to those of a page."""
+        rows = self._query(sql.READ_LOG, (array(ids), self._tenant_id))
+        return [(log_row(tuple(row)), bytes) for *row, bytes in rows]
+
+    def _parameters(self, walk: Walk, limit: int) -> tuple[Any, ...]:
+        values = (walk.value,) if walk.column is not None else ()
+        return (self._tenant_id, *values, walk.above, walk.lowest, limit)
+
+
+def _examined(*columns: Any) -> Examined:
+    *others, chain = columns
+    row = Examined._make((*others, names_in(chain)))
+    return row if row.parent_id is None else row._replace(parent_id=str(row.parent_id))

@@ -1,0 +1,65 @@
+"""The action log as a transaction on SQLite reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic_core import to_json
+
+from actionengine.storage.rows import LogRow
+from actionengine.storage.sql.action_log import Examined, Walk
+from actionengine.storage.sql.rows import names_in
+from actionengine.storage.sql.transaction import Transaction
+from actionengine.storage.sqlite import statements as sql
+from actionengine.storage.sqlite.rows import log_row
+
+
+class SQLiteLog:
+    """The statements that read the action log."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._query = transaction.query
+        self._tenant_id = str(transaction.tenant.id)
+
+    def find(self, walk: Walk, limit: int) -> list[Examined]:
+        """Walk over so many rows, newest first."""
+        beside = sql.FIND_LOG_BESIDE.get(walk.column or "")
+        parameters = self._parameters(walk, limit)
+        if beside is not None:
+            rows = self._query(beside, (*parameters, self._tenant_id))
+        else:
+            rows = self._query(sql.FIND_LOG[walk.column], parameters)
+        return [_examined(*row) for row in rows]
+
+    def count(self, walk: Walk, limit: int) -> int:
+        """Return the number of rows of a walk, up to a limit."""
+        assert walk.column is not None
+        return len(self._query(sql.COUNT_LOG[walk.column], self._parameters(walk, limit)))
+
+    def with_word(self, word: str, ids: Sequence[UUID]) -> list[UUID]:
+        """Return those of the rows whose reason has a word."""
+        return [UUID(id) for (id,) in self._query(sql.LOG_WITH_WORD, (self._tenant_id, word, _array(ids)))]
+
+    def read(self, ids: Sequence[UUID]) -> list[tuple[LogRow, int]]:
+        """Return the rows with these ids, newest first, with their bytes, up to those of a page."""
+        rows = self._query(sql.READ_LOG, (self._tenant_id, _array(ids), len(ids)))
+        return [(log_row(row), bytes) for *row, bytes in rows]
+
+    def _parameters(self, walk: Walk, limit: int) -> tuple[Any, ...]:
+        values = (walk.value,) if walk.column is not None else ()
+        return (self._tenant_id, *values, str(walk.above), str(walk.lowest), limit)
+
+
+def _array(items: Iterable[object]) -> str:
+    return to_json(list(map(str, items))).decode()
+
+
+def _examined(*columns: Any) -> Examined:
+    id, *others, chain = columns
+    row = Examined._make((UUID(id), *others, names_in(chain)))
+    # All but the id are missing where a row of the log is.
+    started_at = columns[Examined._fields.index("started_at")]
+    return row._replace(started_at=datetime.fromisoformat(started_at) if started_at else None)
