@@ -20,9 +20,9 @@ from actionengine.pipeline.plan import ActionPlan
 
 logger = logging.getLogger("actionengine")
 
-_MAPS = frozenset({"properties", "patternProperties", "$defs", "dependentSchemas"})
-_LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
-_SCHEMAS = frozenset(
+MAPS = frozenset({"properties", "patternProperties", "$defs", "dependentSchemas"})
+LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
+SCHEMAS = frozenset(
     {"items", "additionalProperties", "contains", "contentSchema", "propertyNames", "not", "if", "then", "else"}
 )
 _VALUES = frozenset({"default", "example", "examples"})
@@ -165,14 +165,14 @@ class _Redaction:
             if key in _VALUES:
                 if not is_secret:
                     redacted[key] = mask(value, self._names)
-            elif key in _MAPS:
+            elif key in MAPS:
                 redacted[key] = {
                     name: self._redacted_item(item, is_secret or self._makes_secret(key, name))
                     for name, item in value.items()
                 }
-            elif key in _LISTS:
+            elif key in LISTS:
                 redacted[key] = [self._redacted_item(item, is_secret) for item in value]
-            elif key in _SCHEMAS:
+            elif key in SCHEMAS:
                 redacted[key] = self._redacted_item(value, is_secret)
             else:
                 redacted[key] = value
@@ -191,11 +191,11 @@ class _Redaction:
         for key, value in schema.items():
             if key == "$ref" and is_secret:
                 yield value.removeprefix("#/$defs/")
-            elif key in _MAPS:
+            elif key in MAPS:
                 for name, item in value.items():
                     yield from self._secret_references(item, is_secret or (key != "$defs" and name in self._names))
-            elif key in _LISTS:
+            elif key in LISTS:
                 for item in value:
                     yield from self._secret_references(item, is_secret)
-            elif key in _SCHEMAS:
+            elif key in SCHEMAS:
                 yield from self._secret_references(value, is_secret)

@@ -1,0 +1,12 @@
+"""The public names of actionengine.http; `_lazy.attach` reads this table."""
+
+from actionengine.http.document import openapi as openapi
+from actionengine.http.requests import MAX_BODY_BYTES as MAX_BODY_BYTES
+from actionengine.http.requests import Headers as Headers
+from actionengine.http.requests import context_from_headers as context_from_headers
+from actionengine.http.requests import read_json as read_json
+from actionengine.http.responses import RequestRefused as RequestRefused
+from actionengine.http.responses import Response as Response
+from actionengine.http.responses import to_response as to_response
+from actionengine.http.routes import HTTPRoute as HTTPRoute
+from actionengine.http.routes import payload_of as payload_of
