@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, Request
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request
 
 Scheme = Literal["light", "dark"]
 
@@ -22,7 +22,9 @@ OPTIONS = {
 """All rules that axe has on by default, its best practices among them, and two more. Off stay its experiments, and two
 rules of WCAG AAA: a contrast of 7:1, and that links of one name lead to one place."""
 
-_REPORTS = "document.addEventListener('securitypolicyviolation', e => reportViolation(e.violatedDirective + ' ' + e.blockedURI))"
+_REPORTS = """
+document.addEventListener('securitypolicyviolation', e => reportViolation(`${e.violatedDirective} ${e.blockedURI}`))
+"""
 
 _FOCUSABLE = "a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex]"
 _MARK_FOCUSABLE = f"""() => {{
@@ -61,9 +63,13 @@ class Visit:
         self.problems.append(problem)
 
     def watch(self, page: Page) -> None:
-        page.on("console", lambda message: message.type == "error" and self.problems.append(message.text))
-        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("console", self._hear)
+        page.on("pageerror", lambda error: self.report(str(error)))
         page.on("request", self._look_at)
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.report(message.text)
 
     def _look_at(self, request: Request) -> None:
         if urlsplit(request.url)[:2] != urlsplit(self.origin)[:2]:

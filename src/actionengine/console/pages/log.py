@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from actionengine.console.errors import error_page
 from actionengine.console.page import Page
@@ -13,55 +13,62 @@ from actionengine.context import ActorType
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.rows import Outcome
 
-TEXTS = {
-    "text": "Words of the reason",
-    "subject": "Subject",
-    "action": "Action",
-    "actor_id": "Actor's id",
-    "principal": "On behalf of",
-    "request_id": "Request",
-    "idempotency_key": "Idempotency key",
-    "approval_id": "Approval",
-    "parent_id": "Parent execution",
-}
-"""The filters that are texts, and their labels."""
 
-CHOICES: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "outcome": ("Outcome", get_args(Outcome)),
-    "actor_type": ("Actor's type", get_args(ActorType)),
-}
-TIMES = {"since": "From (UTC)", "until": "Before (UTC)"}
-HINTS = {
-    "subject": "invoices/17",
-    "action": "payments.refund",
-    "principal": "human:carla",
-}
-MAIN = ("text", "subject", "action", "outcome", "since", "until")
-"""The filters that are always in sight. The others are folded away until one of them is used."""
+class Filter(NamedTuple):
+    """A filter of the search: a text, one of its `choices`, or a time. `hint` is an example of it."""
+
+    name: str
+    label: str
+    hint: str = ""
+    choices: tuple[str, ...] = ()
+    is_time: bool = False
+
+
+FILTERS = (
+    Filter("text", "Words of the reason"),
+    Filter("subject", "Subject", "invoices/17"),
+    Filter("action", "Action", "payments.refund"),
+    Filter("outcome", "Outcome", choices=get_args(Outcome)),
+    Filter("since", "From (UTC)", is_time=True),
+    Filter("until", "Before (UTC)", is_time=True),
+)
+MORE_FILTERS = (
+    Filter("actor_type", "Actor's type", choices=get_args(ActorType)),
+    Filter("actor_id", "Actor's id", "carla"),
+    Filter("principal", "On behalf of", "human:carla"),
+    Filter("request_id", "Request id"),
+    Filter("idempotency_key", "Idempotency key"),
+    Filter("approval_id", "Approval id"),
+    Filter("parent_id", "Parent execution"),
+)
+"""Filters that are folded away until one of them is used."""
 
 _LIMIT = 50
 
 
 async def search_log(visit: Visit) -> Mapping[str, Any]:
     """Return the variables of the search. A filter that is not valid is explained above the form, which keeps it."""
-    given = {name: value for name in (*TEXTS, *CHOICES, *TIMES) if (value := visit.parameter(name)) is not None}
-    payload = {**given, **{name: _in_utc(given[name]) for name in TIMES if name in given}}
+    filters = (*FILTERS, *MORE_FILTERS)
+    given = {each.name: value for each in filters if (value := visit.parameter(each.name)) is not None}
+    before = visit.parameter("before")
     variables = {
         "given": given,
-        "texts": TEXTS,
-        "choices": CHOICES,
-        "times": TIMES,
-        "hints": HINTS,
-        "main": MAIN,
-        "page": None,
-        "before": visit.parameter("before"),
+        "before": before,
+        "filters": FILTERS,
+        "more_filters": MORE_FILTERS,
+        "uses_more": any(each.name in given for each in MORE_FILTERS),
+        "found": None,
+    }
+    payload = {
+        **given,
+        **{each.name: _in_utc(given[each.name]) for each in filters if each.is_time and each.name in given},
     }
     try:
-        found = await visit.read("action_log.list", {**payload, "before": visit.parameter("before"), "limit": _LIMIT})
+        found = await visit.read("action_log.list", {**payload, "before": before, "limit": _LIMIT})
     except ActionError as error:
         if error.code is not ErrorCode.INVALID_INPUT:
             raise
-        return {**variables, "found": None, "problem": error_page(error)}
+        return {**variables, "problem": error_page(error)}
     return {**variables, "found": found}
 
 
