@@ -61,7 +61,7 @@ def engine(storage: InMemoryStorage) -> Engine:
 def test_services_are_listed_in_order_with_built_in_ones_last(engine: Engine) -> None:
     summaries = engine.get_services().unwrap()
     assert summaries[0] == ServiceSummary("jobs", "Jobs", ("add", "count"))
-    assert [summary.name for summary in summaries[1:]] == ["approvals", "action_log", "budgets", "roles"]
+    assert [summary.name for summary in summaries[1:]] == ["approvals", "action_log", "budgets", "relay", "roles"]
 
 
 def test_actions_are_summarised_without_schema_or_handler(engine: Engine) -> None:

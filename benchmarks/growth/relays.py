@@ -80,6 +80,15 @@ def _look_behind(backend: Backend) -> None:
         backend.notes["marked"] = True
 
 
+def _of_tenant(action: str, **given: str) -> Callable[[Backend], object]:
+    """Return a call that kills an event, and has it decided by the action of its tenant."""
+
+    def call(backend: Backend) -> object:
+        return _kill_and(lambda _, event_id: backend.do("relay", action, {"ids": [event_id], **given}))(backend)
+
+    return call
+
+
 def _kill_and(then: Callable[[Relay, str], object]) -> Callable[[Backend], object]:
     def call(backend: Backend) -> object:
         relay(backend).drain()
@@ -169,6 +178,32 @@ OPERATIONS = [
         ("outbox.wait",),
         at_worst="grows",
         why="it asks for the next due event as often as it is woken, which the time of a run decides",
+    ),
+    Operation(
+        "relay: status of a tenant",
+        lambda backend: backend.do("relay", "status", {}),
+        ("relay.status",),
+        at_worst="grows",
+        why="each number is counted to 10,000, without reading an event",
+    ),
+    Operation(
+        "relay: dead letters of a tenant, a page",
+        lambda backend: backend.do("relay", "dead_letters", {"limit": 20}),
+        ("relay.dead_letters",),
+    ),
+    Operation(
+        "relay: redrive of a tenant's dead letter",
+        _of_tenant("redrive"),
+        ("relay.redrive",),
+        at_worst="grows",
+        why="it counts the dead letters that are left, to 10,000",
+    ),
+    Operation(
+        "relay: skip of a tenant's dead letter",
+        _of_tenant("skip", reason="no"),
+        ("relay.skip",),
+        at_worst="grows",
+        why="it counts the dead letters that are left, to 10,000",
     ),
     Operation("relay: heartbeat", _beat, ("outbox.heartbeat",)),
 ]

@@ -14,6 +14,7 @@ from actionengine.authorization.rbac import RBACAuthorizer
 from actionengine.builtin.action_log import action_log
 from actionengine.builtin.approvals import approvals
 from actionengine.builtin.budgets import budgets as budgets_service
+from actionengine.builtin.relay import relay
 from actionengine.builtin.roles import roles
 from actionengine.catalogue.catalogue import Catalogue
 from actionengine.engine import Engine
@@ -47,8 +48,8 @@ def create_engine(
     """Check the declarations and freeze them into an engine.
 
     Args:
-        services: the host's services; the built-in ones (`approvals`, `action_log`, `budgets`, and `roles` where
-            roles are kept in storage) are added.
+        services: the host's services; the built-in ones (`approvals`, `action_log`, `budgets`, `relay`, and `roles`
+            where roles are kept in storage) are added.
         storage: where state lives; an `InMemoryStorage` of its own by default.
         authorizer: who may do what; roles kept in `storage` by default.
         on_before_action_handler: `guard(action, payload, context)` returning a `Result`, run before everything else.
@@ -66,7 +67,7 @@ def create_engine(
     """
     storage = InMemoryStorage() if storage is None else storage
     _check_parts(storage, authorizer, limits, on_duplicate)
-    built_in: tuple[Service, ...] = (approvals, action_log, budgets_service)
+    built_in: tuple[Service, ...] = (approvals, action_log, budgets_service, relay)
     if authorizer is None:
         authorizer = RBACAuthorizer(storage)
     if isinstance(authorizer, RBACAuthorizer):

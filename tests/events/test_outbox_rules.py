@@ -359,8 +359,8 @@ def test_a_dead_letter_has_no_next_attempt(relays: Relays, clock: Clock, slept: 
                 "before USING INDEX ae_outbox_held (queue=? AND lane=?",
             ],
         ),
-        (HOLD, ("events", 1, "", ""), ["USING PRIMARY KEY (tenant_id=? AND position=? AND queue=?)"]),
-        (DELETE_DELIVERED, ("[]",), ["USING PRIMARY KEY (tenant_id=? AND position=? AND queue=?)"]),
+        (HOLD, ("events", 1, "", ""), ["USING PRIMARY KEY (tenant_id=? AND queue=? AND position=?)"]),
+        (DELETE_DELIVERED, ("[]",), ["USING PRIMARY KEY (tenant_id=? AND queue=? AND position=?)"]),
         (
             RETURN,
             ("", "events", "[]", ""),
@@ -382,7 +382,7 @@ def test_a_dead_letter_has_no_next_attempt(relays: Relays, clock: Clock, slept: 
             ("", "[]", ""),
             [
                 "lane USING INDEX ae_outbox_held (queue=? AND lane=? AND position>?)",
-                "o USING PRIMARY KEY (tenant_id=? AND position=? AND queue=?)",
+                "o USING PRIMARY KEY (tenant_id=? AND queue=? AND position=?)",
             ],
         ),
         (DEAD_LETTERS, ("events", "", 1), ["o USING INDEX ae_outbox_dead (queue=? AND event_id>?)"]),

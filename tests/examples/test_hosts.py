@@ -494,7 +494,7 @@ def test_services_are_listed_the_builtin_ones_last(host: Host) -> None:
     assert names[:6] == ["customers", "jobs", "payments", "invoices", "agent", "events"]
     assert names[6:9] == ["projects", "record_types", "changes"]
     assert names[9:13] == ["workflows", "triggers", "workflow_assignments", "workflow_steps"]
-    assert set(names[13:]) == {"approvals", "action_log", "budgets", "roles"}
+    assert set(names[13:]) == {"approvals", "action_log", "budgets", "relay", "roles"}
     assert listed[0]["actions"] == ["create", "get", "list"]
     assert all(service["description"] for service in listed)
 

@@ -73,6 +73,11 @@ RELAY_CALLS = {
     "ae_backlog(integer,text)",
     "ae_skip(uuid[],text,text,text)",
 }
+TENANT_CALLS = {
+    "ae_tenant_redrive(uuid[],text)",
+    "ae_tenant_return(text)",
+    "ae_tenant_skip(uuid[],text,text)",
+}
 LOOK_UPS = {"ae_is_deleted(uuid)"}
 VERIFIERS = {"ae_open(text,text,text,text)", "ae_signed(text,text)", "ae_tenant()"}
 
@@ -186,7 +191,7 @@ def test_functions_of_the_owner_pin_their_search_path(harness: SQLHarness) -> No
         " WHERE p.pronamespace = 'public'::regnamespace AND p.prosecdef"
     )
 
-    expected = OPERATOR_CALLS | RELAY_CALLS | LOOK_UPS | (VERIFIERS if harness.is_signed else set())
+    expected = OPERATOR_CALLS | RELAY_CALLS | LOOK_UPS | TENANT_CALLS | (VERIFIERS if harness.is_signed else set())
     assert {name for name, _, _ in functions} == expected
     assert {settings[0] for _, settings, _ in functions} == {"search_path=pg_catalog, pg_temp"}
     assert {owner for *_, owner in functions} == {"owner"}

@@ -117,6 +117,17 @@ def calls(backend: PostgresBackend) -> Calls:
             f"events_pkey outbox_held outbox_unskipped, {RETURNS}",
         ),
         "a skip": (f"ae_skip('{{{letter}}}', 'no', 'events', NULL)", f"outbox_dead outbox_held, {RETURNS}"),
+        "a tenant's outbox": (
+            "ae_tenant_outbox()",
+            "events_pkey outbox_pkey outbox_skipped outbox_tenant_behind outbox_tenant_waiting outbox_unskipped",
+        ),
+        "a tenant's dead letters": (
+            "ae_tenant_dead_letters('00000000-0000-0000-0000-000000000000', 20, 'events', true)",
+            "events_pkey outbox_skipped outbox_unskipped",
+        ),
+        "a tenant's redrive": (f"ae_tenant_redrive('{{{letter}}}', 'events')", "outbox_dead outbox_held outbox_pkey"),
+        "a tenant's skip": (f"ae_tenant_skip('{{{letter}}}', 'no', 'events')", "outbox_dead outbox_held outbox_pkey"),
+        "a tenant's return": ("ae_tenant_return('events')", f", {RETURNS}"),
         "a first beat": (f"ae_relay_heartbeat('{beat}', NULL)", f"relays_pkey, {RELAYS}"),
         "a purge of keys": ("ae_purge_keys(20, NULL)", "budget_counters_expiry idempotency_keys_expiry"),
         "a purge that goes on": (
@@ -136,6 +147,10 @@ def used_by(backend: PostgresBackend, call: str, plans: str) -> set[str]:
     backend.superuser.execute("SELECT pg_stat_force_next_flush()")
     with psycopg.connect(backend.app_url, options=f"-c plan_cache_mode={plans}") as connection:
         before = counters(backend)
+        tenant = str(backend.other_tenant.id)
+        connection.execute(
+            "SELECT set_config('app.tenant_id', %s, true), set_config('app.action_id', 'x', true)", (tenant,)
+        )
         connection.execute(call.encode())
         connection.rollback()
         connection.execute("SELECT pg_stat_force_next_flush()")

@@ -113,7 +113,7 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
         ["{tenant}", ID],
     ),
     "ae_outbox_pkey": (
-        "SELECT FROM public.ae_outbox WHERE tenant_id = %s AND position = %s",
+        "SELECT FROM public.ae_outbox WHERE tenant_id = %s AND queue = 'events' AND position = %s",
         ["{tenant}", 1],
     ),
     "ae_outbox_pending": (
@@ -133,6 +133,14 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
         [],
     ),
     "ae_outbox_skipped": ("SELECT FROM public.ae_outbox WHERE queue = 'events' AND skipped LIMIT 10", []),
+    "ae_outbox_tenant_behind": (
+        "SELECT FROM public.ae_outbox WHERE tenant_id = %s AND queue = 'events' AND held LIMIT 10",
+        ["{tenant}"],
+    ),
+    "ae_outbox_tenant_waiting": (
+        "SELECT FROM public.ae_outbox WHERE tenant_id = %s AND queue = 'events' AND dead_at IS NULL AND due_at > now()",
+        ["{tenant}"],
+    ),
     "ae_outbox_waiting": (
         "SELECT min(due_at) FROM public.ae_outbox WHERE queue = 'events' AND dead_at IS NULL AND due_at > now()",
         [],

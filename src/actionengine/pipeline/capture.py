@@ -123,6 +123,25 @@ class CapturingUnitOfWork:
         """Return the rows of one of the library's own tables as this transaction sees them."""
         return CapturingRows(self._inner.rows(table), table, self._journal)
 
+    async def redrive(self, queue: str, ids: Sequence[str]) -> Sequence[str]:
+        """Deliver dead letters of the tenant again from the commit on. Return the ids of those that there are."""
+        with self._journal.writing():
+            found = await self._inner.redrive(queue, ids)
+            self._add_letters(queue, found, {"dead": True}, {"dead": False})
+        return found
+
+    async def skip(self, queue: str, ids: Sequence[str], reason: str) -> Sequence[str]:
+        """Give up dead letters of the tenant from the commit on. Return the ids of those that there are."""
+        with self._journal.writing():
+            found = await self._inner.skip(queue, ids, reason)
+            self._add_letters(queue, found, {"skipped": False}, {"skipped": True, "reason": reason})
+        return found
+
+    def _add_letters(self, queue: str, ids: Sequence[str], before: Row, after: Row) -> None:
+        for id in ids:
+            states = captured_json(before), captured_json(after)
+            self._journal.add(CapturedWrite("update", "ae_outbox", f"{queue}/{id}", *states))
+
     async def savepoint(self, read_only: bool = False) -> object:
         """Return a new savepoint, with the number of writes before it."""
         savepoint = await self._inner.savepoint(read_only)

@@ -85,6 +85,26 @@ class OutboxStatus(NamedTuple):
     held: int = 0
 
 
+class QueueStatus(NamedTuple):
+    """The undelivered events of one tenant in one queue. The fields are those of `OutboxStatus`.
+
+    Each number is at most 10 000, which stands for that many or more. `pending` and `oldest` are found among the first
+    40 000 rows of the tenant in the queue, dead letters and skipped events included.
+    """
+
+    queue: str
+    pending: int
+    waiting: int
+    held: int
+    dead: int
+    skipped: int
+    oldest: datetime | None
+
+
+MAX_EXAMINED = 4 * MAX_COUNTED_LAG
+"""Rows of a queue that a `QueueStatus` reads to find pending events."""
+
+
 class Outbox(Protocol):
     """The undelivered events of one queue, of all tenants, as one relay or one operator sees them.
 

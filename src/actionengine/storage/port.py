@@ -15,7 +15,7 @@ from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.storage.captured import WriteJournal
 from actionengine.storage.counters import Counter, Reservation
-from actionengine.storage.outbox import EVENTS, MAX_COUNTED_LAG, Outbox
+from actionengine.storage.outbox import EVENTS, MAX_COUNTED_LAG, DeadLetter, Outbox, QueueStatus
 from actionengine.storage.pages import Page
 from actionengine.storage.records import StoredRecords
 from actionengine.storage.rows import Backlog, Claim, ClaimAnswer, LogQuery, LogRow, Recording, StoredEvent
@@ -67,6 +67,23 @@ class UnitOfWork(Protocol):
 
     async def last_position(self) -> int:
         """Return the position of the tenant's last committed event that this transaction sees; 0 without events."""
+
+    async def outbox_status(self) -> Sequence[QueueStatus]:
+        """Return the number of undelivered events of the tenant in each queue, in the order of `QUEUES`."""
+
+    async def dead_letters(
+        self, queue: str, *, after: str | None = None, limit: int = 100, skipped: bool = True
+    ) -> Page[DeadLetter]:
+        """Return the tenant's dead letters in a queue by event id, with the `skipped` events or without, those after
+        the id `after`; at most 1 000, and up to 4 MiB of payloads."""
+
+    async def redrive(self, queue: str, ids: Sequence[str]) -> Sequence[str]:
+        """Deliver the tenant's dead letters with these event ids again from the commit on, skipped ones too. Return
+        the ids of those that it has in this queue."""
+
+    async def skip(self, queue: str, ids: Sequence[str], reason: str) -> Sequence[str]:
+        """Give up the tenant's dead letters with these event ids from the commit on. Return the ids of those that it
+        has in this queue and that were not skipped before."""
 
     @property
     def session(self) -> Any:

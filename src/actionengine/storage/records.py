@@ -97,6 +97,10 @@ def is_id(text: object) -> bool:
     return isinstance(text, str) and 0 < len(text) <= MAX_ID_LENGTH and storable_text(text) == text
 
 
+FIRST_ID = "00000000-0000-0000-0000-000000000000"
+"""An id before those of all events."""
+
+
 def event_id(text: str) -> str:
     """Return the id of an event in its stored form. Raise `ActionError(invalid_input)` for any other text."""
     try:

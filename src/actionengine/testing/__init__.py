@@ -25,6 +25,7 @@ PARTS = (
     "approvals",
     "base",
     "budgets",
+    "dead_letters",
     "events",
     "idempotency",
     "outbox",

@@ -8,6 +8,7 @@ from actionengine.testing.backend import SyncBackend as SyncBackend
 from actionengine.testing.backend import run_in_mode as run_in_mode
 from actionengine.testing.base import Conformance as Conformance  # extra: testing
 from actionengine.testing.budgets import BudgetConformance as BudgetConformance
+from actionengine.testing.dead_letters import DeadLetterConformance as DeadLetterConformance  # extra: testing
 from actionengine.testing.events import EventConformance as EventConformance  # extra: testing
 from actionengine.testing.harness import Harness as Harness
 from actionengine.testing.idempotency import IdempotencyConformance as IdempotencyConformance  # extra: testing

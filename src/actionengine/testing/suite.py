@@ -5,6 +5,7 @@ from __future__ import annotations
 from actionengine.testing.action_log import ActionLogConformance
 from actionengine.testing.approvals import ApprovalConformance
 from actionengine.testing.budgets import BudgetConformance
+from actionengine.testing.dead_letters import DeadLetterConformance
 from actionengine.testing.events import EventConformance
 from actionengine.testing.idempotency import IdempotencyConformance
 from actionengine.testing.outbox import OutboxConformance
@@ -25,6 +26,7 @@ class StorageConformance(
     ActionLogConformance,
     EventConformance,
     OutboxConformance,
+    DeadLetterConformance,
     BudgetConformance,
     ApprovalConformance,
     PreviewConformance,

@@ -6,10 +6,12 @@ import heapq
 import threading
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from operator import attrgetter
 from time import monotonic
+from uuid import UUID
 
 from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode
@@ -21,6 +23,7 @@ from actionengine.storage.outbox import (
     FailedDelivery,
     OutboxStatus,
     PendingEvent,
+    QueueStatus,
     RelayHeartbeat,
 )
 from actionengine.storage.pages import MAX_PAGE_BYTES, page_size
@@ -47,6 +50,11 @@ class Entry:
         self.since: datetime | None = None
         self.skipped = False
 
+    def letter(self, queue: str) -> DeadLetter:
+        """Return the dead letter."""
+        assert self.since is not None
+        return DeadLetter(self.event, self.attempts, self.reason, self.since, self.skipped, queue)
+
 
 class Queues:
     """The undelivered events of one queue of a storage. A lane is ready, waits, is taken by a relay, or is held by the
@@ -63,6 +71,8 @@ class Queues:
         self.in_order: list[tuple[int, int, Entry]] = []
         self.blocked: set[PartitionKey] = set()
         self.pending = self.held = self.skipped = 0
+        self.of_tenant: dict[UUID, dict[int, Entry]] = {}
+        """The undelivered events of each tenant by their number, dead letters and skipped events included."""
         self.relays: dict[str, RelayHeartbeat] = {}
         self.sleepers: set[Callable[[], object]] = set()
         self.ticket = count()
@@ -78,6 +88,7 @@ class Queues:
             else:
                 lane.append(entry)
                 self.held += bool(self.blocked) and entry.lane in self.blocked
+            self.of_tenant.setdefault(event.tenant_id, {})[entry.number] = entry
             self.await_delivery(entry)
             self.wake()
 
@@ -85,6 +96,12 @@ class Queues:
         """Count an event as undelivered."""
         self.pending += 1
         heapq.heappush(self.in_order, (entry.number, next(self.ticket), entry))
+
+    def delivered(self, entry: Entry) -> None:
+        """Drop a delivered event."""
+        entry.is_delivered = True
+        self.pending -= 1
+        del self.of_tenant[entry.event.tenant_id][entry.number]
 
     def oldest(self) -> datetime | None:
         """Return the time of the oldest pending event."""
@@ -119,6 +136,58 @@ class Queues:
         entry.attempts, entry.since = 0, None
         self.await_delivery(entry)
         return entry
+
+    def redrive(self, ids: Iterable[str]) -> int:
+        """Deliver dead letters again, without those that are none; return their number."""
+        entries = [self.dig_up(id) for id in dict.fromkeys(ids) if id in self.dead]
+        for entry in entries:
+            if entry.skipped:
+                # Its subject has continued without it.
+                entry.skipped = False
+                self.skipped -= 1
+                entry.lane = (entry.event.tenant_id.int, entry.event.id)
+                self.lanes[entry.lane] = deque((entry,))
+            else:
+                self.unblock(entry.lane)
+            self.ready.append(entry.lane)
+        self.wake()
+        return len(entries)
+
+    def skip(self, ids: Iterable[str], reason: str) -> int:
+        """Give up dead letters, without those that are given up; return their number."""
+        entries = [self.dead[id] for id in dict.fromkeys(ids) if id in self.dead and not self.dead[id].skipped]
+        for entry in entries:
+            entry.skipped = True
+            self.skipped += 1
+            entry.reason = f"{entry.reason}; skipped: {reason}"
+            self.unblock(entry.lane)
+            self.lanes[entry.lane].popleft()
+            self.free(entry.lane)
+        self.wake()
+        return len(entries)
+
+    def status_of(self, tenant_id: UUID, queue: str) -> QueueStatus:
+        """Count the undelivered events of one tenant."""
+        self.refresh()
+        waiting = held = dead = skipped = 0
+        pending: list[Entry] = []
+        for entry in self.of_tenant.get(tenant_id, {}).values():
+            if entry.since is not None:
+                dead, skipped = dead + (not entry.skipped), skipped + entry.skipped
+                continue
+            pending.append(entry)
+            if entry.lane in self.blocked:
+                waiting, held = (waiting + 1, held) if self.lanes[entry.lane][0] is entry else (waiting, held + 1)
+        first = min(pending, key=attrgetter("number"), default=None)
+        oldest = first.event.occurred_at if first is not None else None
+        counts = (min(each, MAX_COUNTED_LAG) for each in (len(pending), waiting, held, dead, skipped))
+        return QueueStatus._make((queue, *counts, oldest))
+
+    def letters_of(self, tenant_id: UUID, later_than: str) -> list[Entry]:
+        """Return the dead letters and skipped events of one tenant after an id, by id."""
+        entries = self.of_tenant.get(tenant_id, {}).values()
+        dead = [entry for entry in entries if entry.since is not None and entry.event.id > later_than]
+        return sorted(dead, key=lambda entry: entry.event.id)
 
     def wake(self) -> None:
         """Wake the waiting relays."""
@@ -192,8 +261,7 @@ class MemoryOutbox:
             for name in lanes:
                 entries = queues.lanes[name]
                 while entries and entries[0].event.id in done:
-                    entries.popleft().is_delivered = True
-                    queues.pending -= 1
+                    queues.delivered(entries.popleft())
                 failure = failures.get(entries[0].event.id) if entries else None
                 if failure is None:
                     queues.free(name)
@@ -280,10 +348,7 @@ class MemoryOutbox:
         with queues.lock:
             start = bisect_right(queues.dead_ids, later_than)
             for id in queues.dead_ids[start : start + limit]:
-                entry = queues.dead[id]
-                assert entry.since is not None
-                fields = (entry.event, entry.attempts, entry.reason, entry.since, entry.skipped)
-                found.append(DeadLetter(*fields, self._queue))
+                found.append(queues.dead[id].letter(self._queue))
         return found
 
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
@@ -292,36 +357,14 @@ class MemoryOutbox:
         named = None if ids is None else list(map(event_id, ids))
         with queues.lock:
             wanted = [id for id, entry in queues.dead.items() if not entry.skipped] if named is None else named
-            entries = [queues.dig_up(id) for id in dict.fromkeys(wanted) if id in queues.dead]
-            for entry in entries:
-                if entry.skipped:
-                    # Its subject has continued without it.
-                    entry.skipped = False
-                    queues.skipped -= 1
-                    entry.lane = (entry.event.tenant_id.int, entry.event.id)
-                    queues.lanes[entry.lane] = deque((entry,))
-                else:
-                    queues.unblock(entry.lane)
-                queues.ready.append(entry.lane)
-            queues.wake()
-        return len(entries)
+            return queues.redrive(wanted)
 
     async def skip(self, ids: Sequence[str], reason: str) -> int:
         """Give up dead letters; return their number."""
         queues = self._queues
         named = list(map(event_id, ids))
         with queues.lock:
-            entries = [queues.dead[id] for id in dict.fromkeys(named) if id in queues.dead]
-            entries = [entry for entry in entries if not entry.skipped]
-            for entry in entries:
-                entry.skipped = True
-                queues.skipped += 1
-                entry.reason = f"{entry.reason}; skipped: {reason}"
-                queues.unblock(entry.lane)
-                queues.lanes[entry.lane].popleft()
-                queues.free(entry.lane)
-            queues.wake()
-        return len(entries)
+            return queues.skip(named, reason)
 
     async def close(self) -> None:
         """Release the taken events."""

@@ -216,7 +216,8 @@ class InMemoryStorage:
 
     def _tenant_data(self, tenant_id: UUID) -> TenantData:
         with self._lock:
-            return self._data.setdefault(tenant_id, TenantData(self._queues, self._further_queues, self._expiries))
+            data = TenantData(tenant_id, self._queues, self._further_queues, self._expiries)
+            return self._data.setdefault(tenant_id, data)
 
 
 def _purge_counter(data: TenantData, key: CounterKey, now: datetime) -> bool:

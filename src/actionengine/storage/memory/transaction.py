@@ -18,7 +18,8 @@ from heapq import merge
 from itertools import islice
 from math import inf
 from time import monotonic
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+from uuid import UUID
 
 from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode
@@ -44,10 +45,18 @@ _LOCK_TIMEOUT = 10.0
 """Seconds that a transaction waits for the locks of others on rows."""
 
 
+class LetterKey(NamedTuple):
+    """A queue of the outbox, and the id of the event of a dead letter."""
+
+    queue: str
+    id: str
+
+
 @dataclass(slots=True, eq=False)
 class TenantData:
     """All data of one tenant. A unit of work holds its own tenant's, and so cannot reach another's."""
 
+    id: UUID
     queues: Queues
     further_queues: Mapping[str, Queues]
     expiries: Expiries[TenantData]
@@ -80,6 +89,7 @@ class MemoryTransaction:
         "_holds",
         "_is_driven",
         "_journal",
+        "_letters",
         "_locked",
         "_mode",
         "_read_at",
@@ -104,6 +114,8 @@ class MemoryTransaction:
         self._writes: dict[Key, Item | None] = {}
         self._journal: list[tuple[Key, bool, Item | None]] = []
         self._holds: list[Hold] = []
+        self._letters: dict[LetterKey, str | None] = {}
+        """The dead letters to redrive (None), or to skip for a reason."""
         self._scopes = Scopes()
 
     @property
@@ -282,6 +294,12 @@ class MemoryTransaction:
         self._journal.append((key, key in self._writes, self._writes.get(key)))
         self._writes[key] = document
 
+    def change_letter(self, key: LetterKey, reason: str | None) -> None:
+        """Buffer the redrive of a dead letter, or its skip for a reason. Raise as `lock` does."""
+        self.lock(("ae_outbox", f"{key.queue}/{key.id}"))
+        self._journal.append((key, key in self._letters, self._letters.get(key)))
+        self._letters[key] = reason
+
     @property
     def mark(self) -> int:
         """Return the length of the journal."""
@@ -293,6 +311,11 @@ class MemoryTransaction:
             key, was_written, before = self._journal.pop()
             if type(key) is CounterKey:
                 self._release_hold(self._holds.pop())
+            elif type(key) is LetterKey:
+                if was_written:
+                    self._letters[key] = before
+                else:
+                    del self._letters[key]
             elif was_written:
                 self._writes[key] = before
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from operator import attrgetter
 from time import monotonic
@@ -14,13 +15,16 @@ from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.storage.captured import WriteJournal
 from actionengine.storage.clock import steady_now
 from actionengine.storage.counters import Counter, Reservation
-from actionengine.storage.errors import StorageError
+from actionengine.storage.errors import SerializationFailure, StorageError
 from actionengine.storage.memory.claims import ClaimHolder, can_claim, to_answer
+from actionengine.storage.memory.outbox import Queues
 from actionengine.storage.memory.records import MemoryRecords
 from actionengine.storage.memory.rows import MemoryRows
-from actionengine.storage.memory.transaction import MemoryTransaction, TenantData
+from actionengine.storage.memory.transaction import LetterKey, MemoryTransaction, TenantData
 from actionengine.storage.memory.versions import Key
-from actionengine.storage.pages import Page, page_of
+from actionengine.storage.outbox import EVENTS, QUEUES, DeadLetter, QueueStatus
+from actionengine.storage.pages import Page, page_of, page_size
+from actionengine.storage.records import FIRST_ID, event_id
 from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, IdempotentResult, LogQuery, LogRow, Recording
 from actionengine.storage.scopes import Scope
 from actionengine.storage.tables import Table
@@ -101,6 +105,33 @@ class MemoryUnitOfWork(MemoryTransaction):
             self._check_open()
             return len(self._data.events)
 
+    async def outbox_status(self) -> Sequence[QueueStatus]:
+        """Return the number of undelivered events of the tenant in each queue. What this transaction has redriven or
+        skipped holds back others until the commit."""
+        with self._data.lock:
+            self._check_open()
+            return [self._status_of(queue) for queue in QUEUES]
+
+    async def dead_letters(
+        self, queue: str, *, after: str | None = None, limit: int = 100, skipped: bool = True
+    ) -> Page[DeadLetter]:
+        """Return dead letters of the tenant by event id, with the skipped events or without."""
+        later_than = event_id(after) if after is not None else FIRST_ID
+        with self._data.lock:
+            self._check_open()
+            letters = [each for each in self._letters_of(queue, later_than) if skipped or not each.skipped]
+        return page_of(
+            ((each, len(each.event.payload)) for each in letters), page_size(limit), lambda each: each.event.id
+        )
+
+    async def redrive(self, queue: str, ids: Sequence[str]) -> Sequence[str]:
+        """Deliver dead letters of the tenant again from the commit on. Return the ids of those that there are."""
+        return self._change_letters(queue, ids, None)
+
+    async def skip(self, queue: str, ids: Sequence[str], reason: str) -> Sequence[str]:
+        """Give up dead letters of the tenant from the commit on. Return the ids of those that there are."""
+        return self._change_letters(queue, ids, reason)
+
     @property
     def session(self) -> Any:
         """Raise `StorageError`: there is no session."""
@@ -151,6 +182,8 @@ class MemoryUnitOfWork(MemoryTransaction):
         data = self._data
         with data.lock:
             self._check_open()
+            if self._letters:
+                self._change_outbox()
             if self._writes:
                 self._publish()
             if self._holds:
@@ -205,6 +238,61 @@ class MemoryUnitOfWork(MemoryTransaction):
             return run_sync(coroutine)
         finally:
             self._is_driven = was_driven
+
+    def _queues(self, queue: str) -> Queues:
+        return self._data.queues if queue == EVENTS else self._data.further_queues[queue]
+
+    def _letters_of(self, queue: str, later_than: str) -> list[DeadLetter]:
+        queues = self._queues(queue)
+        with queues.lock:
+            committed = [entry.letter(queue) for entry in queues.letters_of(self._data.id, later_than)]
+        letters = []
+        for letter in committed:
+            key = LetterKey(queue, letter.event.id)
+            reason = self._letters.get(key)
+            if reason is not None:
+                letters.append(letter._replace(reason=f"{letter.reason}; skipped: {reason}", skipped=True))
+            elif key not in self._letters:
+                letters.append(letter)
+        return letters
+
+    def _status_of(self, queue: str) -> QueueStatus:
+        queues = self._queues(queue)
+        with queues.lock:
+            status = queues.status_of(self._data.id, queue)
+        if not any(key.queue == queue for key in self._letters):
+            return status
+        letters = self._letters_of(queue, FIRST_ID)
+        skipped = sum(letter.skipped for letter in letters)
+        pending = status.pending + status.dead + status.skipped - len(letters)
+        return status._replace(pending=pending, dead=len(letters) - skipped, skipped=skipped)
+
+    def _change_letters(self, queue: str, ids: Sequence[str], reason: str | None) -> list[str]:
+        self.check_writable("the outbox")
+        named = sorted(set(map(event_id, ids)))
+        with self._data.lock:
+            self._check_usable()
+            letters = {each.event.id: each for each in self._letters_of(queue, FIRST_ID)}
+            found = [id for id in named if id in letters and (reason is None or not letters[id].skipped)]
+            for id in found:
+                self.change_letter(LetterKey(queue, id), reason)
+        return found
+
+    def _change_outbox(self) -> None:
+        """Redrive and skip dead letters. Raise `SerializationFailure`, with nothing changed, if an operator has changed
+        one meanwhile."""
+        with ExitStack() as locks:
+            for queue in QUEUES:
+                locks.enter_context(self._queues(queue).lock)
+            for (queue, id), reason in self._letters.items():
+                entry = self._queues(queue).dead.get(id)
+                if entry is None or (reason is not None and entry.skipped):
+                    raise SerializationFailure(f"the dead letter {id} of the queue {queue!r} has changed meanwhile")
+            for (queue, id), reason in self._letters.items():
+                if reason is None:
+                    self._queues(queue).redrive([id])
+                else:
+                    self._queues(queue).skip([id], reason)
 
     def _end(self) -> None:
         self._release()

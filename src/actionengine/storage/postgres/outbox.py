@@ -29,7 +29,7 @@ from actionengine.storage.outbox import DeadLetter, FailedDelivery, OutboxStatus
 from actionengine.storage.pages import page_size
 from actionengine.storage.postgres.database import PostgresDatabase
 from actionengine.storage.postgres.driver import LibpqConnection, Row, Statement, milliseconds
-from actionengine.storage.postgres.rows import array, event_row, taken_event, tenant_text
+from actionengine.storage.postgres.rows import array, dead_letters_of, taken_event, tenant_text
 from actionengine.storage.postgres.statements import CHANNELS, SLEEP_LOCKS
 from actionengine.storage.postgres.waiting import is_lost
 from actionengine.storage.records import event_id
@@ -172,10 +172,7 @@ class PostgresOutbox:
         """Return dead letters and skipped events, by event id."""
         later_than = event_id(after) if after is not None else None
         rows = await self._ask("relay", DEAD_LETTERS, later_than, page_size(limit), self._queue)
-        return [
-            DeadLetter(event_row(event), attempts, reason, dead_at.astimezone(UTC), skipped, self._queue)
-            for attempts, reason, dead_at, skipped, *event in rows
-        ]
+        return dead_letters_of(rows, self._queue)
 
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
         """Put dead letters back into the queue. Return how many."""

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic_core import from_json, to_json
 
-from actionengine.storage.outbox import PendingEvent
+from actionengine.storage.outbox import DeadLetter, PendingEvent
 from actionengine.storage.rows import EventRow, LogRow
 from actionengine.storage.sql.rows import json_bytes, json_text, names_in, names_text
 from actionengine.storage.words import words_of
@@ -78,6 +78,14 @@ def event_row(values: list[Any]) -> EventRow:
         on_behalf_of=names_in(values[_EVENT_PRINCIPALS]),
         chain=json_bytes(event.chain),  # type: ignore[arg-type]
     )
+
+
+def dead_letters_of(rows: Iterable[tuple[Any, ...]], queue: str) -> list[DeadLetter]:
+    """Return dead letters of a queue from the values that were read."""
+    return [
+        DeadLetter(event_row(event), attempts, reason, dead_at.astimezone(UTC), skipped, queue)
+        for attempts, reason, dead_at, skipped, *event in rows
+    ]
 
 
 def taken_event(

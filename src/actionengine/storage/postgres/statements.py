@@ -567,3 +567,14 @@ def record_statement(
     if results:
         parts.append(_RESULTS.format(rows=", ".join([_RESULT_ROW] * results)))
     return f"WITH {', '.join(parts)}" + (_CHECK_RESULTS.format(results=results) if results else "\nSELECT")
+
+
+TENANT_OUTBOX = "SELECT queue, pending, waiting, held, dead, skipped, oldest FROM public.ae_tenant_outbox()"
+TENANT_DEAD_LETTERS = """
+SELECT attempts, reason, dead_at, skipped, id, tenant_id, type, subject, payload, action, action_id, actor_type,
+    actor_id, occurred_at, version, on_behalf_of
+FROM public.ae_tenant_dead_letters(%s, %s, %s, %s)
+"""
+TENANT_REDRIVE = "SELECT id FROM public.ae_tenant_redrive(%s, %s) AS id"
+TENANT_SKIP = "SELECT id FROM public.ae_tenant_skip(%s, %s, %s) AS id"
+TENANT_RETURN = "SELECT public.ae_tenant_return(%s)"

@@ -19,13 +19,14 @@ from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.storage.counters import Counter, Reservation, from_text, to_text, waited_too_long
 from actionengine.storage.errors import StorageError, StorageUnavailable
+from actionengine.storage.outbox import QUEUES, DeadLetter, QueueStatus
 from actionengine.storage.postgres import statements as sql
 from actionengine.storage.postgres.action_log import PostgresLog
 from actionengine.storage.postgres.database import PostgresDatabase
 from actionengine.storage.postgres.documents import PostgresRecords
 from actionengine.storage.postgres.driver import LibpqConnection, Row, Statement, milliseconds
 from actionengine.storage.postgres.errors import aborted_transaction_error, key_too_long
-from actionengine.storage.postgres.rows import array, event_values, log_values, word_values
+from actionengine.storage.postgres.rows import array, dead_letters_of, event_values, log_values, word_values
 from actionengine.storage.postgres.waiting import is_lost
 from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, EventRow, Route
 from actionengine.storage.sql.rows import json_bytes, json_text
@@ -56,6 +57,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         self._latches: list[str] = []
         self._announced: Sequence[Reservation] = ()
         self._room: Sequence[bool] = ()
+        self._returned: set[str] = set()
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         """Run a statement at the level of the driver."""
@@ -222,6 +224,25 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         ((position,),) = self.query(sql.LAST_POSITION, (self.tenant.id,))
         return int(position)
 
+    def _outbox_status(self) -> list[QueueStatus]:
+        statuses = [QueueStatus(*row) for row in self.query(sql.TENANT_OUTBOX, ())]
+        return [each._replace(oldest=each.oldest and each.oldest.astimezone(UTC)) for each in statuses]
+
+    def _dead_letters(self, queue: str, later_than: str, limit: int, skipped: bool) -> list[DeadLetter]:
+        return dead_letters_of(self.query(sql.TENANT_DEAD_LETTERS, (later_than, limit, queue, skipped)), queue)
+
+    def _redrive(self, queue: str, ids: Sequence[str]) -> list[str]:
+        return self._changed(queue, sql.TENANT_REDRIVE, (array(ids), queue))
+
+    def _skip(self, queue: str, ids: Sequence[str], reason: str) -> list[str]:
+        return self._changed(queue, sql.TENANT_SKIP, (array(ids), reason, queue))
+
+    def _changed(self, queue: str, statement: str, parameters: Sequence[Any]) -> list[str]:
+        changed = [str(id) for (id,) in self.query(statement, parameters)]
+        if changed:
+            self._returned.add(queue)
+        return changed
+
     def _recording(self) -> list[Statement]:
         executions = [row for recording in self._recordings for row in recording.log]
         has_principals = any(row.on_behalf_of for row in executions)
@@ -236,6 +257,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         }
         results = list(latest.values())
         statements: list[Statement] = []
+        statements += [(sql.TENANT_RETURN, (queue,)) for queue in QUEUES if queue in self._returned]
         while log or events or results:
             rows = log[: sql.MAX_ROWS], events[: sql.MAX_ROWS], results[: sql.MAX_ROWS]
             words = word_values(executions[: sql.MAX_ROWS])

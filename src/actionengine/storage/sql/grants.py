@@ -22,6 +22,8 @@ GRANT SELECT ON SEQUENCE public.ae_event_position TO {role};
 GRANT SELECT ON public.ae_schema TO {role};
 GRANT EXECUTE ON FUNCTION public.ae_signed(text, text), public.ae_open(text, text, text, text),
     public.ae_is_deleted(uuid) TO {role};
+GRANT EXECUTE ON FUNCTION public.ae_tenant_redrive(uuid[], text), public.ae_tenant_skip(uuid[], text, text),
+    public.ae_tenant_return(text) TO {role};
 GRANT EXECUTE ON FUNCTION public.ae_find_tenant(text, text), public.ae_find_tenant_by_id(uuid, text),
     public.ae_create_tenant(uuid, text, text, text), public.ae_delete_tenant(text, text),
     public.ae_list_tenants(text, text, integer), public.ae_purge_keys(integer, text, timestamptz) TO {role};

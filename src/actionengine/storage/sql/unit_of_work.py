@@ -13,7 +13,9 @@ from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.concurrency.uninterrupted import uninterrupted
 from actionengine.context import Tenant
 from actionengine.storage.counters import Counter, Reservation
-from actionengine.storage.pages import Page
+from actionengine.storage.outbox import DeadLetter, QueueStatus
+from actionengine.storage.pages import Page, page_of, page_size
+from actionengine.storage.records import FIRST_ID, event_id
 from actionengine.storage.rows import Claim, ClaimAnswer, LogQuery, LogRow, Recording
 from actionengine.storage.sql.action_log import LogReader, read_page
 from actionengine.storage.sql.bridge import greenlet_spawn, in_greenlet, on_loop, run_off_loop
@@ -76,6 +78,28 @@ class SQLUnitOfWork(SavepointTransaction):
     async def last_position(self) -> int:
         """Return the position of the tenant's last committed event; 0 if there is none."""
         return await self.run(self._last_position)
+
+    async def outbox_status(self) -> Sequence[QueueStatus]:
+        """Return the number of undelivered events of the tenant in each queue."""
+        return await self.run(self._outbox_status)
+
+    async def dead_letters(
+        self, queue: str, *, after: str | None = None, limit: int = 100, skipped: bool = True
+    ) -> Page[DeadLetter]:
+        """Return dead letters of the tenant by event id, with the skipped events or without."""
+        later_than = event_id(after) if after is not None else FIRST_ID
+        letters = await self.run(self._dead_letters, queue, later_than, page_size(limit), skipped)
+        return page_of(((each, len(each.event.payload)) for each in letters), limit, lambda each: each.event.id)
+
+    async def redrive(self, queue: str, ids: Sequence[str]) -> Sequence[str]:
+        """Deliver dead letters of the tenant again from the commit on. Return the ids of those that there are."""
+        self.track_write("the outbox")
+        return await self.run(self._redrive, queue, list(map(event_id, ids)))
+
+    async def skip(self, queue: str, ids: Sequence[str], reason: str) -> Sequence[str]:
+        """Give up dead letters of the tenant from the commit on. Return the ids of those that there are."""
+        self.track_write("the outbox")
+        return await self.run(self._skip, queue, list(map(event_id, ids)), reason)
 
     async def record(self, recording: Recording) -> None:
         """Keep rows that the commit writes."""
@@ -155,6 +179,22 @@ class SQLUnitOfWork(SavepointTransaction):
     @abstractmethod
     def _last_position(self) -> int:
         """Return the position of the tenant's last committed event."""
+
+    @abstractmethod
+    def _outbox_status(self) -> list[QueueStatus]:
+        """Count the undelivered events of the tenant in each queue."""
+
+    @abstractmethod
+    def _dead_letters(self, queue: str, later_than: str, limit: int, skipped: bool) -> list[DeadLetter]:
+        """Return dead letters of the tenant by event id, up to those that fill a page."""
+
+    @abstractmethod
+    def _redrive(self, queue: str, ids: Sequence[str]) -> list[str]:
+        """Make dead letters of the tenant pending. Return their ids."""
+
+    @abstractmethod
+    def _skip(self, queue: str, ids: Sequence[str], reason: str) -> list[str]:
+        """Mark dead letters of the tenant as skipped. Return their ids."""
 
     @abstractmethod
     def _finish(self) -> None:

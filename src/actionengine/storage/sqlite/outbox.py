@@ -29,10 +29,10 @@ from actionengine.storage.outbox import (
     RelayHeartbeat,
 )
 from actionengine.storage.pages import page_size
-from actionengine.storage.records import event_id
+from actionengine.storage.records import FIRST_ID, event_id
 from actionengine.storage.sqlite import statements as sql
 from actionengine.storage.sqlite.database import Rows, SQLiteDatabase
-from actionengine.storage.sqlite.rows import bind_time, event_row
+from actionengine.storage.sqlite.rows import bind_time, dead_letters_of, event_row
 
 _Place = tuple[str, int, int]
 """The tenant, the lane and the position of an event."""
@@ -163,12 +163,9 @@ class SQLiteOutbox:
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
         """Return dead letters and skipped events, by event id."""
-        later_than = event_id(after) if after is not None else ""
+        later_than = event_id(after) if after is not None else FIRST_ID
         rows = await self._query(sql.DEAD_LETTERS, (self._queue, later_than, page_size(limit)))
-        return [
-            DeadLetter(event_row(event), attempts, reason, datetime.fromisoformat(dead_at), bool(skipped), self._queue)
-            for attempts, reason, dead_at, skipped, *event in rows
-        ]
+        return dead_letters_of(rows, self._queue)
 
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
         """Put dead letters back into the queue. Return how many."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
@@ -10,6 +10,7 @@ from uuid import UUID
 
 from pydantic_core import from_json, to_json
 
+from actionengine.storage.outbox import DeadLetter
 from actionengine.storage.rows import EventRow, LogRow
 from actionengine.storage.sql.rows import json_bytes, json_text, names_in, names_text
 
@@ -69,6 +70,14 @@ def event_row(values: Sequence[Any]) -> EventRow:
         chain=json_bytes(event.chain),
     )
     return read
+
+
+def dead_letters_of(rows: Iterable[tuple[Any, ...]], queue: str) -> list[DeadLetter]:
+    """Return dead letters of a queue from the values that were read."""
+    return [
+        DeadLetter(event_row(event), attempts, reason, datetime.fromisoformat(dead_at), bool(skipped), queue)
+        for attempts, reason, dead_at, skipped, *event in rows
+    ]
 
 
 def partition_key(event: EventRow) -> int:

@@ -552,3 +552,85 @@ SET skipped = 1, reason = reason || ?
 WHERE queue = ? AND dead_at IS NOT NULL AND NOT skipped AND {_THESE}
 RETURNING position
 """
+
+# The same for one tenant, in its unit of work.
+
+_TENANT_COUNT = """(
+        SELECT count(*)
+        FROM (
+            SELECT 1
+            FROM main.ae_outbox o {index}
+            WHERE o.tenant_id = ?1 AND o.queue = ?2 AND {which}
+            LIMIT ?4
+        )
+    )"""
+_TENANT_OLDEST = """
+        SELECT *
+        FROM (
+            SELECT o.position
+            FROM {rows} o
+            WHERE o.tenant_id = ?1 AND o.queue = ?2 AND {which}
+            ORDER BY o.position
+            LIMIT 1
+        )"""
+# The rows among which pending events are found, the oldest ones first.
+_EXAMINED = """(
+            SELECT *
+            FROM main.ae_outbox
+            WHERE tenant_id = ?1 AND queue = ?2
+            ORDER BY position
+            LIMIT ?5
+        )"""
+_IS_FREE = "o.dead_at IS NULL AND NOT o.held"
+TENANT_OUTBOX = f"""
+SELECT
+    (SELECT count(*) FROM {_EXAMINED} o WHERE {_IS_FREE}),
+    {_TENANT_COUNT.format(index="INDEXED BY ae_outbox_tenant_waiting", which="o.dead_at IS NULL AND o.due_at > ?3")},
+    {_TENANT_COUNT.format(index="INDEXED BY ae_outbox_tenant_behind", which="o.held")},
+    {_TENANT_COUNT.format(index=_UNSKIPPED, which="o.dead_at IS NOT NULL AND NOT o.skipped")},
+    {_TENANT_COUNT.format(index="INDEXED BY ae_outbox_skipped", which="o.skipped")},
+    (
+        SELECT e.occurred_at
+        FROM main.ae_events e
+        WHERE e.tenant_id = ?1 AND e.position = (
+            SELECT min(position)
+            FROM ({_TENANT_OLDEST.format(rows=_EXAMINED, which=_IS_FREE)}
+                UNION ALL {_TENANT_OLDEST.format(rows="main.ae_outbox", which="o.held")})
+        )
+    )
+"""
+_TENANT_LETTERS = """
+            SELECT *
+            FROM (
+                SELECT o.attempts, o.reason, o.dead_at, o.skipped, o.tenant_id, o.position, o.event_id
+                FROM main.ae_outbox o {index}
+                WHERE o.queue = ?1 AND o.tenant_id = ?2 AND o.event_id > ?3 AND {which}
+                ORDER BY o.event_id
+                LIMIT ?4
+            )"""
+# The event whose payload reaches the bytes of a page is the last one.
+TENANT_DEAD_LETTERS = f"""
+SELECT page.attempts, page.reason, page.dead_at, page.skipped, {_EVENT_OF_OUTBOX}
+FROM (
+    SELECT *, sum(bytes) OVER (ORDER BY event_id ROWS UNBOUNDED PRECEDING) - bytes AS bytes_before
+    FROM (
+        SELECT o.*, {sqlite_bytes("e.payload")} AS bytes
+        FROM ({_TENANT_LETTERS.format(index=_UNSKIPPED, which="o.dead_at IS NOT NULL AND NOT o.skipped")}
+            UNION ALL {_TENANT_LETTERS.format(index="INDEXED BY ae_outbox_skipped", which="o.skipped AND ?5")}
+            ORDER BY event_id
+            LIMIT ?4
+        ) o
+        CROSS JOIN main.ae_events e ON e.position = o.position AND e.tenant_id = o.tenant_id
+    )
+) page
+CROSS JOIN main.ae_events e ON e.position = page.position AND e.tenant_id = page.tenant_id
+WHERE page.bytes_before < {MAX_PAGE_BYTES}
+ORDER BY page.event_id
+"""
+TENANT_DEAD = """
+SELECT o.event_id
+FROM main.ae_outbox o
+WHERE o.queue = ? AND o.dead_at IS NOT NULL AND o.event_id IN (SELECT value FROM json_each(?)) AND o.tenant_id = ?
+    AND o.skipped <= ?
+ORDER BY o.event_id
+"""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from math import inf
 from time import monotonic
 from typing import Any
 from uuid import UUID
 
+from pydantic_core import to_json
 from sqlalchemy.engine import Connection
 
 from actionengine.concurrency.run_sync import Mode
@@ -16,7 +17,7 @@ from actionengine.context import Tenant
 from actionengine.storage.clock import steady_now
 from actionengine.storage.counters import Counter, Reservation, from_text, to_text
 from actionengine.storage.errors import StorageError
-from actionengine.storage.outbox import EVENTS
+from actionengine.storage.outbox import EVENTS, MAX_COUNTED_LAG, MAX_EXAMINED, QUEUES, DeadLetter, QueueStatus
 from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer
 from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.rows import KEY_GONE, json_bytes, json_text
@@ -26,7 +27,7 @@ from actionengine.storage.sqlite.action_log import SQLiteLog
 from actionengine.storage.sqlite.database import ConnectionState, SQLiteDatabase
 from actionengine.storage.sqlite.documents import SQLiteRecords
 from actionengine.storage.sqlite.driver import stop, stop_async
-from actionengine.storage.sqlite.rows import bind_time, event_values, log_values, partition_key
+from actionengine.storage.sqlite.rows import bind_time, dead_letters_of, event_values, log_values, partition_key
 from actionengine.storage.tenants import tenant_deleted
 from actionengine.storage.words import words_of
 
@@ -46,6 +47,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         super().__init__(database, tenant, action_id, mode, read_only)
         self._tenant_id = str(tenant.id)
         self._claims: list[tuple[UUID, str, str]] = []
+        self._has_returned = False
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Run a statement at the level of the driver."""
@@ -139,6 +141,46 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         ((position,),) = self.query(sql.LAST_POSITION, (self._tenant_id,))
         return int(position)
 
+    def _outbox_status(self) -> list[QueueStatus]:
+        found = []
+        for queue in QUEUES:
+            parameters = (self._tenant_id, queue, bind_time(self._clock()), MAX_COUNTED_LAG, MAX_EXAMINED)
+            ((free, waiting, held, dead, skipped, oldest),) = self.query(sql.TENANT_OUTBOX, parameters)
+            pending, since = min(free + held, MAX_COUNTED_LAG), oldest and datetime.fromisoformat(oldest)
+            found.append(QueueStatus(queue, pending, waiting, held, dead, skipped, since))
+        return found
+
+    def _dead_letters(self, queue: str, later_than: str, limit: int, skipped: bool) -> list[DeadLetter]:
+        parameters = (queue, self._tenant_id, later_than, limit, skipped)
+        return dead_letters_of(self.query(sql.TENANT_DEAD_LETTERS, parameters), queue)
+
+    def _redrive(self, queue: str, ids: Sequence[str]) -> list[str]:
+        now = bind_time(self._clock())
+        return self._change_letters(queue, ids, True, lambda found: (sql.REDRIVE, (now, queue, found)))
+
+    def _skip(self, queue: str, ids: Sequence[str], reason: str) -> list[str]:
+        return self._change_letters(queue, ids, False, lambda found: (sql.SKIP, (f"; skipped: {reason}", queue, found)))
+
+    def _change_letters(
+        self, queue: str, ids: Sequence[str], skipped: bool, change: Callable[[str], tuple[str, Sequence[Any]]]
+    ) -> list[str]:
+        """Change the tenant's dead letters with these ids, and release the events behind them. Return their ids.
+
+        The triggers let no action change the outbox. They do not hold for these statements.
+        """
+        parameters = (queue, to_json(ids).decode(), self._tenant_id, skipped)
+        changed = [id for (id,) in self.query(sql.TENANT_DEAD, parameters)]
+        if changed:
+            now, these = bind_time(self._clock()), to_json(changed).decode()
+            tenant, self._state.tenant = self._state.tenant, None
+            try:
+                self.query(sql.RETURN, (now, queue, these, now))
+                self.query(*change(these))
+            finally:
+                self._state.tenant = tenant
+            self._has_returned = True
+        return changed
+
     def _finish(self) -> None:
         self._check_transaction()
         for recording in self._recordings:
@@ -169,7 +211,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
             # transaction.
             self._dbapi_connection.commit()
             self._cursor = self._dbapi_connection.cursor()
-        if any(recording.events for recording in self._recordings):
+        if self._has_returned or any(recording.events for recording in self._recordings):
             self.database.wake_relays()
         self._tidy()
 

@@ -252,7 +252,7 @@ CREATE TABLE public.ae_outbox (
     queue     text COLLATE "C" NOT NULL DEFAULT 'events' CHECK (queue IN ('events', 'workflows', 'triggers')),
     event_id  uuid,
     held      boolean NOT NULL DEFAULT false,
-    PRIMARY KEY (tenant_id, position, queue)
+    PRIMARY KEY (tenant_id, queue, position)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 CREATE INDEX ae_outbox_pending ON public.ae_outbox (queue, (lane & 63), position)
     WHERE dead_at IS NULL AND NOT held;
@@ -261,8 +261,12 @@ CREATE INDEX ae_outbox_held ON public.ae_outbox (queue, lane, position)
 -- The indexes of operators' queries: how many events there are, and since when.
 CREATE INDEX ae_outbox_behind ON public.ae_outbox (queue, position) WHERE held;
 CREATE INDEX ae_outbox_waiting ON public.ae_outbox (queue, due_at) WHERE dead_at IS NULL AND due_at IS NOT NULL;
-CREATE INDEX ae_outbox_unskipped ON public.ae_outbox (queue) WHERE dead_at IS NOT NULL AND NOT skipped;
-CREATE INDEX ae_outbox_skipped ON public.ae_outbox (queue) WHERE skipped;
+CREATE INDEX ae_outbox_unskipped ON public.ae_outbox (queue, tenant_id, event_id)
+    WHERE dead_at IS NOT NULL AND NOT skipped;
+CREATE INDEX ae_outbox_skipped ON public.ae_outbox (queue, tenant_id, event_id) WHERE skipped;
+CREATE INDEX ae_outbox_tenant_behind ON public.ae_outbox (tenant_id, queue, position) WHERE held;
+CREATE INDEX ae_outbox_tenant_waiting ON public.ae_outbox (tenant_id, queue, due_at)
+    WHERE dead_at IS NULL AND due_at IS NOT NULL;
 -- A dead letter has the id of its event, which operators use to name it.
 CREATE INDEX ae_outbox_dead ON public.ae_outbox (queue, event_id) WHERE dead_at IS NOT NULL;
 
@@ -1460,6 +1464,8 @@ BEGIN
         SELECT
         FROM public.ae_outbox o
         WHERE o.queue = of_queue AND o.dead_at IS NULL AND o.due_at IS NOT NULL AND o.due_at > clock_timestamp()
+        -- The order makes the planner choose the index of the queue, not that of a tenant.
+        ORDER BY o.due_at
         LIMIT most
     ) counted;
     SELECT count(*) INTO dead
@@ -1571,13 +1577,25 @@ END $$;
 CREATE FUNCTION public.ae_outbox_return(of_queue text, changed public.ae_outbox[]) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM public.ae_outbox_release_after(of_queue, changed);
+    PERFORM public.ae_outbox_announce(of_queue);
+    RETURN coalesce(cardinality(changed), 0);
+END $$;
+
+CREATE FUNCTION public.ae_outbox_release_after(of_queue text, changed public.ae_outbox[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
     PERFORM public.ae_outbox_release(
         of_queue, array_agg(o.tenant_id), array_agg(o.lane), array_agg(o.position)
     )
     FROM unnest(changed) o;
+END $$;
+
+CREATE FUNCTION public.ae_outbox_announce(of_queue text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
     UPDATE public.ae_outbox_returns r SET returns = r.returns + 1 WHERE r.queue = of_queue;
     PERFORM pg_notify(CASE of_queue WHEN 'events' THEN 'ae_outbox' ELSE 'ae_outbox_' || of_queue END, '');
-    RETURN coalesce(cardinality(changed), 0);
 END $$;
 
 -- A redriven event is due like one whose wait is over: the events behind it are taken with it, or after it.
@@ -1619,11 +1637,189 @@ BEGIN
     WITH changed AS (
         UPDATE public.ae_outbox o
         SET skipped = true, reason = o.reason || '; skipped: ' || why
-        WHERE o.queue = of_queue AND o.dead_at IS NOT NULL AND NOT o.skipped AND o.event_id = ANY(ids)
+        -- Without coalesce, the planner might choose the index of events that are not skipped, which has tenants first.
+        WHERE o.queue = of_queue AND o.dead_at IS NOT NULL AND coalesce(NOT o.skipped, false) AND o.event_id = ANY(ids)
         RETURNING o
     )
     SELECT array_agg(changed.o) INTO dead FROM changed;
     RETURN public.ae_outbox_return(of_queue, dead);
+END $$;
+
+-- Calls of hosts, for the tenant of their transaction: how much of its events is undelivered, and what becomes of its
+-- dead letters. The functions that read run as the caller, under row-level security. Those that write need an action;
+-- without one they find no rows. No bitmap scans: a bounded count would read all index entries first.
+
+CREATE FUNCTION public.ae_tenant_outbox() RETURNS TABLE (
+    queue text, pending bigint, waiting bigint, held bigint, dead bigint, skipped bigint, oldest timestamptz
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_bitmapscan = off AS $$
+DECLARE
+    own      uuid   := public.ae_tenant();
+    most     bigint := 10000;
+    examined bigint := 40000;
+    free     bigint;
+    first    bigint;
+BEGIN
+    FOREACH queue IN ARRAY ARRAY['events', 'workflows', 'triggers'] LOOP
+        SELECT count(*), min(o.position) INTO free, first
+        FROM (
+            SELECT rows.position, rows.dead_at IS NULL AND NOT rows.held AS is_free
+            FROM public.ae_outbox rows
+            WHERE rows.tenant_id = own AND rows.queue = ae_tenant_outbox.queue
+            ORDER BY rows.position
+            LIMIT examined
+        ) o
+        WHERE o.is_free;
+        SELECT count(*), least(first, min(counted.position)) INTO held, first
+        FROM (
+            SELECT o.position
+            FROM public.ae_outbox o
+            WHERE o.tenant_id = own AND o.queue = ae_tenant_outbox.queue AND o.held
+            ORDER BY o.position
+            LIMIT most
+        ) counted;
+        pending := least(free + held, most);
+        SELECT count(*) INTO waiting
+        FROM (
+            SELECT
+            FROM public.ae_outbox o
+            WHERE o.tenant_id = own AND o.queue = ae_tenant_outbox.queue AND o.dead_at IS NULL
+                AND o.due_at IS NOT NULL AND o.due_at > clock_timestamp()
+            LIMIT most
+        ) counted;
+        SELECT count(*) INTO dead
+        FROM (
+            SELECT
+            FROM public.ae_outbox o
+            WHERE o.queue = ae_tenant_outbox.queue AND o.tenant_id = own AND o.dead_at IS NOT NULL AND NOT o.skipped
+            LIMIT most
+        ) counted;
+        SELECT count(*) INTO skipped
+        FROM (
+            SELECT
+            FROM public.ae_outbox o
+            WHERE o.queue = ae_tenant_outbox.queue AND o.tenant_id = own AND o.skipped
+            LIMIT most
+        ) counted;
+        SELECT e.occurred_at INTO oldest
+        FROM public.ae_events e
+        WHERE e.tenant_id = own AND e.position = first;
+        RETURN NEXT;
+    END LOOP;
+END $$;
+
+CREATE FUNCTION public.ae_tenant_dead_letters(
+    later_than uuid, most integer, of_queue text, with_skipped boolean
+) RETURNS TABLE (
+    attempts integer, reason text, dead_at timestamptz, skipped boolean, id uuid, tenant_id uuid, type text,
+    subject text, payload text, action text, action_id uuid, actor_type text, actor_id text, occurred_at timestamptz,
+    version integer, on_behalf_of text
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_bitmapscan = off AS $$
+DECLARE
+    own uuid := public.ae_tenant();
+BEGIN
+    RETURN QUERY
+        SELECT page.attempts, page.reason, page.dead_at, page.skipped, page.id, page.tenant_id, page.type, page.subject,
+            page.payload, page.action, page.action_id, page.actor_type, page.actor_id, page.occurred_at, page.version,
+            page.on_behalf_of
+        -- The event whose payload reaches 4 MiB is the last one.
+        FROM (
+            SELECT o.attempts, o.reason, o.dead_at, o.skipped, e.id, e.tenant_id, e.type, e.subject,
+                e.payload::text AS payload, e.action, e.action_id, e.actor_type, e.actor_id, e.occurred_at, e.version,
+                e.on_behalf_of::text AS on_behalf_of,
+                sum(octet_length(e.payload::text)) OVER (ORDER BY o.event_id ROWS UNBOUNDED PRECEDING)
+                    - octet_length(e.payload::text) AS bytes_before
+            FROM (
+                SELECT letters.*
+                FROM (
+                    (
+                        SELECT dead.*
+                        FROM public.ae_outbox dead
+                        WHERE dead.queue = of_queue AND dead.tenant_id = own AND dead.dead_at IS NOT NULL
+                            AND NOT dead.skipped AND dead.event_id > later_than
+                        ORDER BY dead.event_id
+                        LIMIT most
+                    )
+                    UNION ALL
+                    (
+                        SELECT given.*
+                        FROM public.ae_outbox given
+                        WHERE with_skipped AND given.queue = of_queue AND given.tenant_id = own AND given.skipped
+                            AND given.event_id > later_than
+                        ORDER BY given.event_id
+                        LIMIT most
+                    )
+                ) letters
+                ORDER BY letters.event_id
+                LIMIT most
+            ) o, LATERAL (
+                SELECT found.*
+                FROM public.ae_events found
+                WHERE found.tenant_id = o.tenant_id AND found.position = o.position
+                LIMIT 1
+            ) e
+        ) page
+        WHERE page.bytes_before < 4194304
+        ORDER BY page.id;
+END $$;
+
+-- Lock and return the tenant's dead letters with these event ids, `with_skipped` events or without. Locks are taken in
+-- one order, so that two calls do not wait for each other.
+
+CREATE FUNCTION public.ae_tenant_dead(ids uuid[], of_queue text, with_skipped boolean) RETURNS public.ae_outbox[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_bitmapscan = off AS $$
+DECLARE
+    own uuid := public.ae_writing_tenant();
+BEGIN
+    RETURN ARRAY(
+        SELECT o
+        FROM public.ae_outbox o
+        -- IS TRUE and coalesce leave the planner one index, that of the events' ids: along another one it would read all
+        -- rows of the tenant.
+        WHERE o.queue = of_queue AND (o.tenant_id = own) IS TRUE AND o.dead_at IS NOT NULL AND o.event_id = ANY(ids)
+            AND coalesce(with_skipped OR NOT o.skipped, false)
+        ORDER BY o.event_id
+        FOR UPDATE
+    );
+END $$;
+
+-- Return the ids of the dead letters that are delivered again. The transaction calls ae_tenant_return when it commits.
+
+CREATE FUNCTION public.ae_tenant_redrive(ids uuid[], of_queue text) RETURNS SETOF uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_bitmapscan = off AS $$
+DECLARE
+    dead public.ae_outbox[] := public.ae_tenant_dead(ids, of_queue, true);
+BEGIN
+    UPDATE public.ae_outbox o
+    SET attempts = 0, due_at = clock_timestamp(), dead_at = NULL, skipped = false, event_id = NULL, held = false
+    FROM unnest(dead) d
+    WHERE o.tenant_id = d.tenant_id AND o.queue = of_queue AND o.position = d.position;
+    PERFORM public.ae_outbox_release_after(of_queue, dead);
+    RETURN QUERY SELECT d.event_id FROM unnest(dead) d;
+END $$;
+
+CREATE FUNCTION public.ae_tenant_skip(ids uuid[], why text, of_queue text) RETURNS SETOF uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_bitmapscan = off AS $$
+DECLARE
+    dead public.ae_outbox[] := public.ae_tenant_dead(ids, of_queue, false);
+BEGIN
+    UPDATE public.ae_outbox o
+    SET skipped = true, reason = o.reason || '; skipped: ' || why
+    FROM unnest(dead) d
+    WHERE o.tenant_id = d.tenant_id AND o.queue = of_queue AND o.position = d.position;
+    PERFORM public.ae_outbox_release_after(of_queue, dead);
+    RETURN QUERY SELECT d.event_id FROM unnest(dead) d;
+END $$;
+
+-- Announce to relays what the transaction has redriven or skipped. This locks a row of all tenants, and so comes last.
+
+CREATE FUNCTION public.ae_tenant_return(of_queue text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF public.ae_writing_tenant() IS NOT NULL THEN
+        PERFORM public.ae_outbox_announce(of_queue);
+    END IF;
 END $$;
 
 REVOKE EXECUTE ON FUNCTION
@@ -1636,6 +1832,9 @@ REVOKE EXECUTE ON FUNCTION
     public.ae_dead_letters(uuid, integer, text, text),
     public.ae_redrive(uuid[], text, text),
     public.ae_skip(uuid[], text, text, text),
+    public.ae_tenant_redrive(uuid[], text),
+    public.ae_tenant_skip(uuid[], text, text),
+    public.ae_tenant_return(text),
     public.ae_signed(text, text),
     public.ae_open(text, text, text, text),
     public.ae_is_deleted(uuid),

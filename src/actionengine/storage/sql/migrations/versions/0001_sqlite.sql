@@ -172,7 +172,7 @@ CREATE TABLE ae_outbox (
     queue     TEXT    NOT NULL DEFAULT 'events',
     event_id  TEXT,
     held      INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (tenant_id, position, queue)
+    PRIMARY KEY (tenant_id, queue, position)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX ae_outbox_pending ON ae_outbox (queue, position) WHERE dead_at IS NULL AND NOT held;
 CREATE INDEX ae_outbox_held ON ae_outbox (queue, lane, position)
@@ -180,8 +180,11 @@ CREATE INDEX ae_outbox_held ON ae_outbox (queue, lane, position)
 -- The indexes of operators' queries: how many events there are, and since when.
 CREATE INDEX ae_outbox_behind ON ae_outbox (queue, position) WHERE held;
 CREATE INDEX ae_outbox_waiting ON ae_outbox (queue, due_at) WHERE dead_at IS NULL AND due_at IS NOT NULL;
-CREATE INDEX ae_outbox_unskipped ON ae_outbox (queue) WHERE dead_at IS NOT NULL AND NOT skipped;
-CREATE INDEX ae_outbox_skipped ON ae_outbox (queue) WHERE skipped;
+CREATE INDEX ae_outbox_unskipped ON ae_outbox (queue, tenant_id, event_id) WHERE dead_at IS NOT NULL AND NOT skipped;
+CREATE INDEX ae_outbox_skipped ON ae_outbox (queue, tenant_id, event_id) WHERE skipped;
+CREATE INDEX ae_outbox_tenant_behind ON ae_outbox (tenant_id, queue, position) WHERE held;
+CREATE INDEX ae_outbox_tenant_waiting ON ae_outbox (tenant_id, queue, due_at)
+    WHERE dead_at IS NULL AND due_at IS NOT NULL;
 -- A dead letter has the id of its event, which operators use to name it.
 CREATE INDEX ae_outbox_dead ON ae_outbox (queue, event_id) WHERE dead_at IS NOT NULL;
 
