@@ -101,6 +101,17 @@ def test_a_host_includes_ours_among_its_own(owner: Engine, host: Config) -> None
         assert migrations.upgrade(connection) == migrations.HEAD
 
 
+def test_a_host_includes_ours_after_our_own_upgrade(owner: Engine, host: Config) -> None:
+    with owner.begin() as connection:
+        migrations.upgrade(connection)
+
+    command.upgrade(host, "heads")
+
+    with owner.begin() as connection:
+        assert inspect(connection).has_table("jobs")
+        assert migrations.upgrade(connection) == migrations.HEAD
+
+
 def test_a_host_takes_back_its_own(owner: Engine, host: Config) -> None:
     command.upgrade(host, "heads")
 

@@ -8,12 +8,19 @@ from importlib.resources import files
 
 from alembic import context, op
 
+from actionengine.storage.sql.migrations import schema_version
 from actionengine.storage.sql.migrations.own_triggers import own_triggers
 
 
 def run_script(name: str) -> None:
-    """Run `versions/<name>_<dialect>.sql` in the running migration; print it in offline mode."""
+    """Run `versions/<name>_<dialect>.sql` in the running migration; print it in offline mode.
+
+    Nothing runs where the schema has that version: `actionengine db upgrade`, or a storage, has made it before a host's
+    own environment came.
+    """
     dialect = op.get_context().dialect.name
+    if not context.is_offline_mode() and (schema_version(op.get_bind()) or 0) >= int(name):
+        return
     for statement in statements(read_script(name, dialect), dialect):
         if context.is_offline_mode():
             context.get_context().impl.static_output(f"{statement}\n")
