@@ -27,6 +27,7 @@ from actionengine.cli.common import (
 from actionengine.cli.errors import Commands, answer_in_json, fail
 from actionengine.cli.events import events, projection
 from actionengine.cli.log import log
+from actionengine.cli.new import new
 from actionengine.cli.output import write_json
 from actionengine.cli.protection import find_problems
 from actionengine.cli.relay import relay
@@ -57,6 +58,7 @@ app.add_typer(projection, name="projection")
 app.add_typer(workflows, name="workflows")
 app.add_typer(runner, name="runner")
 app.command(epilog=example("events --tenant acme --type jobs.booked"))(events)
+app.command(epilog=example("new shop --framework flask"))(new)
 
 
 @app.callback()
