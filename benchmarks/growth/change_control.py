@@ -103,6 +103,7 @@ def _draft_and_look(backend: Backend) -> object:
     (op,) = do(backend, "changes", "list_patch_ops", change_id=change)
     do(backend, "changes", "preview", change_id=change)
     do(backend, "changes", "delete_patch_op", change_id=change, op_id=op.id)
+    do(backend, "changes", "transitions", change_id=change)
     return do(backend, "changes", "transition", change_id=change, status="Implementing")
 
 
@@ -195,6 +196,7 @@ OPERATIONS = [
             "changes.preview",
             "changes.delete_patch_op",
             "changes.transition",
+            "changes.transitions",
         ),
     ),
     Operation("a change, executed", _execute, ("changes.execute", "changes.list_snapshots")),

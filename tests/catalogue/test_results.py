@@ -107,7 +107,7 @@ def test_results_of_change_control_fit(do: Do) -> None:
         ("remove_field", {"field": "older"}),
     ):
         do("changes.add_patch_op", change_id=change, op_type=op_type, payload={"record_type": "job", **payload})
-    for name in ("get", "list_targets", "list_patch_ops", "preview"):
+    for name in ("get", "transitions", "list_targets", "list_patch_ops", "preview"):
         do(f"changes.{name}", change_id=change)
     for status in ("Implementing", "Validating", "Ready"):
         do("changes.transition", change_id=change, status=status)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actionengine import ActionContext, Actor, ApprovalPolicy, ErrorCode
+from actionengine import ActionContext, ActionError, Actor, ApprovalPolicy, ErrorCode
 from actionengine.changes.states import STATUSES
 from actionengine.testing import run_in_mode
 from tests.changes.harness import WAYS, Harness, add, besides_the_log, put, remove, schema
@@ -399,6 +399,27 @@ async def test_what_nobody_can_approve_is_not_asked_for(harness: Harness) -> Non
     refused(await harness.move(change, "Merged", by=BOT), ErrorCode.FORBIDDEN)
 
     assert besides_the_log(before, harness.dump()) == {}
+
+
+# The transitions of a caller
+
+
+@pytest.mark.parametrize(
+    ("status", "require_review"), [*((status, False) for status in STATUSES), ("Draft", True), ("Ready", True)]
+)
+@run_in_mode
+async def test_listed_transitions_are_those_that_succeed(harness: Harness, status: str, require_review: bool) -> None:
+    project = await harness.project(require_review=require_review)
+    for by in (ANN, BOT):
+        change = await harness.change(project)
+        await harness.move(change, *WAYS[status])
+        listed = expect(await harness.ask("changes.transitions", {"change_id": change.id}, by=by))
+        assert (listed.status, listed.require_review) == (status, require_review)
+        for to in set(STATUSES) - {status}:
+            other = await harness.change(project)
+            await harness.move(other, *WAYS[status])
+            answer = await harness.move(other, to, by=by)
+            assert (to in listed.next_statuses) == (not isinstance(answer, ActionError)), (to, answer)
 
 
 # With an idempotency key

@@ -128,6 +128,15 @@ class Change(Output):
     merged_at: datetime | None = Field(description="The time of its merge, in UTC; null before.")
 
 
+class Transitions(Output):
+    """The statuses to which the caller may move a change now. `Merged` is among them if the caller may merge it."""
+
+    change_id: str = Field(description="The id of the change.")
+    status: ChangeStatus = Field(description="The status now.")
+    require_review: bool = Field(description="True if the change must be `Ready` before it is executed or merged.")
+    next_statuses: tuple[ChangeStatus, ...] = Field(description="The statuses to which you may move it.")
+
+
 class FieldOfType(Output):
     """A field and the record type that declares it."""
 

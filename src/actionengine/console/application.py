@@ -89,11 +89,13 @@ class _Console:
 
     def application(self) -> ASGIApp:
         """Return the ASGI application."""
+        absent = [page for page in PAGES if page not in self._pages]
         app = Starlette(
             routes=[
                 Route("/static/{hash}/{name}", self._show_static, methods=["GET"]),
                 Route("/do/{service}/{action}", self._endpoint(self._press), methods=["POST"]),
                 *self._routes,
+                *(Route(page.path, self._endpoint(_show_absent(page)), methods=["GET"]) for page in absent),
             ],
             exception_handlers={HTTPException: self._on_http_exception},
         )
@@ -153,8 +155,10 @@ class _Console:
             "page": page,
             "problem": problem,
             "done": flash.done if flash is not None else None,
+            **variables,
         }
-        html = self._templates.render(page.template, {**shared, **variables})
+        problem = shared["problem"]
+        html = self._templates.render(page.template, shared)
         response = HTMLResponse(html)
         if problem is not None:
             response.status_code = problem.status
@@ -254,6 +258,16 @@ def _refused(code: ErrorCode) -> ErrorPage:
     if code is ErrorCode.UNAVAILABLE:
         return error_page(ActionError(code, "The application could not identify you."))
     return ErrorPage(403, "You have no access", "The application refused your request.")
+
+
+def _show_absent(page: Page) -> Callable[[Visit], Awaitable[Response]]:
+    """Return the answer for a page whose service the engine does not have."""
+
+    async def show(visit: Visit) -> Response:
+        message = f"It needs the action {page.action}, and this application does not have it."
+        raise ErrorPage(404, "There is no such page here", message)
+
+    return show
 
 
 def _has(engine: Engine, action: str) -> bool:

@@ -12,7 +12,8 @@ from actionengine.console.buttons import Button
 from actionengine.console.visit import Visit
 
 View: TypeAlias = Callable[[Visit], Awaitable[Mapping[str, Any] | Response]]
-"""Reads what a page shows, and returns the variables of its template; or a whole response."""
+"""Reads what a page shows, and returns the variables of its template; or a whole response. A `problem` among them, an
+`ErrorPage`, stands at the top of the page, which gets its status."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ from actionengine.changes.models import (
     Snapshot,
     StoredPatchOp,
     Target,
+    Transitions,
     Workspace,
     WorkspaceView,
     WrittenFiles,
@@ -50,7 +51,7 @@ from actionengine.changes.services.inputs import (
     StopWorkspace,
     Transition,
 )
-from actionengine.changes.states import ACCEPTS_OPS, TRANSITIONS, can_transition
+from actionengine.changes.states import ACCEPTS_OPS, STATUSES, TRANSITIONS, can_transition
 from actionengine.changes.store import open_store, page
 from actionengine.changes.workspaces import (
     close_workspace,
@@ -83,6 +84,32 @@ async def _list(data: ListChanges, ctx: InternalContext) -> Result[tuple[Change,
     where = {name: value for name in ("project_id", "status") if (value := getattr(data, name)) is not None}
     rows = await page(ctx, open_store(ctx).changes, where, by="id", after=data.after, limit=data.limit)
     return Success(tuple(Change(**row) for row in rows))
+
+
+async def _transitions(
+    permissions: ChangeControlPermissions, data: ChangeReference, ctx: InternalContext
+) -> Result[Transitions, ActionError]:
+    store = open_store(ctx)
+    change = await store.change(data.change_id)
+    require_review = (await store.project(change["project_id"]))["require_review"]
+    possible = [each for each in STATUSES if can_transition(change["status"], each, require_review)]
+    return Success(
+        Transitions(
+            change_id=data.change_id,
+            status=change["status"],
+            require_review=require_review,
+            next_statuses=tuple([each for each in possible if await _may_transition(permissions, data, each, ctx)]),
+        )
+    )
+
+
+async def _may_transition(
+    permissions: ChangeControlPermissions, data: ChangeReference, status: str, ctx: InternalContext
+) -> bool:
+    if status in ("Ready", "Merged") and (ctx.actor is None or ctx.actor.type not in NON_AI_ACTORS):
+        return False
+    permission = permissions.merge if status == "Merged" else _permission_to_become(status, permissions)
+    return permission is None or await ctx.is_allowed(permission, _subject(data))
 
 
 @sync_and_async
@@ -216,7 +243,7 @@ async def _transition(
     if data.status == "Ready":
         asks = ctx.actor.type if ctx.actor is not None else "anonymous"
         ctx.require_actor_type(NON_AI_ACTORS, f"R1: no {asks} actor makes a change Ready")
-    if (permission := permissions.approve if data.status == "Ready" else permissions.author) is not None:
+    if (permission := _permission_to_become(data.status, permissions)) is not None:
         await ctx.authorize_async(permission, _subject(data))
     store = open_store(ctx)
     change = await store.change(data.change_id, lock=True)
@@ -235,6 +262,10 @@ async def _transition(
     changed = {"status": data.status, "updated_at": await store.now()}
     await store.changes.update([{"id": change["id"], **changed}])
     return Success(Change(**{**change, **changed}))
+
+
+def _permission_to_become(status: str, permissions: ChangeControlPermissions) -> str | None:
+    return permissions.approve if status == "Ready" else permissions.author
 
 
 def _subject(data: Any) -> str:
@@ -268,6 +299,12 @@ def changes_service(
         actions=[
             declare("create", "Draft a change", _create, CreateChange, permission=permissions.author),
             of_change("get", "One change", _get, ChangeReference),
+            of_change(
+                "transitions",
+                "The statuses to which you may move a change",
+                sync_and_async(partial(_transitions, permissions)),
+                ChangeReference,
+            ),
             reading("list", "Changes, by id", _list, ListChanges),
             drafting("add_target", "Add a target to a draft", _add_target, AddTarget),
             of_change("list_targets", "The targets of a change", _list_targets, ListOfChange),

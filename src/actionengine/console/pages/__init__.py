@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from actionengine.console.page import Page
-from actionengine.console.pages import approvals, overview
+from actionengine.console.pages import approvals, catalogue, changes, log, overview, runs
 
 PAGES: tuple[Page, ...] = (
     *overview.PAGES,
     *approvals.PAGES,
+    *log.PAGES,
+    *runs.PAGES,
+    *changes.PAGES,
+    *catalogue.PAGES,
 )
 """All pages. Each module has a tuple `PAGES` of its own, and its templates in `templates/`."""
