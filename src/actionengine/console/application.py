@@ -16,6 +16,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
 from actionengine.concurrency.abandonable import def_in_threads
+from actionengine.console.callers import Callers, Identify
 from actionengine.console.commands import Commands, return_address
 from actionengine.console.errors import ErrorPage, error_page
 from actionengine.console.flash import read_flash, remove_flash
@@ -27,17 +28,12 @@ from actionengine.console.static_files import StaticFiles
 from actionengine.console.visit import Visit, split
 from actionengine.context import RequestContext
 from actionengine.engine import Engine
-from actionengine.errors import ActionError, ConfigurationError, ErrorCode
-from actionengine.identification import CallerRefused, CallerUnknown, Identification, IdentifyCrashed
+from actionengine.errors import ActionError, ConfigurationError
+from actionengine.text.names import shortened
 
 logger = logging.getLogger("actionengine")
 
-SOURCE = "console"
-"""The source of a request whose context names none of its own."""
-
-Identify: TypeAlias = Callable[[Request], "RequestContext | Awaitable[RequestContext | None] | None"]
-"""Makes the request context of a request; None for a caller that is not signed in. An exception refuses the request;
-its text stays on the server."""
+_Respond: TypeAlias = Callable[[Visit], Awaitable[Response]]
 
 
 def create_console(
@@ -74,69 +70,54 @@ def create_console(
 
 class _Console:
     def __init__(self, engine: Engine, identify: Identify, title: str, allowed_origins: frozenset[str]) -> None:
+        def has(action: str) -> bool:
+            return isinstance(engine.get_action(*split(action)), Success)
+
         self._engine = engine
-        self._identification = Identification(identify, SOURCE, (HTTPException,))
         self._static = StaticFiles()
         self._templates = Templates({"site": title, "static": self._static.path})
-        self._pages = tuple(page for page in PAGES if page.action is None or _has(engine, page.action))
-        self._routes = [
-            Route(page.path, self._endpoint(self._show_page(page)), methods=["GET"]) for page in self._pages
-        ]
-        buttons = [button for page in self._pages for button in page.buttons if _has(engine, button.action)]
-        self._commands = Commands({button.action: button for button in buttons}, allowed_origins)
-        names = {page.action for page in self._pages} | {button.action for button in buttons}
-        self._services = tuple(dict.fromkeys(split(name)[0] for name in sorted(filter(None, names))))
+        pages = [page for page in PAGES if page.action is None or has(page.action)]
+        self._absent = [page for page in PAGES if page not in pages]
+        self._pages = [(page, Route(page.path, self._endpoint(self._show(page)), methods=["GET"])) for page in pages]
+        buttons = {button.action: button for page in pages for button in page.buttons if has(button.action)}
+        self._commands = Commands(buttons, allowed_origins)
+        reads = [action for page in pages for action in (page.action, *page.reads) if action is not None]
+        self._callers = Callers(engine, identify, [*filter(has, reads), *buttons])
 
     def application(self) -> ASGIApp:
         """Return the ASGI application."""
-        absent = [page for page in PAGES if page not in self._pages]
         app = Starlette(
             routes=[
                 Route("/static/{hash}/{name}", self._show_static, methods=["GET"]),
                 Route("/do/{service}/{action}", self._endpoint(self._press), methods=["POST"]),
-                *self._routes,
-                *(Route(page.path, self._endpoint(_show_absent(page)), methods=["GET"]) for page in absent),
+                *(route for _, route in self._pages),
+                *(Route(page.path, self._endpoint(_show_absent(page)), methods=["GET"]) for page in self._absent),
             ],
-            exception_handlers={HTTPException: self._on_http_exception},
+            exception_handlers={HTTPException: self._on_no_route},
         )
         app.router.redirect_slashes = False
         return with_security_headers(app)
 
-    def _endpoint(self, respond: Callable[[Visit], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    def _endpoint(self, respond: _Respond) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             token = def_in_threads.set(True)
-            visit: Visit | None = None
+            visit = self._nobody(request)
             try:
-                visit = await self._enter(request)
+                visit = await self._callers.visit_of(request)
                 return await respond(visit)
             except ErrorPage as error:
-                return self._show_error(request, error, visit)
+                return self._show_error(visit, error)
             except ActionError as error:
-                return self._show_error(request, error_page(error), visit)
+                return self._show_error(visit, error_page(error))
             except Exception:
-                logger.exception("the console raised an error for %s", request.url.path)
-                return self._show_error(request, ErrorPage(500, "The page failed", "The server's log says why."), visit)
+                logger.exception("the console raised an error for %r", shortened(request.url.path))
+                return self._show_error(visit, ErrorPage(500, "The page failed", "The server's log says why."))
             finally:
                 def_in_threads.reset(token)
 
         return endpoint
 
-    async def _enter(self, request: Request) -> Visit:
-        """Return the visit of an identified caller. Raises `ErrorPage` or `ActionError`."""
-        try:
-            context = await self._identification.context_of(request, f"the console's {request.url.path}")
-        except CallerUnknown:
-            raise _refused(ErrorCode.UNAUTHENTICATED) from None
-        except CallerRefused as refusal:
-            raise _refused(refusal.code) from None
-        except IdentifyCrashed:
-            raise ErrorPage(500, "The page failed", "The application could not identify you.") from None
-        listed = await self._engine.catalogue_async(context, self._services)
-        if isinstance(listed, Failure):
-            raise listed.failure()
-        return Visit(self._engine, request, context, frozenset(each.name for each in listed.unwrap()))
-
-    def _show_page(self, page: Page) -> Callable[[Visit], Awaitable[Response]]:
+    def _show(self, page: Page) -> _Respond:
         async def show(visit: Visit) -> Response:
             return await self._render(page, visit)
 
@@ -149,21 +130,14 @@ class _Console:
         variables = await page.view(visit)
         if isinstance(variables, Response):
             return variables
-        flash = read_flash(visit.request, self._commands.buttons)
-        shared = {
-            **self._layout(visit.request, visit, page.title),
-            "page": page,
-            "problem": problem,
-            "done": flash.done if flash is not None else None,
-            **variables,
-        }
+        done = read_flash(visit.request, self._commands.buttons)
+        shared = {**self._layout(visit, page.title), "problem": problem, "done": done, **variables}
+        response = HTMLResponse(self._templates.render(page.template, shared))
         problem = shared["problem"]
-        html = self._templates.render(page.template, shared)
-        response = HTMLResponse(html)
         if problem is not None:
             response.status_code = problem.status
             response.headers.update(problem.headers)
-        if flash is not None:
+        if done is not None:
             remove_flash(visit, response)
         return response
 
@@ -178,89 +152,64 @@ class _Console:
     async def _press(self, visit: Visit) -> Response:
         button, form = await self._commands.read(visit)
         try:
-            return await self._commands.execute(button, form, visit)
+            preview = await self._commands.preview(button, form, visit)
+            if preview is None:
+                return await self._commands.execute(button, form, visit)
+            problem = None
         except ActionError as error:
-            problem = error_page(error)
-        # The page of the form shows the present state, and the error.
-        found = self._find_page(visit.request, return_address(form))
-        if found is None:
-            raise problem
-        page, request = found
-        form["action"] = button.action
-        back = Visit(self._engine, request, visit.context, visit.may, form)
-        try:
-            return await self._render(page, back, problem)
-        except (ActionError, ErrorPage):
-            raise problem from None
-
-    def _find_page(self, request: Request, address: str) -> tuple[Page, Request] | None:
-        """Return the page of an address, and the request for it."""
-        path, _, query = address.partition("?")
-        scope = {
-            **request.scope,
-            "method": "GET",
-            "path": request.scope.get("root_path", "") + unquote(path),
-            "query_string": query.encode(),
-        }
-        for page, route in zip(self._pages, self._routes, strict=True):
+            preview, problem = None, error_page(error)
+        # The page of the form shows the present state, with the preview or the error.
+        for page, route in self._pages:
+            scope = _scope_of(visit.request, return_address(form))
             match, parameters = route.matches(scope)
             if match is Match.FULL:
-                return page, Request({**scope, **parameters})
-        return None
+                request = Request({**scope, **parameters})
+                back = Visit(self._engine, request, visit.context, visit.may, form, preview)
+                try:
+                    return await self._render(page, back, problem)
+                except (ActionError, ErrorPage) as error:
+                    raise problem or error from None
+        raise problem or _not_found()
 
     async def _show_static(self, request: Request) -> Response:
-        return self._static.respond(request) or self._show_error(request, _NOT_FOUND)
+        return self._static.respond(request) or self._show_error(self._nobody(request), _not_found())
 
-    async def _on_http_exception(self, request: Request, error: Exception) -> Response:
+    async def _on_no_route(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         visit = self._nobody(request)
         if not visit.path:
             # The console is mounted, and the address ends with its prefix.
             return RedirectResponse(visit.url("/"), 308)
         if error.status_code == 404:
-            return self._show_error(request, _NOT_FOUND)
+            return self._show_error(visit, _not_found())
         # Only a wrong method is left of what the router raises.
         allowed = (error.headers or {})["Allow"]
         page = ErrorPage(405, "Not this way", f"This address takes {allowed} only.", {"allow": allowed})
-        return self._show_error(request, page)
+        return self._show_error(visit, page)
 
-    def _show_error(self, request: Request, error: ErrorPage, visit: Visit | None = None) -> Response:
-        visit = visit or self._nobody(request)
-        shared = self._layout(request, visit, error.title)
-        html = self._templates.render("error.html", {**shared, "error": error})
+    def _show_error(self, visit: Visit, error: ErrorPage) -> Response:
+        html = self._templates.render("error.html", {**self._layout(visit, error.title), "error": error})
         return HTMLResponse(html, error.status, headers=dict(error.headers))
 
     def _nobody(self, request: Request) -> Visit:
         """Return the visit of a caller that is not identified."""
         return Visit(self._engine, request, RequestContext(None), frozenset())
 
-    def _layout(self, request: Request, visit: Visit, title: str) -> Mapping[str, Any]:
+    def _layout(self, visit: Visit, title: str) -> Mapping[str, Any]:
         """Return the variables of the layout."""
-        links = [
-            page for page in self._pages if page.in_navigation and (page.action is None or page.action in visit.may)
-        ]
+        links = [page for page, _ in self._pages if page.in_navigation and visit.may_open(page.action)]
         return {
             "visit": visit,
             "url": visit.url,
             "title": title,
-            "links": links if visit.context.tenant is not None else [],
-            "section": "/" + visit.path.split("/")[1] if visit.path else "/",
+            "links": links,
+            "section": "/" + visit.path.split("/")[1] if visit.path else "",
+            "problem": None,
+            "done": None,
         }
 
 
-_NOT_FOUND = ErrorPage(404, "There is no such page", "The address is wrong, or the thing does not exist.")
-
-
-def _refused(code: ErrorCode) -> ErrorPage:
-    """Return the page for a caller that `identify` refused."""
-    if code is ErrorCode.UNAUTHENTICATED:
-        return ErrorPage(401, "Sign in first", "The application does not know who you are.")
-    if code is ErrorCode.UNAVAILABLE:
-        return error_page(ActionError(code, "The application could not identify you."))
-    return ErrorPage(403, "You have no access", "The application refused your request.")
-
-
-def _show_absent(page: Page) -> Callable[[Visit], Awaitable[Response]]:
+def _show_absent(page: Page) -> _Respond:
     """Return the answer for a page whose service the engine does not have."""
 
     async def show(visit: Visit) -> Response:
@@ -270,5 +219,12 @@ def _show_absent(page: Page) -> Callable[[Visit], Awaitable[Response]]:
     return show
 
 
-def _has(engine: Engine, action: str) -> bool:
-    return isinstance(engine.get_action(*split(action)), Success)
+def _scope_of(request: Request, address: str) -> dict[str, Any]:
+    """Return the scope of a request for another page of the console."""
+    path, _, query = address.partition("?")
+    root = request.scope.get("root_path", "")
+    return {**request.scope, "method": "GET", "path": root + unquote(path), "query_string": query.encode()}
+
+
+def _not_found() -> ErrorPage:
+    return ErrorPage(404, "There is no such page", "The address is wrong, or the thing does not exist.")

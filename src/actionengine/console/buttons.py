@@ -36,6 +36,7 @@ class Button:
         done: the text that the operator sees after it.
         fields: the fields that the operator fills in.
         style: `primary`, `danger` or `plain`.
+        has_preview: whether its form also shows what pressing it would write, and holds it to that.
     """
 
     action: str
@@ -43,6 +44,7 @@ class Button:
     done: str
     fields: tuple[Field, ...] = ()
     style: Literal["primary", "danger", "plain"] = "plain"
+    has_preview: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +56,14 @@ class Offer:
         payload: the payload that pressing it sends, without what the operator fills in.
         resource: the resource of the action for this payload, such as `run/17`; None where the action declares none.
         when: the rules that the action has beside the permission, such as the state of the thing.
+        label: the text on the button, where it is not the button's own.
     """
 
     button: Button
     payload: Mapping[str, Any]
     resource: str | None = None
     when: bool = True
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +72,16 @@ class ShownButton:
 
     Attributes:
         button: the button.
+        label: the text on it.
         payload: the payload as JSON.
         key: the idempotency key of this rendering: pressing it twice executes the action once.
-        values: the operator's values by field, of a form that was refused.
+        values: the operator's values by field, of a form that was refused or previewed.
+        plan: the plan of the preview that the page shows: pressing writes what that showed, or nothing.
     """
 
     button: Button
+    label: str
     payload: str
     key: str
     values: Mapping[str, str]
+    plan: str | None

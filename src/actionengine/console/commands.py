@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
+from returns.result import Failure
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -15,7 +16,8 @@ from actionengine.console.buttons import Button
 from actionengine.console.errors import ErrorPage
 from actionengine.console.flash import set_flash
 from actionengine.console.security import is_cross_site
-from actionengine.console.visit import Visit, field_name
+from actionengine.console.visit import Visit, field_name, split
+from actionengine.pipeline.preview import Preview
 
 MAX_BODY_BYTES = 1024 * 1024
 """Bytes of a form, at most."""
@@ -44,16 +46,27 @@ class Commands:
         form = await read_form(request)
         if not form.get("key"):
             raise ErrorPage(400, "The form is incomplete", "It has no key. Open the page again, and send its form.")
+        form["action"] = button.action
         return button, form
 
     async def execute(self, button: Button, form: Mapping[str, str], visit: Visit) -> Response:
         """Execute the action of a button, and lead back to the page of its form. Raises `ActionError` for an action
         that failed."""
-        payload = _payload(button, form)
-        await visit.execute(button.action, payload, replace(visit.context, idempotency_key=form["key"]))
+        context = replace(visit.context, idempotency_key=form["key"], plan=form.get("plan") or visit.context.plan)
+        await visit.execute(button.action, _payload(button, form), context)
         response = RedirectResponse(visit.url_of(return_address(form)), 303)
         set_flash(visit, response, button.action)
         return response
+
+    async def preview(self, button: Button, form: Mapping[str, str], visit: Visit) -> Preview | None:
+        """Return what the action of a button would do; None for a form that asks for no preview. Raises its
+        `ActionError`."""
+        if not (button.has_preview and form.get("preview")):
+            return None
+        result = await visit.engine.preview_async(*split(button.action), _payload(button, form), visit.context)
+        if isinstance(result, Failure):
+            raise result.failure()
+        return result.unwrap()
 
 
 async def read_form(request: Request) -> dict[str, str]:

@@ -27,6 +27,7 @@ class Page:
         template: the file of its template; empty where the view returns a response.
         action: the action that it reads, as `service.action`: a caller that may not execute it has no such page, and
             an engine without it neither. None for a page of every caller.
+        reads: further actions that the view reads where the caller may (`visit.may`).
         in_navigation: whether the navigation has a link to it.
         buttons: the actions that it offers. The console executes no other ones.
     """
@@ -36,5 +37,6 @@ class Page:
     view: View
     template: str = ""
     action: str | None = None
+    reads: tuple[str, ...] = ()
     in_navigation: bool = False
     buttons: tuple[Button, ...] = ()

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from actionengine.console.buttons import Offer, ShownButton
 from actionengine.context import RequestContext
 from actionengine.engine import Engine
+from actionengine.pipeline.preview import Preview
 
 NO_FORM: Mapping[str, str] = {}
 
@@ -29,7 +30,8 @@ class Visit:
         request: the Starlette request.
         context: the request context that the host's `identify` returned.
         may: the actions of the console that the caller may execute on at least one resource, as `service.action`.
-        form: the form that was refused, if the page is shown because of it.
+        form: the form that was refused or previewed, if the page is shown because of it.
+        preview: the preview that the page shows.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class Visit:
         context: RequestContext,
         may: frozenset[str],
         form: Mapping[str, str] = NO_FORM,
+        preview: Preview | None = None,
     ) -> None:
         self.engine = engine
         self.request = request
         self.context = context
         self.may = may
         self.form = form
+        self.preview = preview
 
     async def read(self, action: str, payload: Mapping[str, Any] | None = None) -> Any:
         """Execute a governed read as the caller and return its value. Raises its `ActionError`, which becomes the error
@@ -76,10 +80,15 @@ class Visit:
 
     def _show(self, offer: Offer) -> ShownButton:
         button, payload = offer.button, json.dumps(offer.payload)
-        is_refused = self.form.get("payload") == payload and self.form.get("action") == button.action
-        values = self.form if is_refused else NO_FORM
-        filled = {field.name: values.get(field_name(field.name), "") for field in button.fields}
-        return ShownButton(button, payload, str(uuid4()), filled)
+        is_back = self.form.get("payload") == payload and self.form.get("action") == button.action
+        form = self.form if is_back else NO_FORM
+        values = {field.name: form.get(field_name(field.name), "") for field in button.fields}
+        plan = self.preview.plan if is_back and self.preview is not None else None
+        return ShownButton(button, offer.label or button.label, payload, str(uuid4()), values, plan)
+
+    def may_open(self, action: str | None) -> bool:
+        """Return whether the caller may open the page of an action; of None, every caller that is identified."""
+        return self.context.tenant is not None if action is None else action in self.may
 
     def parameter(self, name: str) -> str | None:
         """Return a parameter of the query; None for one that is absent or empty."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actionengine.console.page import Page
-from actionengine.console.pages import approvals, catalogue, changes, log, overview, runs
+from actionengine.console.pages import approvals, budgets, catalogue, changes, dead_letters, log, overview, runs
 
 PAGES: tuple[Page, ...] = (
     *overview.PAGES,
@@ -11,6 +11,8 @@ PAGES: tuple[Page, ...] = (
     *log.PAGES,
     *runs.PAGES,
     *changes.PAGES,
+    *dead_letters.PAGES,
+    *budgets.PAGES,
     *catalogue.PAGES,
 )
 """All pages. Each module has a tuple `PAGES` of its own, and its templates in `templates/`."""

@@ -17,6 +17,7 @@ APPROVE = Button(
     done="Approved: the action was executed.",
     fields=(_COMMENT,),
     style="primary",
+    has_preview=True,
 )
 REJECT = Button(
     action="approvals.reject",
@@ -32,15 +33,16 @@ CANCEL = Button(
     fields=(_COMMENT,),
 )
 
-STATUSES = ("pending", "approved", "rejected", "cancelled", "expired")
+_STATUSES = ("pending", "approved", "rejected", "cancelled", "expired", "all")
 
 
 async def list_approvals(visit: Visit) -> Mapping[str, Any]:
-    """Return the variables of the list."""
-    status = visit.parameter("status")
-    payload = {"status": status, "after": visit.parameter("after"), "limit": 50}
-    listed = await visit.read("approvals.list", payload)
-    return {"listed": listed, "status": status, "statuses": STATUSES}
+    """Return the variables of the list. Without a status, it has those that wait."""
+    status = visit.parameter("status") or "pending"
+    asked = None if status == "all" else status
+    after = visit.parameter("after")
+    listed = await visit.read("approvals.list", {"status": asked, "after": after, "limit": 50})
+    return {"listed": listed, "status": status, "statuses": _STATUSES, "after": after}
 
 
 async def show_approval(visit: Visit) -> Mapping[str, Any]:
