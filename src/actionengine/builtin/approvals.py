@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import partial
 from heapq import merge
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic import Field
@@ -74,6 +74,14 @@ class DecideApproval(Input):
     comment: str | None = Field(default=None, max_length=2000, description="The reason for the decision.")
 
 
+class _Rights(NamedTuple):
+    """The rights of a caller on one approval."""
+
+    is_requester: bool
+    may_see: bool
+    may_decide: bool
+
+
 class Approval(Output):
     """The public part of an approval. `input` is masked. `on_behalf_of` names the principals that the requester acted
     for (`type:id`), the nearest first.
@@ -118,14 +126,14 @@ class Approval(Output):
     can_cancel: bool = Field(default=False, description="True if you may cancel it: it is pending, and your own.")
 
     @classmethod
-    def of(cls, pending: PendingApproval, now: datetime, reader: Actor | None = None) -> Approval:
-        """Return the public part of a stored approval, for a reader that may see it."""
-        expired, effects = pending.status == "pending" and not pending.is_open(now), pending.effects
+    def of(cls, pending: PendingApproval, now: datetime, rights: _Rights | None = None) -> Approval:
+        """Return the public part of a stored approval, for a reader with these rights."""
+        effects = pending.effects
         return cls(
             id=pending.id,
             action=f"{pending.service}.{pending.action}",
             permission=pending.permission,
-            status="expired" if expired else pending.status,
+            status=_status(pending, now),
             requested_by=pending.requested_by,
             on_behalf_of=pending.requesters[1:],
             reason=pending.reason,
@@ -139,10 +147,14 @@ class Approval(Output):
             writes=effects and effects.writes,
             events=effects and effects.events,
             omitted=effects.omitted if effects is not None else 0,
-            # A reader that did not ask for it sees it because of the permission to decide it.
-            can_decide=reader is not None and pending.is_open(now) and _reason_not_to_decide(pending, reader) is None,
-            can_cancel=pending.is_open(now) and pending.is_asked_by(reader),
+            can_decide=rights is not None and rights.may_decide and pending.is_open(now),
+            can_cancel=rights is not None and rights.is_requester and pending.is_open(now),
         )
+
+
+def _status(pending: PendingApproval, now: datetime) -> ApprovalStatus:
+    """Return the status of an approval, whether its expiry has been stored or not."""
+    return "expired" if pending.status == "pending" and not pending.is_open(now) else pending.status
 
 
 class FailedAttempt(Output):
@@ -195,9 +207,11 @@ async def _list(data: ListApprovals, ctx: InternalContext) -> Result[ApprovalPag
     next = found.next
     for number, record in enumerate(found, 1):
         pending = _today(PendingApproval.of(record), ctx)
-        approval = Approval.of(pending, now, ctx.actor)
-        if data.status in (None, approval.status) and await _may_see(pending, ctx):
-            items.append(approval)
+        if data.status not in (None, _status(pending, now)):
+            continue
+        rights = await _rights(pending, ctx)
+        if rights.may_see:
+            items.append(Approval.of(pending, now, rights))
             if len(items) == data.limit:
                 next = record.id if number < len(found) else found.next
                 break
@@ -224,7 +238,7 @@ async def _stored(data: ListApprovals, ctx: InternalContext) -> Page[Record]:
 @sync_and_async
 async def _get(data: GetApproval, ctx: InternalContext) -> Result[ApprovalState, ActionError]:
     pending = await _find(data.approval_id, ctx)
-    approval = Approval.of(pending, await ctx.unit_of_work.now(), ctx.actor)
+    approval = Approval.of(pending, await ctx.unit_of_work.now(), await _rights(pending, ctx))
     state = ApprovalState(
         **dict(approval),
         action_id=pending.action_id,
@@ -317,14 +331,14 @@ def _reason_not_to_decide(pending: PendingApproval, decider: Actor) -> str | Non
 
 
 async def _check_open(pending: PendingApproval, ctx: InternalContext) -> None:
-    approval = Approval.of(pending, await ctx.unit_of_work.now())
-    if approval.status != "pending":
+    status = _status(pending, await ctx.unit_of_work.now())
+    if status != "pending":
         decided = {}
         if pending.decided_by is not None and pending.decided_at is not None:
             decided = {"decided_by": pending.decided_by, "decided_at": pending.decided_at.isoformat(timespec="seconds")}
         by = " by {decided_by} at {decided_at}".format(**decided) if decided else ""
-        message = f"the approval {pending.id} is {approval.status}{by} and cannot be used again"
-        raise conflict(message, approval_id=pending.id, status=approval.status, **decided)
+        message = f"the approval {pending.id} is {status}{by} and cannot be used again"
+        raise conflict(message, approval_id=pending.id, status=status, **decided)
 
 
 async def _decide(
@@ -358,7 +372,7 @@ async def _find(approval_id: str, ctx: InternalContext, to_decide: bool = False)
     found = await find_approval(ctx.unit_of_work.records(APPROVALS), approval_id)
     if found is not None:
         pending = _today(found, ctx)
-        if await _may_see(pending, ctx):
+        if (await _rights(pending, ctx)).may_see:
             return pending
         # An approver for other resources, or by an earlier policy, may know that the approval exists.
         permissions = (pending.permission, found.permission) if to_decide else ()
@@ -374,11 +388,13 @@ def _today(pending: PendingApproval, ctx: InternalContext) -> PendingApproval:
     return pending.model_copy(update={"permission": ctx.permission_to_approve(pending)})
 
 
-async def _may_see(pending: PendingApproval, ctx: InternalContext) -> bool:
-    """Return whether the caller asked for the approval, may decide it, or may see all of them."""
-    if pending.is_asked_by(ctx.actor) or await ctx.is_allowed(pending.permission, pending.resource):
-        return True
-    return await ctx.is_allowed(READ_PERMISSION)
+async def _rights(pending: PendingApproval, ctx: InternalContext) -> _Rights:
+    """Return the caller's rights: to see what it asked for, may decide or may read, and to decide by its permission."""
+    is_requester = pending.is_asked_by(ctx.actor)
+    is_allowed = not is_requester and await ctx.is_allowed(pending.permission, pending.resource)
+    may_see = is_requester or is_allowed or await ctx.is_allowed(READ_PERMISSION)
+    assert ctx.actor is not None
+    return _Rights(is_requester, may_see, is_allowed and _reason_not_to_decide(pending, ctx.actor) is None)
 
 
 _reading = partial(declare, read_only=True)

@@ -39,9 +39,7 @@ async def list_dead_letters(visit: Visit) -> Mapping[str, Any]:
         for letter in listed.items
     ]
     has_dead = any(not letter.skipped for letter in listed.items)
-    redrive_all = await visit.offer(
-        Offer(REDRIVE, {"all": True, "queue": queue}, when=has_dead, label="Deliver all again")
-    )
+    everything = Offer(REDRIVE, {"all": True, "queue": queue}, when=has_dead, label="Deliver all again")
     return {
         "rows": rows,
         "after": after,
