@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 from actionengine.actions import Action, Service
 from actionengine.authorization.port import Authorizer
 from actionengine.authorization.rbac import RBACAuthorizer
-from actionengine.builtin.action_log import action_log
 from actionengine.builtin.approvals import approvals
 from actionengine.builtin.budgets import budgets as budgets_service
+from actionengine.builtin.log_service import action_log
 from actionengine.builtin.relay import relay
 from actionengine.builtin.roles import roles
 from actionengine.catalogue.catalogue import Catalogue

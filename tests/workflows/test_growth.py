@@ -16,10 +16,11 @@ from uuid_utils import uuid7
 from actionengine import PostgresStorage, create_engine
 from actionengine.events.event import Event
 from actionengine.storage.clock import sortable
+from actionengine.storage.records import RUNS
 from actionengine.workflows import WorkflowPublisher, workflow_services
 from actionengine.workflows.models import Purged
 from actionengine.workflows.runs.step_handlers import ASSIGNMENTS
-from actionengine.workflows.runs.store import ENDS, RUNS, TRIGGERS, derived_run_id
+from actionengine.workflows.runs.store import ENDS, TRIGGERS, derived_run_id
 from actionengine.workflows.runtime.scheduler import Scheduler
 from actionengine.workflows.services import purge as purging
 from tests.backends import AnyStorage

@@ -1,4 +1,4 @@
-"""The built-in service `action_log`: reads the action log."""
+"""Executions as the built-in service `action_log` lists and returns them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pydantic import AwareDatetime, Field
 from pydantic_core import from_json
 from returns.result import Result, Success
 
-from actionengine.actions import Service, create_action, create_service
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_ACTOR_LENGTH, MAX_NAME_LENGTH, ActorType
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, sync_and_async
 from actionengine.schemas.models import ErrorDict, Id, Input, Output
-from actionengine.storage.rows import MAX_SUBJECT_LENGTH, LogQuery, LogRow, Outcome
+from actionengine.storage.rows import MAX_SUBJECT_LENGTH, LogQuery, LogRow, Outcome, log_id
 from actionengine.storage.words import words_of
 
 READ_PERMISSION = "action_log.read"
@@ -171,6 +170,12 @@ def _read(name: str, encoded: bytes) -> Any:
         return {"code": "internal", "message": unreadable, "details": {}} if name == "error" else unreadable
 
 
+class GetExecution(Input):
+    """One execution."""
+
+    id: Id = Field(description="The id of the execution.")
+
+
 class LogPage(Output):
     """A page of the action log, newest first; `next` is the `before` of the following page, or None.
 
@@ -182,7 +187,8 @@ class LogPage(Output):
 
 
 @sync_and_async
-async def _list(data: LogListing, ctx: InternalContext) -> Result[LogPage, ActionError]:
+async def list_executions(data: LogListing, ctx: InternalContext) -> Result[LogPage, ActionError]:
+    """Return a page of executions."""
     rows = await ctx.unit_of_work.read_log(data.to_query())
     page = LogPage(items=tuple(LogEntry.of(row) for row in rows), next=rows.next)
     # If the log had this page, a later page would repeat it.
@@ -190,17 +196,12 @@ async def _list(data: LogListing, ctx: InternalContext) -> Result[LogPage, Actio
     return Success(page)
 
 
-action_log: Service = create_service(
-    name="action_log",
-    description="The executions of actions: who changed what, when and why",
-    actions=[
-        create_action(
-            name="list",
-            description="Executions by subject, actor, action, outcome and time, newest first",
-            handler=_list,
-            validation=LogListing,
-            permission=READ_PERMISSION,
-            read_only=True,
-        ),
-    ],
-)
+@sync_and_async
+async def get_execution(data: GetExecution, ctx: InternalContext) -> Result[LogEntry, ActionError]:
+    """Return one execution of the caller's tenant."""
+    id = log_id(data.id)
+    rows = await ctx.unit_of_work.find_log("id", [id], 1)
+    if not rows:
+        raise not_found("execution", id)
+    ctx.set_logged_output({"id": id})
+    return Success(LogEntry.of(rows[0]))

@@ -21,6 +21,7 @@ from returns.result import Result, Success
 
 from actionengine.actions import Binds, Service, create_service
 from actionengine.builtin.action_log import LogEntry
+from actionengine.builtin.causes import approval_subject
 from actionengine.builtin.declarations import declare
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType, identity_of
 from actionengine.errors import ActionError, ErrorCode, conflict
@@ -270,6 +271,8 @@ async def _approve(data: DecideApproval, ctx: InternalContext) -> Result[Approva
     except ActionError as error:
         ctx.after_failure(partial(_record_failure, pending.id, error))
         raise
+    if further is not None:
+        ctx.add_subject(approval_subject(further))
     ran = decided.model_copy(update={"action_id": action_id, "further_approval_id": further, "failure": None})
     await ctx.unit_of_work.records(APPROVALS).update(ran.id, ran.document(), ran.version)
     given = ApprovalResult(
@@ -355,7 +358,7 @@ async def _decide(
     )
     ctx.replay_for_actor_only()
     record = await ctx.unit_of_work.records(APPROVALS).update(pending.id, decided.document(), pending.version)
-    ctx.add_subject(f"approval/{pending.id}")
+    ctx.add_subject(approval_subject(pending.id))
     return decided.model_copy(update={"version": record.version})
 
 

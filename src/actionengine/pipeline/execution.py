@@ -18,7 +18,7 @@ from actionengine.actions import ApprovalPolicy
 from actionengine.authorization.questions import Questions
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Actor, AIUsage, RequestContext
-from actionengine.errors import ActionError
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.hooks import HookContext
 from actionengine.pipeline.action_log import LogBuffer, LogRowBuilder
 from actionengine.pipeline.capture import Capture
@@ -30,6 +30,7 @@ from actionengine.storage.counters import Reservation
 from actionengine.storage.errors import StorageError
 from actionengine.storage.guards import DocumentValidator
 from actionengine.storage.port import Storage, UnitOfWork
+from actionengine.storage.records import is_id
 from actionengine.storage.rows import Claim, IdempotentResult, Outcome
 
 Phase = Literal["before", "after"]
@@ -293,4 +294,7 @@ class Execution:
         if self.capture is not None and self.capture.rehearses:
             outcome = "previewed"
         by, approval_id = (self.approved.approved_by, self.approved.approval_id) if self.approved else (None, None)
+        if approval_id is None and error is not None and error.code is ErrorCode.APPROVAL_REQUIRED:
+            awaited = error.details.get("approval_id")
+            approval_id = awaited if is_id(awaited) else None
         self.log.append(self.entry.to_row(outcome, error, key, by, approval_id))

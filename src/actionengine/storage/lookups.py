@@ -15,7 +15,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from actionengine.storage.errors import StorageError
-from actionengine.storage.records import APPROVALS, RESERVED_PREFIX, ROLES
+from actionengine.storage.records import APPROVALS, RESERVED_PREFIX, ROLES, RUNS
 
 _VIEWS = f"{RESERVED_PREFIX}view/"
 """Prefix of the collections of projections. Their names are the library's, their filters the host's."""
@@ -39,7 +39,7 @@ _ASSIGNMENT_FIELDS = ("assignee", "run_id", "status", "workflow_key")
 LOOKUPS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     APPROVALS: (("status",), ("requested_by",), ("requested_by", "status"), ("open_until",)),
     ROLES: (("folded_name",),),
-    "ae_workflow_runs": (("status",), ("workflow_key",), ("status", "workflow_key"), ("paused_for",)),
+    RUNS: (("status",), ("workflow_key",), ("status", "workflow_key"), ("paused_for",)),
     TRIGGER_DOCUMENTS: (
         ("type",),
         ("status", "type"),

@@ -18,7 +18,18 @@ from actionengine.storage.counters import Counter, Reservation
 from actionengine.storage.outbox import EVENTS, MAX_COUNTED_LAG, DeadLetter, Outbox, QueueStatus
 from actionengine.storage.pages import Page
 from actionengine.storage.records import StoredRecords
-from actionengine.storage.rows import Backlog, Claim, ClaimAnswer, LogQuery, LogRow, Recording, StoredEvent
+from actionengine.storage.rows import (
+    Backlog,
+    Claim,
+    ClaimAnswer,
+    EmittedEvent,
+    EventLink,
+    LogLink,
+    LogQuery,
+    LogRow,
+    Recording,
+    StoredEvent,
+)
 from actionengine.storage.tables import AsyncRows, Table
 
 T = TypeVar("T")
@@ -64,6 +75,14 @@ class UnitOfWork(Protocol):
     async def read_log(self, query: LogQuery) -> Page[LogRow]:
         """Return committed rows of the action log, newest first. A page also ends at 4 MiB of JSON, and when the
         backend's bound of examined rows is reached; its `next` is the `before` of the following page."""
+
+    async def find_log(self, link: LogLink, values: Sequence[str], limit: int) -> Page[LogRow]:
+        """Return committed rows of the action log by any of these values of a column, the oldest first: at most `limit`
+        of each value, and of all. A page also ends at 4 MiB of JSON. It has a `next` where more may follow."""
+
+    async def find_events(self, link: EventLink, values: Sequence[str], limit: int) -> Page[EmittedEvent]:
+        """Return committed events by any of these values of a column, in commit order, up to a limit as in `find_log`.
+        A page has a `next` where more may follow."""
 
     async def last_position(self) -> int:
         """Return the position of the tenant's last committed event that this transaction sees; 0 without events."""

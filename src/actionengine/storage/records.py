@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -13,7 +13,7 @@ from uuid_utils import uuid7
 
 from actionengine.errors import ActionError, ErrorCode, storable_text
 from actionengine.storage.pages import Page
-from actionengine.storage.rows import Record
+from actionengine.storage.rows import Record, uuid_text
 from actionengine.text.json_bounds import check_readable
 
 T = TypeVar("T")
@@ -25,6 +25,7 @@ ROLES = "ae_roles"
 ROLE_ASSIGNMENTS = "ae_role_assignments"
 APPROVALS = "ae_approvals"
 PLANS = "ae_plans"
+RUNS = "ae_workflow_runs"
 
 ROLE_COLLECTIONS = frozenset({ROLES, ROLE_ASSIGNMENTS})
 """Collections whose commits move the tenant's `access_version`."""
@@ -103,10 +104,10 @@ FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
 def event_id(text: str) -> str:
     """Return the id of an event in its stored form. Raise `ActionError(invalid_input)` for any other text."""
-    try:
-        return str(UUID(text))
-    except (ValueError, TypeError, AttributeError):
-        raise ActionError(ErrorCode.INVALID_INPUT, f"{text!r} is not the id of an event") from None
+    id = uuid_text(text)
+    if id is None:
+        raise ActionError(ErrorCode.INVALID_INPUT, f"{text!r} is not the id of an event")
+    return id
 
 
 def time_of_id(id: str) -> datetime:
@@ -179,6 +180,9 @@ class StoredRecords(AsyncRecords, Protocol):
 
     async def insert(self, data: Mapping[str, Any], id: str | None = None, is_new: bool = False) -> Record:
         """Add a document. An `id` that `is_new` was made at random just now: its conflict need not be awaited."""
+
+    async def get_all(self, ids: Sequence[str]) -> Page[Record]:
+        """Return the documents with these ids that exist, by id, up to 4 MiB of JSON. The page then has a `next`."""
 
     async def lock(self, id: str, expected_version: int) -> Record:
         """Return the document and keep other units of work from changing or deleting it until this one ends. Raise as

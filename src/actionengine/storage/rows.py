@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from uuid import UUID
 
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_ACTOR_LENGTH, MAX_NAME_LENGTH
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, storable_text
 from actionengine.storage.words import words_of
 
 Outcome = Literal["succeeded", "replayed", "invalid", "denied", "approval_required", "failed", "previewed"]
@@ -241,12 +241,20 @@ class LoggedExecution(Protocol):
         """Return the idempotency key of the request."""
 
 
-def log_id(text: str) -> str:
-    """Return an id of the action log in its stored form. Raise `ActionError(invalid_input)` for any other text."""
+def uuid_text(text: str) -> str | None:
+    """Return a UUID in its stored form; None for any other text."""
     try:
         return str(UUID(text))
     except (ValueError, TypeError, AttributeError):
-        raise ActionError(ErrorCode.INVALID_INPUT, f"{text!r} is not an id of the action log") from None
+        return None
+
+
+def log_id(text: str) -> str:
+    """Return an id of the action log in its stored form. Raise `ActionError(invalid_input)` for any other text."""
+    id = uuid_text(text)
+    if id is None:
+        raise ActionError(ErrorCode.INVALID_INPUT, f"{text!r} is not an id of the action log")
+    return id
 
 
 class LogQuery(NamedTuple):
@@ -296,6 +304,37 @@ class LogQuery(NamedTuple):
     def has_words(self, reason: str | None) -> bool:
         """Return whether a reason has the words of this query."""
         return not self.words or (reason is not None and set(self.words) <= set(words_of(reason)))
+
+
+LogLink = Literal["id", "parent_id", "approval_id", "request_id", "subject"]
+"""The columns of the action log by which executions are linked: to those that they have executed, to approvals, to the
+event or the run that caused them (the id of their request), and to the things that they are about."""
+
+EventLink = Literal["id", "action_id"]
+"""The columns of the event log by which events are found: their id, and the execution that emitted them."""
+
+
+_IDS = frozenset({"id", "parent_id", "action_id"})
+
+
+def stored_values(link: LogLink | EventLink, values: Sequence[str]) -> Sequence[str]:
+    """Return the values of a column that can be stored: others are on no row, and a database refuses them."""
+    if link in _IDS:
+        return [id for value in values if (id := uuid_text(value)) is not None]
+    return [value for value in values if storable_text(value) == value]
+
+
+class EmittedEvent(NamedTuple):
+    """An event in the event log, without its payload."""
+
+    position: int
+    id: str
+    type: str
+    subject: str | None
+    action_id: str
+    actor_type: str | None
+    actor_id: str | None
+    occurred_at: datetime
 
 
 MAX_BACKLOG = 10_000

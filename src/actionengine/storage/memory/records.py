@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -54,6 +54,12 @@ class MemoryRecords:
         """Return the document, or None."""
         document = self._transaction.read((self._collection, id))
         return _record(id, document) if document else None
+
+    async def get_all(self, ids: Sequence[str]) -> Page[Record]:
+        """Return the documents with these ids that exist, by id."""
+        read = ((id, self._transaction.read((self._collection, id))) for id in sorted(set(ids)))
+        found = ((_record(id, document), len(document.data)) for id, document in read if document)
+        return page_of(found, len(ids) + 1, attrgetter("id"))
 
     async def lock(self, id: str, expected_version: int) -> Record:
         """Return the document and keep other transactions from changing it until this one ends."""

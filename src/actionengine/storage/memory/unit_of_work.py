@@ -25,7 +25,20 @@ from actionengine.storage.memory.versions import Key
 from actionengine.storage.outbox import EVENTS, QUEUES, DeadLetter, QueueStatus
 from actionengine.storage.pages import Page, page_of, page_size
 from actionengine.storage.records import FIRST_ID, event_id
-from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, IdempotentResult, LogQuery, LogRow, Recording
+from actionengine.storage.rows import (
+    CLAIMED,
+    Claim,
+    ClaimAnswer,
+    EmittedEvent,
+    EventLink,
+    EventRow,
+    IdempotentResult,
+    LogLink,
+    LogQuery,
+    LogRow,
+    Recording,
+    stored_values,
+)
 from actionengine.storage.scopes import Scope
 from actionengine.storage.tables import Table
 
@@ -96,8 +109,24 @@ class MemoryUnitOfWork(MemoryTransaction):
             rows = (data.log[number] for number in range(end - 1, -1, -1))
             about = (row for row in rows if query.subject is None or query.subject in row.subjects)
             found = (row for row in filter(query.matches, about) if query.has_words(row.reason))
-            sized = ((row, sum(len(each or b"") for each in (row.input, row.output, row.error))) for row in found)
-            return page_of(sized, query.limit, attrgetter("id"))
+            return page_of(map(_sized, found), query.limit, attrgetter("id"))
+
+    async def find_log(self, link: LogLink, values: Sequence[str], limit: int) -> Page[LogRow]:
+        """Return committed rows of the action log by a column, the oldest first."""
+        wanted = set(stored_values(link, values))
+        with self._data.lock:
+            self._check_open()
+            found = (row for row in self._data.log if not wanted.isdisjoint(_values_of(row, link)))
+            return page_of(map(_sized, found), limit, attrgetter("id"))
+
+    async def find_events(self, link: EventLink, values: Sequence[str], limit: int) -> Page[EmittedEvent]:
+        """Return committed events by a column, in commit order."""
+        wanted = set(stored_values(link, values))
+        with self._data.lock:
+            self._check_open()
+            events = enumerate(self._data.events, 1)
+            found = ((_emitted(position, event), 0) for position, event in events if getattr(event, link) in wanted)
+            return page_of(found, limit, attrgetter("id"))
 
     async def last_position(self) -> int:
         """Return the position of the tenant's last committed event; 0 without events."""
@@ -309,3 +338,16 @@ class MemoryUnitOfWork(MemoryTransaction):
         if isinstance(held, ClaimHolder):
             for wake in held.waiters:
                 wake()
+
+
+def _sized(row: LogRow) -> tuple[LogRow, int]:
+    return row, sum(len(each or b"") for each in (row.input, row.output, row.error))
+
+
+def _values_of(row: LogRow, link: LogLink) -> tuple[Any, ...]:
+    return row.subjects if link == "subject" else (getattr(row, link),)
+
+
+def _emitted(position: int, event: EventRow) -> EmittedEvent:
+    fields = EmittedEvent._fields[1:]
+    return EmittedEvent(position, *(getattr(event, field) for field in fields))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from actionengine.storage.outbox import EVENTS, TRIGGERS, WORKFLOWS
 from actionengine.storage.postgres.driver import Statement
-from actionengine.storage.rows import LogRow
+from actionengine.storage.rows import EmittedEvent, LogRow
 from actionengine.storage.sql.action_log import (
     DRIVERS,
     EXACT_DRIVERS,
@@ -105,6 +105,15 @@ LIMIT = "(SELECT %s::pg_catalog.int8)"
 """A limit whose value the planner does not know, so that it walks along an index in the wanted order. It expects few
 rows of a tenant: if it knew that all of them were wanted, it would read all of them, and sort."""
 
+_LISTED_DOCUMENTS = PageQuery(
+    table="public.ae_documents",
+    columns="id, version, data::pg_catalog.text, created_at, updated_at",
+    keys=("id",),
+    json=("data",),
+    where="tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s{beyond}",
+    order="{order}",
+    limit=LIMIT,
+)
 _ADD_DOCUMENT = """
 INSERT INTO public.ae_documents (tenant_id, collection, id, version, data, created_at, updated_at)
 VALUES (%s, %s, %s, 1, %s, %s, %s)
@@ -176,16 +185,14 @@ WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) 
             limit="ALL",
         )
     ),
-)
-
-_LISTED_DOCUMENTS = PageQuery(
-    table="public.ae_documents",
-    columns="id, version, data::pg_catalog.text, created_at, updated_at",
-    keys=("id",),
-    json=("data",),
-    where="tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s{beyond}",
-    order="{order}",
-    limit=LIMIT,
+    get_all=postgres_page(
+        _LISTED_DOCUMENTS._replace(
+            where="tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s AND\n"
+            "    id OPERATOR(pg_catalog.=) ANY(ARRAY(SELECT pg_catalog.json_array_elements_text(%s::pg_catalog.json)))",
+            order="id",
+            limit="ALL",
+        )
+    ),
 )
 LIST_DOCUMENTS = postgres_page(_LISTED_DOCUMENTS)
 
@@ -273,9 +280,8 @@ FROM pg_catalog.unnest(%s::pg_catalog.uuid[]) wanted (id), LATERAL (
 """
 
 # The second step.
-READ_LOG = postgres_page(
-    PageQuery(
-        table="""(
+_LOGGED = PageQuery(
+    table="""(
             SELECT log.*
             FROM pg_catalog.unnest(%s::pg_catalog.uuid[]) wanted (id), LATERAL (
                 SELECT *
@@ -284,17 +290,49 @@ READ_LOG = postgres_page(
                 LIMIT 1
             ) log
         ) log""",
-        columns="id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source, reason, action,\n"
-        "    subjects::pg_catalog.text, input::pg_catalog.text, output::pg_catalog.text, outcome,\n"
-        "    error::pg_catalog.text, decision, started_at, latency, idempotency_key, request_id, model,\n"
-        "    prompt_version, input_tokens, output_tokens, cost_usd, on_behalf_of::pg_catalog.text",
-        keys=("id",),
-        json=("input", "output", "error"),
-        where="true",
-        order="id DESC",
-        limit="ALL",
-    )
+    columns="id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source, reason, action,\n"
+    "    subjects::pg_catalog.text, input::pg_catalog.text, output::pg_catalog.text, outcome,\n"
+    "    error::pg_catalog.text, decision, started_at, latency, idempotency_key, request_id, model,\n"
+    "    prompt_version, input_tokens, output_tokens, cost_usd, on_behalf_of::pg_catalog.text",
+    keys=("id",),
+    json=("input", "output", "error"),
+    where="true",
+    order="id DESC",
+    limit="ALL",
 )
+READ_LOG = postgres_page(_LOGGED)
+READ_LOG_UPWARDS = postgres_page(_LOGGED._replace(order="id"))
+
+
+def _linked(table: str, column: str, type: str, columns: str, key: str) -> str:
+    """Return the statement that finds rows by any of the values of a column: so many of each, and of all."""
+    named = ", ".join(f"l.{name}" for name in columns.split(", "))
+    return f"""
+SELECT next.*
+FROM pg_catalog.unnest(%s::pg_catalog.{type}[]) wanted (value), LATERAL (
+    SELECT {named}
+    FROM public.{table} l
+    WHERE l.tenant_id OPERATOR(pg_catalog.=) %s AND l.{column} OPERATOR(pg_catalog.=) wanted.value
+    ORDER BY l.{key}
+    LIMIT {LIMIT}
+) next
+ORDER BY next.{key}
+LIMIT {LIMIT}
+"""
+
+
+FIND_LINKED = {
+    "parent_id": _linked("ae_action_log", "parent_id", "uuid", "id", "id"),
+    "approval_id": _linked("ae_action_log", "approval_id", "text", "id", "id"),
+    "request_id": _linked("ae_action_log", "request_id", "text", "id", "id"),
+    "subject": _linked("ae_action_log_subjects", "subject", "text", "log_id", "log_id"),
+}
+"""The statements that find the ids of rows of the log by any of several values of a column."""
+FIND_EMITTED = {
+    "id": _linked("ae_events", "id", "uuid", ", ".join(EmittedEvent._fields), "id"),
+    "action_id": _linked("ae_events", "action_id", "uuid", ", ".join(EmittedEvent._fields), "position"),
+}
+"""The statements that find events by any of several values of a column."""
 
 _LISTED_EVENTS = PageQuery(
     table="public.ae_events",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import UUID
 
 from actionengine.storage.pages import Page, page_of
-from actionengine.storage.rows import LogQuery, LogRow
+from actionengine.storage.rows import EmittedEvent, EventLink, LogLink, LogQuery, LogRow, stored_values
 from actionengine.storage.tables import Kind
 
 if TYPE_CHECKING:
@@ -79,6 +79,36 @@ class LogReader(Protocol):
 
     def read(self, ids: Sequence[UUID]) -> Sequence[tuple[LogRow, int]]:
         """Return the rows with these ids, newest first, with their bytes, up to those of a page."""
+
+    def read_upwards(self, ids: Sequence[str]) -> Sequence[tuple[LogRow, int]]:
+        """Return the rows with these ids, oldest first, with their bytes, up to those of a page."""
+
+    def linked(self, link: str, values: Sequence[str], limit: int) -> Sequence[str]:
+        """Return the ids of rows by any of these values of a column, oldest first: so many of each, and of all."""
+
+    def emitted(self, link: str, values: Sequence[str], limit: int) -> Sequence[EmittedEvent]:
+        """Return events by any of these values of a column, oldest first: so many of each, and of all."""
+
+
+def find_log(log: LogReader, link: LogLink, values: Sequence[str], limit: int) -> Page[LogRow]:
+    """Return rows by any of these values of a column, oldest first."""
+    values = list(dict.fromkeys(stored_values(link, values)))
+    if not values:
+        return Page()
+    linked = values if link == "id" else log.linked(link, values, limit)
+    # A row can have several of the subjects.
+    ids = sorted(set(linked))[:limit]
+    page = page_of(log.read_upwards(ids) if ids else (), limit, lambda row: row.id)
+    if page and (len(page) < len(ids) or len(linked) >= limit):
+        page.next = page[-1].id
+    return page
+
+
+def find_events(log: LogReader, link: EventLink, values: Sequence[str], limit: int) -> Page[EmittedEvent]:
+    """Return events by any of these values of a column, oldest first."""
+    values = list(dict.fromkeys(stored_values(link, values)))
+    events = log.emitted(link, values, limit) if values else ()
+    return page_of(((event, 0) for event in events), limit, lambda event: event.id)
 
 
 def read_page(query: LogQuery, log: LogReader) -> Page[LogRow]:

@@ -17,6 +17,7 @@ from actionengine.storage.records import (
     decode_document,
     encode_document,
     id_conflict,
+    is_id,
     matches,
     normal_filter,
     not_found,
@@ -38,7 +39,7 @@ class DocumentStatements(NamedTuple):
 
     `add_keys` and `remove_keys` take keys, as JSON: those to add, and those to keep. `find` has the parameters tenant,
     key, the id that the page begins after, if any, limit, tenant and collection. It returns the rows of a page by id,
-    with only the id for a key whose document is gone.
+    with only the id for a key whose document is gone. `get_all` takes ids, as JSON, and returns the rows of a page.
     """
 
     insert: str
@@ -51,6 +52,7 @@ class DocumentStatements(NamedTuple):
     add_keys: str
     remove_keys: str
     find: str
+    get_all: str
 
 
 class Listing(NamedTuple):
@@ -97,6 +99,10 @@ class SQLRecords(ABC):
         """Return the document, or None."""
         return await self._transaction.run(self._get, id)
 
+    async def get_all(self, ids: Sequence[str]) -> Page[Record]:
+        """Return the documents with these ids that exist, by id."""
+        return await self._transaction.run(self._get_all, ids)
+
     async def lock(self, id: str, expected_version: int) -> Record:
         """Return the document, locked until this transaction ends."""
         return await self._transaction.run(self._lock, id, expected_version)
@@ -140,6 +146,10 @@ class SQLRecords(ABC):
         for version, data, created_at, updated_at in self._query(self.statements.get, id):
             return self._record(id, version, data, created_at, updated_at)
         return None
+
+    def _get_all(self, ids: Sequence[str]) -> Page[Record]:
+        rows = self._query(self.statements.get_all, to_json(list(filter(is_id, ids))).decode())
+        return page_of(((self._record(*row), bytes) for *row, bytes in rows), len(ids) + 1, attrgetter("id"))
 
     def _lock(self, id: str, expected_version: int) -> Record:
         for version, data, created_at, updated_at in self._query(self.statements.lock, id, expected_version):

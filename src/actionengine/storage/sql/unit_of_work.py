@@ -16,8 +16,8 @@ from actionengine.storage.counters import Counter, Reservation
 from actionengine.storage.outbox import DeadLetter, QueueStatus
 from actionengine.storage.pages import Page, page_of, page_size
 from actionengine.storage.records import FIRST_ID, event_id
-from actionengine.storage.rows import Claim, ClaimAnswer, LogQuery, LogRow, Recording
-from actionengine.storage.sql.action_log import LogReader, read_page
+from actionengine.storage.rows import Claim, ClaimAnswer, EmittedEvent, EventLink, LogLink, LogQuery, LogRow, Recording
+from actionengine.storage.sql.action_log import LogReader, find_events, find_log, read_page
 from actionengine.storage.sql.bridge import greenlet_spawn, in_greenlet, on_loop, run_off_loop
 from actionengine.storage.sql.database import Database
 from actionengine.storage.sql.documents import SQLRecords
@@ -74,6 +74,14 @@ class SQLUnitOfWork(SavepointTransaction):
     async def read_log(self, query: LogQuery) -> Page[LogRow]:
         """Return rows of the action log, committed ones, newest first."""
         return await self.run(read_page, query, self._log_reader())
+
+    async def find_log(self, link: LogLink, values: Sequence[str], limit: int) -> Page[LogRow]:
+        """Return committed rows of the action log by a column, the oldest first."""
+        return await self.run(find_log, self._log_reader(), link, values, limit)
+
+    async def find_events(self, link: EventLink, values: Sequence[str], limit: int) -> Page[EmittedEvent]:
+        """Return committed events by a column, in commit order."""
+        return await self.run(find_events, self._log_reader(), link, values, limit)
 
     async def last_position(self) -> int:
         """Return the position of the tenant's last committed event; 0 if there is none."""

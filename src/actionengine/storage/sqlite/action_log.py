@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from actionengine.storage.rows import LogRow
+from actionengine.storage.rows import EmittedEvent, LogRow
 from actionengine.storage.sql.action_log import Examined, Walk
 from actionengine.storage.sql.rows import names_in
 from actionengine.storage.sql.transaction import Transaction
@@ -47,6 +47,21 @@ class SQLiteLog:
         """Return the rows with these ids, newest first, with their bytes, up to those of a page."""
         rows = self._query(sql.READ_LOG, (self._tenant_id, _array(ids), len(ids)))
         return [(log_row(row), bytes) for *row, bytes in rows]
+
+    def read_upwards(self, ids: Sequence[str]) -> list[tuple[LogRow, int]]:
+        """Return the rows with these ids, oldest first, with their bytes, up to those of a page."""
+        rows = self._query(sql.READ_LOG_UPWARDS, (self._tenant_id, _array(ids), len(ids)))
+        return [(log_row(row), bytes) for *row, bytes in rows]
+
+    def linked(self, link: str, values: Sequence[str], limit: int) -> list[str]:
+        """Return the ids of rows by a column, oldest first."""
+        rows = self._query(sql.FIND_LINKED[link], (_array(values), *(self._tenant_id,) * 2, limit, limit))
+        return [id for (id,) in rows]
+
+    def emitted(self, link: str, values: Sequence[str], limit: int) -> list[EmittedEvent]:
+        """Return events by a column, oldest first."""
+        rows = self._query(sql.FIND_EMITTED[link], (_array(values), *(self._tenant_id,) * 2, limit, limit))
+        return [EmittedEvent(*row)._replace(occurred_at=datetime.fromisoformat(row[-1])) for row in rows]
 
     def _parameters(self, walk: Walk, limit: int) -> tuple[Any, ...]:
         values = (walk.value,) if walk.column is not None else ()

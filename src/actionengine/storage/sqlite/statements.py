@@ -6,7 +6,7 @@ from __future__ import annotations
 from actionengine.storage.lookups import ACTIVE_SCHEDULES
 from actionengine.storage.outbox import RelayHeartbeat
 from actionengine.storage.pages import MAX_PAGE_BYTES
-from actionengine.storage.rows import EventRow, LogRow
+from actionengine.storage.rows import EmittedEvent, EventRow, LogRow
 from actionengine.storage.sql.action_log import (
     DRIVERS,
     EXACT_DRIVERS,
@@ -19,6 +19,15 @@ from actionengine.storage.sql.pages import PageQuery, sqlite_bytes, sqlite_page
 from actionengine.storage.sql.rows import RowsDialect
 from actionengine.storage.tables import Kind
 
+_LISTED_DOCUMENTS = PageQuery(
+    table="main.ae_documents",
+    columns="id, version, data, created_at, updated_at",
+    keys=("id",),
+    json=("data",),
+    where="tenant_id = ? AND collection = ?{beyond}",
+    order="{order}",
+    limit="?",
+)
 _ADD_DOCUMENT = """
 INSERT INTO main.ae_documents (tenant_id, collection, id, version, data, created_at, updated_at)
 VALUES (?, ?, ?, 1, ?, ?, ?)
@@ -82,19 +91,14 @@ LEFT JOIN main.ae_documents document ON document.rowid = page.id_of_row
 WHERE page.bytes_before < {MAX_PAGE_BYTES}
 ORDER BY page.{{order}}
 """,
+    get_all=sqlite_page(
+        _LISTED_DOCUMENTS._replace(
+            where="tenant_id = ? AND collection = ? AND id IN (SELECT value FROM json_each(?))", order="id", limit="-1"
+        )
+    ),
 )
 
-LIST_DOCUMENTS = sqlite_page(
-    PageQuery(
-        table="main.ae_documents",
-        columns="id, version, data, created_at, updated_at",
-        keys=("id",),
-        json=("data",),
-        where="tenant_id = ? AND collection = ?{beyond}",
-        order="{order}",
-        limit="?",
-    )
-)
+LIST_DOCUMENTS = sqlite_page(_LISTED_DOCUMENTS)
 
 _KINDS: tuple[Kind, ...] = ("text", "integer", "boolean", "json", "time")
 # There is one writer at a time: no row need be locked.
@@ -281,17 +285,52 @@ WHERE tenant_id = ? AND word = ? AND log_id IN (SELECT value FROM json_each(?))
 """
 
 # The second step.
-READ_LOG = sqlite_page(
-    PageQuery(
-        table="main.ae_action_log",
-        columns=_LOG_COLUMNS,
-        keys=("id",),
-        json=("input", "output", "error"),
-        where="tenant_id = ? AND id IN (SELECT value FROM json_each(?))",
-        order="id DESC",
-        limit="?",
-    )
+_LOGGED = PageQuery(
+    table="main.ae_action_log",
+    columns=_LOG_COLUMNS,
+    keys=("id",),
+    json=("input", "output", "error"),
+    where="tenant_id = ? AND id IN (SELECT value FROM json_each(?))",
+    order="id DESC",
+    limit="?",
 )
+READ_LOG = sqlite_page(_LOGGED)
+READ_LOG_UPWARDS = sqlite_page(_LOGGED._replace(order="id"))
+
+
+def _linked(table: str, column: str, columns: str, key: str) -> str:
+    """Return the statement that finds rows by any of the values of a column: so many of each, and of all."""
+    named = ", ".join(f"l.{name}" for name in columns.split(", "))
+    return f"""
+SELECT {named}
+FROM json_each(?) wanted
+CROSS JOIN main.{table} l ON l.tenant_id = ? AND l.{key} IN (
+    SELECT next.{key}
+    FROM main.{table} next
+    WHERE next.tenant_id = ? AND next.{column} = wanted.value
+    ORDER BY next.{key}
+    LIMIT ?
+)
+ORDER BY l.{key}
+LIMIT ?
+"""
+
+
+FIND_LINKED = {
+    "parent_id": _linked("ae_action_log", "parent_id", "id", "id"),
+    "approval_id": _linked("ae_action_log", "approval_id", "id", "id"),
+    "request_id": _linked("ae_action_log", "request_id", "id", "id"),
+    # Its rows are found by the value and the id together.
+    "subject": _linked("ae_action_log_subjects", "subject", "log_id", "log_id").replace(
+        "l.tenant_id = ? AND", "l.tenant_id = ? AND l.subject = wanted.value AND"
+    ),
+}
+"""The statements that find the ids of rows of the log by any of several values of a column."""
+FIND_EMITTED = {
+    "id": _linked("ae_events", "id", ", ".join(EmittedEvent._fields), "id"),
+    "action_id": _linked("ae_events", "action_id", ", ".join(EmittedEvent._fields), "position"),
+}
+"""The statements that find events by any of several values of a column."""
 
 _EVENT_COLUMNS = ", ".join(EventRow._fields)
 WRITE_EVENT = f"""

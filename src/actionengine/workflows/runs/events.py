@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from actionengine.builtin.causes import RUN_STARTED
 from actionengine.event_types import create_event_type
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.schemas.models import Output
@@ -107,7 +108,7 @@ class TriggerChanged(Output):
     timezone: str | None
 
 
-WORKFLOW_STARTED = create_event_type(type="workflows.started", payload=RunStarted)
+WORKFLOW_STARTED = create_event_type(type=RUN_STARTED, payload=RunStarted)
 WORKFLOW_RESUMED = create_event_type(type="workflows.resumed", payload=RunResumed)
 WORKFLOW_STEP_COMPLETED = create_event_type(type="workflows.step_completed", payload=StepCompleted)
 WORKFLOW_PAUSED = create_event_type(type="workflows.paused", payload=RunPaused)

@@ -10,6 +10,7 @@ from actionengine.context import Actor
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import UnitOfWork
+from actionengine.storage.records import RUNS
 from actionengine.storage.rows import Record
 from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.definitions.steps import END, FAIL, PAUSE, RESERVED, ApprovalStep, Step
@@ -23,7 +24,7 @@ from actionengine.workflows.runs.events import (
     emit_run_started,
 )
 from actionengine.workflows.runs.step_handlers import StepContext, StepResult, run_scope
-from actionengine.workflows.runs.store import RUNS, Store, open_store, principal_of, run_subject, step_id, timestamp
+from actionengine.workflows.runs.store import Store, open_store, principal_of, run_subject, step_id, timestamp
 
 MAX_OUTPUT_BYTES = 64 * 1024
 """Bytes of JSON of an output that later steps can read. Of a longer one, they read only its length."""

@@ -21,19 +21,19 @@ from uuid import UUID
 from pydantic_core import to_json
 
 from actionengine.authorization.cache import BoundedCache
+from actionengine.builtin.causes import RUN_SUBJECTS
 from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.stored_actor import StoredActor
 from actionengine.storage.clock import sortable
 from actionengine.storage.port import UnitOfWork
-from actionengine.storage.records import MAX_ID_LENGTH, AsyncRecords
+from actionengine.storage.records import MAX_ID_LENGTH, RUNS, AsyncRecords
 from actionengine.storage.rows import Record
 from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.definitions.parse import parse_definition
 
 WORKFLOWS = "ae_workflows"
 HEADS = "ae_workflow_heads"
-RUNS = "ae_workflow_runs"
 STEPS = "ae_workflow_steps"
 ENDS = "ae_workflow_ends"
 TRIGGERS = "ae_triggers"
@@ -195,7 +195,7 @@ def workflow_subject(key: str) -> str:
 
 def run_subject(run_id: str) -> str:
     """Return the name of a run in events and in the action log."""
-    return f"workflow_run/{run_id}"
+    return f"{RUN_SUBJECTS}{run_id}"
 
 
 async def timestamp(ctx: InternalContext) -> str:

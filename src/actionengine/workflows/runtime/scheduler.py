@@ -12,8 +12,9 @@ from actionengine.concurrency.run_sync import run_sync
 from actionengine.context import Tenant
 from actionengine.durable.client import DurableClient
 from actionengine.storage.port import Storage
+from actionengine.storage.records import RUNS
 from actionengine.storage.rows import Record
-from actionengine.workflows.runs.store import RUNS, TRIGGERS
+from actionengine.workflows.runs.store import TRIGGERS
 from actionengine.workflows.runtime.queries import Queries
 
 QUEUE = "actionengine.workflows"

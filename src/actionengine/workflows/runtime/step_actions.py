@@ -69,7 +69,7 @@ class StepActions:
 
     async def decline(self, tenant: Tenant, key: str, approval_id: str) -> Result[Any, ActionError]:
         """Continue a run whose approval is refused."""
-        return await self._execute("decline", {"approval_id": approval_id}, tenant, key)
+        return await self._execute("decline", {"approval_id": approval_id}, tenant, key, request_id=approval_id)
 
     async def fire_event(
         self, tenant: Tenant, key: str, trigger_id: str, event: Event, principal: Actor | None
@@ -87,7 +87,9 @@ class StepActions:
         }
         reason = f"event {event.type} {event.id}"
         once = f"{trigger_id}/{event.id}"
-        return await self._execute("fire", payload, tenant, key, once=once, reason=reason, principal=principal)
+        return await self._execute(
+            "fire", payload, tenant, key, once=once, reason=reason, request_id=event.id, principal=principal
+        )
 
     async def fire_schedule(self, tenant: Tenant, key: str, trigger_id: str, at: datetime) -> Result[Any, ActionError]:
         """Start the run that is scheduled for a time, once."""

@@ -18,6 +18,7 @@ from pydantic_core import from_json
 from returns.result import Result, Success
 
 from actionengine.actions import Service, create_service
+from actionengine.builtin.causes import approval_subject
 from actionengine.builtin.declarations import declare
 from actionengine.conditions.conditions import evaluate
 from actionengine.conditions.templates import render
@@ -257,7 +258,7 @@ async def cancel_approval(ctx: InternalContext, approval_id: str, reason: str) -
         decision = {"status": "cancelled", "decided_by": str(ctx.actor), "comment": reason}
         decided = pending.model_copy(update={**decision, "decided_at": await ctx.time()})
         await approvals.update(approval_id, decided.document(), pending.version)
-        ctx.add_subject(f"approval/{approval_id}")
+        ctx.add_subject(approval_subject(approval_id))
 
 
 def _to_cursor(run: Record, definition: Definition) -> RunCursor:
