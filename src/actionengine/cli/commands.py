@@ -6,7 +6,6 @@ import secrets
 from typing import Annotated
 
 import typer
-from sqlalchemy import MetaData
 
 from actionengine.cli.approvals import approvals
 from actionengine.cli.budgets import budgets
@@ -19,7 +18,7 @@ from actionengine.cli.common import (
     check_exists,
     dialect_of,
     example,
-    imported,
+    imported_metadata,
     is_missing,
     open_storage,
     owner,
@@ -29,8 +28,10 @@ from actionengine.cli.events import events, projection
 from actionengine.cli.log import log
 from actionengine.cli.new import new
 from actionengine.cli.output import write_json
+from actionengine.cli.partitions import partition
 from actionengine.cli.protection import find_problems
 from actionengine.cli.relay import relay
+from actionengine.cli.retention import purge_tenant, retention
 from actionengine.cli.runner import runner
 from actionengine.cli.runs import runs
 from actionengine.cli.terminal import write
@@ -48,6 +49,9 @@ keys = typer.Typer(no_args_is_help=True, help="Idempotency keys.")
 app.add_typer(db, name="db")
 app.add_typer(tenant, name="tenant")
 app.add_typer(keys, name="keys")
+app.add_typer(retention, name="retention")
+db.add_typer(partition, name="partition")
+tenant.command("purge", epilog=example("tenant purge --tenant acme --dry-run"))(purge_tenant)
 app.add_typer(log, name="log")
 app.add_typer(approvals, name="approvals")
 app.add_typer(runs, name="runs")
@@ -121,7 +125,7 @@ def check(
     ] = None,
 ) -> None:
     """Check the role, the schema, the signing key and the protection of tables, as a host does when it starts."""
-    declared = None if metadata is None else _metadata(metadata)
+    declared = None if metadata is None else imported_metadata(metadata)
     check_exists(url)
     if dialect_of(url) == "sqlite":
         with owner(url) as connection:
@@ -156,14 +160,6 @@ def protect_command(
     with owner(url) as connection:
         protect(connection, table, schema, tenant_column, app_role)
     print(f"the table {table} is protected")
-
-
-def _metadata(name: str) -> MetaData:
-    found = imported(name)
-    found = found if isinstance(found, MetaData) else getattr(found, "metadata", None)
-    if not isinstance(found, MetaData):
-        fail(f"{name} is not a MetaData or a declarative base: give its module:attribute")
-    return found
 
 
 @db.command("sign", epilog=example("db sign --url postgresql://owner@localhost/app"))

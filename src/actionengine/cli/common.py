@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, MetaData, create_engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -106,6 +106,15 @@ def imported(name: str) -> Any:
         return getattr(import_module(module), attribute) if separator else None
     except (ImportError, AttributeError) as error:
         fail(f"{name} cannot be imported: {error}")
+
+
+def imported_metadata(name: str) -> MetaData:
+    """Return the metadata that `module:attribute` names, itself or as that of a declarative base."""
+    found = imported(name)
+    found = found if isinstance(found, MetaData) else getattr(found, "metadata", None)
+    if not isinstance(found, MetaData):
+        fail(f"{name} is not a MetaData or a declarative base: give its module:attribute")
+    return found
 
 
 def check_driver() -> None:

@@ -38,6 +38,18 @@ SELECT c.relname, array_remove(ARRAY[
         SELECT 'triggers are disabled: ' || string_agg(quote_ident(t.tgname), ', ')
         FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgenabled NOT IN ('O', 'A')
     ),
+    CASE WHEN c.relispartition AND NOT EXISTS (
+        SELECT FROM pg_trigger t
+        WHERE t.tgrelid = c.oid AND t.tgname = 'ae_append_only'
+            AND t.tgfoid = to_regprocedure('public.ae_refuse_change()')
+    ) THEN 'the trigger ae_append_only is missing' END,
+    CASE WHEN c.relispartition AND has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE') THEN
+        'the role may use it directly' END,
+    (
+        SELECT 'a run of `db partition make` was interrupted, and its constraint refuses rows: run it again ('
+            || string_agg(quote_ident(n.conname), ', ') || ')'
+        FROM pg_constraint n WHERE n.conrelid = c.oid AND starts_with(n.conname::text, 'ae_making_')
+    ),
     CASE WHEN has_table_privilege(c.oid, 'TRUNCATE, TRIGGER') THEN 'the role may TRUNCATE it, or make triggers' END
 ], NULL) AS problems
 FROM pg_class c
