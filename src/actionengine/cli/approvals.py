@@ -23,7 +23,7 @@ approvals = typer.Typer(no_args_is_help=True, help="Actions that wait for the de
 
 STATUSES = ", ".join(get_args(ApprovalStatus))
 Id = Annotated[str, typer.Argument(help="The id of the approval.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for a confirmation on a terminal.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Ask for no confirmation, as with --json.")]
 _EXAMPLE_ID = "0199aa10-7c00-7000-8000-000000000001"
 
 
@@ -53,55 +53,53 @@ def show(operator: Operator, id: Id) -> None:
     _show(operator, tenant, state)
 
 
-def _show(operator: Operator, tenant: Tenant, state: ApprovalState) -> str | None:
-    """Print an approval and its writes. Return the plan of their preview, if there is one."""
-    effects, plan, missing = _effects(operator, tenant, state)
+def _show(operator: Operator, tenant: Tenant, state: ApprovalState) -> None:
+    """Print an approval and its writes."""
+    effects, missing = _effects(operator, tenant, state)
     if operator.json:
         writes, events = effects if effects is not None else (None, None)
         write_json({**with_tenant(tenant.slug, state), "writes": writes, "events": events})
-        return plan
+        return
     _write_state(tenant.slug, state)
     if effects is not None:
         write("  approving writes:")
         _write_effects(*effects, state.omitted)
     elif missing is not None:
         write(*wrap(escape(f"the writes are not shown: {missing}"), 2))
-    return plan
 
 
 def _effects(
     operator: Operator, tenant: Tenant, state: ApprovalState
-) -> tuple[tuple[Iterable[Write], Iterable[PreviewedEvent]] | None, str | None, str | None]:
-    """Return the writes and events of an approval, the plan of their preview, and the reason why they are missing."""
+) -> tuple[tuple[Iterable[Write], Iterable[PreviewedEvent]] | None, str | None]:
+    """Return the writes and events that approving makes, or the reason why they are missing."""
     if state.writes is not None:
-        return (state.writes, state.events or ()), None, None
+        return (state.writes, state.events or ()), None
     if state.status != "pending":
-        return None, None, None
+        return None, None
     if not operator.is_hosts_engine:
-        return None, None, "they need the host's engine, --engine module:attribute"
+        return None, "they need the host's engine, --engine module:attribute"
     result = operator.preview(tenant, "approvals.approve", {"approval_id": state.id, "comment": operator.reason})
     if isinstance(result, Failure):
-        return None, None, result.failure().message
+        return None, result.failure().message
     preview = result.unwrap()
-    return (preview.writes, preview.events), preview.plan, None
+    return (preview.writes, preview.events), None
 
 
 @governed(approvals, "approve", f"approvals approve {_EXAMPLE_ID} --tenant acme --engine app:engine")
 def approve(operator: Operator, id: Id, yes: Yes = False) -> None:
     """Approve: the original action is executed, as its requester. It needs the host's engine, which has that action.
 
-    On a terminal, the writes are shown first, and exactly these are made once you confirm. --reason is the comment.
+    On a terminal, the writes are shown first, and you confirm them. --reason is the comment.
     """
     if not operator.is_hosts_engine:
         fail(
             "approving executes the original action, which only the host's engine has: give --engine module:attribute",
         )
     tenant = operator.only_tenant()
-    plan = None
-    if not yes and sys.stdin.isatty():
-        plan = _show(operator, tenant, operator.do(tenant, "approvals.get", {"approval_id": id}))
+    if not (yes or operator.json) and is_terminal():
+        _show(operator, tenant, operator.do(tenant, "approvals.get", {"approval_id": id}))
         typer.confirm("approve it?", abort=True, err=True)
-    answer = operator.do(tenant, "approvals.approve", {"approval_id": id, "comment": operator.reason}, plan)
+    answer = operator.do(tenant, "approvals.approve", {"approval_id": id, "comment": operator.reason})
     if operator.json:
         write_json(with_tenant(tenant.slug, answer))
         return
@@ -125,6 +123,11 @@ def reject(operator: Operator, id: Id) -> None:
         write_json(with_tenant(tenant.slug, rejected))
     else:
         write(f"rejected {escape(rejected.action)}, as {escape(operator.actor)}")
+
+
+def is_terminal() -> bool:
+    """Return whether a person can answer."""
+    return sys.stdin.isatty()
 
 
 def _details(approval: Approval) -> list[str]:

@@ -31,8 +31,9 @@ def usage(
     """Show the budgets that limit an actor, in one tenant or in all. They are declared in the host's engine."""
     if not operator.is_hosts_engine:
         fail("budgets are declared in the host's engine: give --engine module:attribute", ExitCode.USAGE)
-    found, code = operator.from_each("budgets.usage", {"actor": of, "principal": principal})
-    items = tuple(Found(tenant, item) for tenant, usages in found for item in usages.items)
+    asked = {"actor": of, "principal": principal}
+    found, code = operator.from_each(lambda tenant: operator.execute(tenant, "budgets.usage", asked))
+    items = tuple(Found(each.tenant, item) for each in found for item in each.item.items)
     write_listing(operator, Listing(items, None, code), _write_usage, "no budget limits this actor", "")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any
 from uuid import uuid4
@@ -49,7 +49,11 @@ ActorName = Annotated[
 ]
 Roles = Annotated[
     list[str] | None,
-    typer.Option("--role", envvar="ACTIONENGINE_ROLES", help="A role of the actor, such as operator; repeat."),
+    typer.Option(
+        "--role",
+        envvar="ACTIONENGINE_ROLES",
+        help="A role of the actor; repeat. By default operator, and none for an AI.",
+    ),
 ]
 Permissions = Annotated[
     list[str] | None, typer.Option("--permission", help="A permission of the actor, such as payments.approve; repeat.")
@@ -97,7 +101,7 @@ def open_operator(
 ) -> Iterator[Operator]:
     """Open the engine of a command for its operator, and close it in the end."""
     answer_in_json(json)
-    acting = acting_actor(actor, role or (), permission or ())
+    acting = acting_actor(actor, role, permission or ())
     if engine is not None and url is not None:
         sources = {name: context.get_parameter_source(name).name for name in ("engine", "url")}  # type: ignore[union-attr]
         if set(sources.values()) == {"COMMANDLINE"}:
@@ -121,14 +125,18 @@ def open_operator(
         )
 
 
-def acting_actor(name: str | None, roles: Iterable[str], permissions: Iterable[str]) -> Actor:
-    """Return the actor of a command. The role `operator` gives its permissions, whatever roles a tenant has."""
+def acting_actor(name: str | None, roles: Sequence[str] | None, permissions: Iterable[str]) -> Actor:
+    """Return the actor of a command. Unless it names its roles, it is an operator; an AI has no role by default.
+
+    The role `operator` gives its permissions, whatever roles a tenant has.
+    """
     type, colon, id = (name if name is not None else f"human:{_login_name()}").partition(":")
     if not colon or type not in ACTORS or not id:
         fail(f"--as is an actor as human:ada, integration:billing or ai:bot, not {name!r}", ExitCode.USAGE)
-    given = (*permissions, *(OPERATOR_PERMISSIONS if OPERATOR in roles else ()))
+    held = tuple(roles) if roles else () if type == "ai" else (OPERATOR,)
+    given = (*permissions, *(OPERATOR_PERMISSIONS if OPERATOR in held else ()))
     try:
-        return Actor(ACTORS[type], id, tuple(roles), given)
+        return Actor(ACTORS[type], id, held, given)
     except ValueError as error:
         fail(str(error), ExitCode.USAGE)
 

@@ -73,20 +73,20 @@ class Operator:
             fail(f"{found}: name its tenant with --tenant SLUG", ExitCode.USAGE)
         return page[0]
 
-    def execute(self, tenant: Tenant, name: str, payload: Mapping[str, Any], plan: str | None = None) -> Any:
+    def execute(self, tenant: Tenant, name: str, payload: Mapping[str, Any]) -> Any:
         """Execute the action `service.action` for a tenant. Return its `Result`."""
-        return self.door.execute_action(*self._route(name), dict(payload), self._context(tenant, plan))
+        return self.door.execute_action(*self._route(name), dict(payload), self._context(tenant))
 
-    def do(self, tenant: Tenant, name: str, payload: Mapping[str, Any], plan: str | None = None) -> Any:
+    def do(self, tenant: Tenant, name: str, payload: Mapping[str, Any]) -> Any:
         """Execute an action for a tenant and return its value. If it fails, end the program."""
-        result: Result[Any, ActionError] = self.execute(tenant, name, payload, plan)
+        result: Result[Any, ActionError] = self.execute(tenant, name, payload)
         if isinstance(result, Failure):
             self.refuse(result.failure(), tenant)
         return result.unwrap()
 
     def preview(self, tenant: Tenant, name: str, payload: Mapping[str, Any]) -> Result[Preview, ActionError]:
         """Return what an execution would write."""
-        return self.door.preview(*self._route(name), dict(payload), self._context(tenant, None))
+        return self.door.preview(*self._route(name), dict(payload), self._context(tenant))
 
     def refuse(self, error: ActionError, tenant: Tenant) -> NoReturn:
         """Print the error of an action, and end with its exit code."""
@@ -112,18 +112,18 @@ class Operator:
             fail("there is no tenant", ExitCode.NOT_FOUND)
         refuse(missing, self.tenant.slug if self.tenant is not None else None)
 
-    def from_each(self, name: str, payload: Mapping[str, Any]) -> tuple[list[tuple[str, Any]], ExitCode]:
-        """Return the value of an action for the named tenant, or for each of all tenants, and the exit code. A refused
-        tenant is named on stderr."""
-        found: list[tuple[str, Any]] = []
+    def from_each(self, ask: Callable[[Tenant], Result[Any, ActionError]]) -> tuple[list[Found], ExitCode]:
+        """Ask for the named tenant, or for each of all tenants. Return the values and the exit code. A refused tenant
+        is named on stderr."""
+        found: list[Found] = []
         code = ExitCode.SUCCESS
         for tenant in self.tenants():
-            result: Result[Any, ActionError] = self.execute(tenant, name, payload)
+            result = ask(tenant)
             if isinstance(result, Failure):
                 self._report(result.failure(), tenant)
                 code = code or exit_code(result.failure())
             else:
-                found.append((tenant.slug, result.unwrap()))
+                found.append(Found(tenant.slug, result.unwrap()))
         return found, code
 
     def list_items(
@@ -159,7 +159,7 @@ class Operator:
             found.sort(key=lambda each: key(each.item), reverse=newest_first)
             if len(found) > limit:
                 end = key(found[limit - 1].item)
-                del found[limit:]
+                found = [each for each in found if not is_past(key(each.item), end)]
             if end is not None:
                 ends.append(end)
         next = (max if newest_first else min)(ends) if ends else None
@@ -213,10 +213,8 @@ class Operator:
             fail(f"the engine has no action {name}: name an engine that has it, with --engine module:attribute")
         return service, action
 
-    def _context(self, tenant: Tenant, plan: str | None) -> RequestContext:
-        return RequestContext(
-            tenant, self.actor, source="cli", reason=self.reason, request_id=self.request_id, plan=plan
-        )
+    def _context(self, tenant: Tenant) -> RequestContext:
+        return RequestContext(tenant, self.actor, source="cli", reason=self.reason, request_id=self.request_id)
 
     def _tenant_page(self, after: str | None) -> list[Tenant]:
         storage = self.engine.storage

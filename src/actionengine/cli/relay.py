@@ -1,25 +1,21 @@
-"""`actionengine relay ...`: deliver events, and handle events that could not be delivered."""
+"""`actionengine relay ...`: deliver events, and show how far the delivery is."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
 
-from actionengine.cli.common import SigningKey, Url, counted, example, open_storage
-from actionengine.cli.errors import fail, shown
+from actionengine.cli.common import Json, SigningKey, Url, counted, example, open_storage
+from actionengine.cli.errors import answer_in_json, shown
+from actionengine.cli.output import write_json
+from actionengine.cli.terminal import age, write, write_block
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.events.publishers.addresses import publisher_from_address
-from actionengine.events.publishers.fanout import nobody
-from actionengine.events.relay.metrics import age_of, age_since
 from actionengine.events.relay.relay import Relay
-from actionengine.storage.outbox import QUEUES, DeadLetter, OutboxStatus, RelayHeartbeat
+from actionengine.storage.outbox import QUEUES, OutboxStatus, RelayHeartbeat
 from actionengine.storage.rows import MAX_BACKLOG, Backlog
 
 relay = typer.Typer(no_args_is_help=True, help="The delivery of events.")
@@ -36,8 +32,7 @@ Queues = Annotated[
     list[str] | None,
     typer.Option("--queue", help="events, workflows or triggers; by default all queues of the publisher."),
 ]
-Queue = Annotated[str | None, typer.Option(help="events, workflows or triggers; by default all.")]
-EventIds = Annotated[list[str] | None, typer.Argument(help="Event ids.")]
+_COUNTS = ("pending", "waiting", "dead", "skipped", "held")
 
 
 @relay.command(epilog=example("relay run --publisher 'nats://localhost:4222?stream=events'"))
@@ -87,101 +82,57 @@ def run(
             worker.run()
 
 
-@relay.command()
-def status(url: Url, signing_key: SigningKey = None) -> None:
-    """Show the undelivered events of each queue with their age, the relays, and the backlog of approvals."""
+@relay.command(epilog=example("relay status", "relay status --json"))
+def status(url: Url, signing_key: SigningKey = None, json: Json = False) -> None:
+    """Show the undelivered events of each queue with their age, the relays, and the backlog of approvals, over all
+    tenants."""
+    answer_in_json(json)
     with open_storage(url, signing_key) as storage:
         found = {queue: run_sync(storage.outbox("sync", queue).status()) for queue in QUEUES}
         backlog = run_sync(storage.backlog("sync"))
-    console = Console()
-    console.print(_counts(found))
-    console.print(_backlog(backlog))
     relays = [beat for each in found.values() for beat in each.relays]
-    console.print(_relays(relays) if relays else "no relay has reported within a minute")
-
-
-@relay.command("dead-letters")
-def dead_letters(
-    url: Url,
-    signing_key: SigningKey = None,
-    limit: Annotated[int, typer.Option(help="The most dead letters to list.")] = 100,
-    after: Annotated[str | None, typer.Option(help="Only dead letters after this event id.")] = None,
-    queue: Queue = None,
-) -> None:
-    """List dead letters, which are events whose delivery was given up, with the reason."""
-    with open_storage(url, signing_key) as storage:
-        letters = Relay(storage, nobody).dead_letters(after=after, limit=limit, queue=queue)
-    Console().print(_letters(letters) if letters else "there are no dead letters")
-
-
-@relay.command()
-def redrive(
-    url: Url,
-    ids: EventIds = None,
-    all: Annotated[bool, typer.Option("--all", help="All dead letters that were not skipped.")] = False,
-    signing_key: SigningKey = None,
-    queue: Queue = None,
-) -> None:
-    """Deliver dead letters again: those with these event ids, or all."""
-    if bool(ids) == all:
-        fail("name the dead letters to deliver again: give event ids, or --all")
-    with open_storage(url, signing_key) as storage:
-        count = Relay(storage, nobody).redrive(None if all else ids, queue=queue)
-    typer.echo(f"{count} dead letters will be delivered again")
-
-
-@relay.command()
-def skip(
-    ids: Annotated[list[str], typer.Argument(help="Event ids.")],
-    url: Url,
-    reason: Annotated[str, typer.Option(help="The reason, for the records.")],
-    signing_key: SigningKey = None,
-    queue: Queue = None,
-) -> None:
-    """Skip dead letters, so that later events of their subjects are delivered. They stay in the event log."""
-    with open_storage(url, signing_key) as storage:
-        count = Relay(storage, nobody).skip(ids, reason, queue=queue)
-    typer.echo(f"{count} dead letters are skipped")
-
-
-def _counts(found: Mapping[str, OutboxStatus]) -> Table:
-    table = Table("pending", "waiting for a retry", "dead letters", "skipped", "held back", "oldest pending", "queue")
+    if json:
+        queues = [{"queue": queue, **_queue(each)} for queue, each in found.items()]
+        beats = [each._asdict() for each in relays]
+        write_json({"queues": queues, "relays": beats, "backlog": backlog._asdict()})
+        return
     for queue, each in found.items():
-        age = f"{age_of(each):.1f} s" if each.oldest is not None else "-"
-        counts = (each.pending, each.waiting, each.dead, each.skipped, each.held)
-        table.add_row(*map(counted, counts), age, queue)
-    return table
+        _write_queue(queue, each)
+    _write_backlog(backlog)
+    for beat in relays:
+        _write_relay(beat)
+    if not relays:
+        write("no relay has reported within a minute")
 
 
-def _backlog(backlog: Backlog) -> Table:
-    table = Table("waiting approvals", "oldest approval", "active schedules")
-    age = f"{age_since(backlog.oldest_approval):.1f} s" if backlog.oldest_approval is not None else "-"
-    numbers = (f"{each}{'+' if each >= MAX_BACKLOG else ''}" for each in (backlog.approvals, backlog.schedules))
-    approvals, schedules = numbers
-    table.add_row(approvals, age, schedules)
-    return table
+def _queue(status: OutboxStatus) -> dict[str, Any]:
+    return {**{name: getattr(status, name) for name in _COUNTS}, "oldest": status.oldest}
 
 
-def _relays(found: Iterable[RelayHeartbeat]) -> Table:
-    names = ("relay", "publisher", "delivered", "failed", "events/s", "seen", "trouble", "queue")
-    table = Table(*(Column(name, overflow="fold") for name in names))
-    now = datetime.now(UTC)
-    for beat in found:
-        seen = f"{max(0.0, (now - beat.seen_at).total_seconds()):.0f} s ago"
-        counts = (str(beat.delivered), str(beat.failed), f"{beat.rate:.1f}")
-        table.add_row(beat.name, beat.publisher, *counts, seen, shown(beat.error or ""), beat.queue)
-    return table
+def _write_queue(queue: str, status: OutboxStatus) -> None:
+    oldest = "" if status.oldest is None else f"; the oldest is from {age(status.oldest)}"
+    write_block(
+        f"queue {queue}: {counted(status.pending)} pending{oldest}",
+        (
+            f"{counted(status.waiting)} wait for a retry, {counted(status.held)} are held back",
+            f"{counted(status.dead)} dead letters, {counted(status.skipped)} skipped",
+        ),
+    )
 
 
-def _letters(letters: Iterable[DeadLetter]) -> Table:
-    # Operators copy the ids.
-    names = ("queue", "type", "subject", "tenant", "attempts", "since", "reason")
-    columns = (Column(name, overflow="fold") for name in names)
-    table = Table(Column("event", no_wrap=True, min_width=36), *columns)
-    for letter in letters:
-        event = letter.event
-        since = letter.since.isoformat(timespec="seconds")
-        reason = shown(letter.reason) + (" (skipped)" if letter.skipped else "")
-        where = (event.id, letter.queue, event.type, event.subject or "", str(event.tenant_id))
-        table.add_row(*where, str(letter.attempts), since, reason)
-    return table
+def _write_backlog(backlog: Backlog) -> None:
+    approvals, schedules = (
+        f"{each}{'+' if each >= MAX_BACKLOG else ''}" for each in (backlog.approvals, backlog.schedules)
+    )
+    oldest = "" if backlog.oldest_approval is None else f"; the oldest approval is from {age(backlog.oldest_approval)}"
+    write_block(f"{approvals} waiting approvals, {schedules} active schedules{oldest}", ())
+
+
+def _write_relay(beat: RelayHeartbeat) -> None:
+    details = [
+        f"to {beat.publisher}",
+        f"{beat.delivered} delivered, {beat.failed} failed, {beat.rate:.1f} events/s, seen {age(beat.seen_at)}",
+    ]
+    if beat.error is not None:
+        details.append(f"trouble: {shown(beat.error)}")
+    write_block(f"relay {beat.name}, queue {beat.queue}", details)
