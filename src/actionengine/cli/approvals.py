@@ -24,7 +24,6 @@ approvals = typer.Typer(no_args_is_help=True, help="Actions that wait for the de
 STATUSES = ", ".join(get_args(ApprovalStatus))
 Id = Annotated[str, typer.Argument(help="The id of the approval.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Ask for no confirmation, as with --json.")]
-_EXAMPLE_ID = "0199aa10-7c00-7000-8000-000000000001"
 
 
 @approvals.callback()
@@ -46,7 +45,7 @@ def list_approvals(
     write_listing(operator, listing, _write_approval, "there are no approvals", "--after")
 
 
-@governed(approvals, "show", f"approvals show {_EXAMPLE_ID} --tenant acme")
+@governed(approvals, "show", "approvals show $ID --tenant acme")
 def show(operator: Operator, id: Id) -> None:
     """Show one approval, with the writes that approving it makes: those that it binds, or a preview by --engine."""
     tenant, state = operator.find("approvals.get", {"approval_id": id})
@@ -85,7 +84,7 @@ def _effects(
     return (preview.writes, preview.events), None
 
 
-@governed(approvals, "approve", f"approvals approve {_EXAMPLE_ID} --tenant acme --engine app:engine")
+@governed(approvals, "approve", "approvals approve $ID --tenant acme --engine app:engine")
 def approve(operator: Operator, id: Id, yes: Yes = False) -> None:
     """Approve: the original action is executed, as its requester. It needs the host's engine, which has that action.
 
@@ -110,7 +109,7 @@ def approve(operator: Operator, id: Id, yes: Yes = False) -> None:
         write_block("the result:", (compact(answer.result),))
 
 
-@governed(approvals, "reject", f"approvals reject {_EXAMPLE_ID} --tenant acme --reason 'not this month'")
+@governed(approvals, "reject", "approvals reject $ID --tenant acme --reason 'not this month'")
 def reject(operator: Operator, id: Id) -> None:
     """Reject: the original action is not executed. --reason is the comment."""
     tenant = operator.only_tenant()

@@ -23,7 +23,6 @@ changes = typer.Typer(no_args_is_help=True, help="Changes of record types and fi
 
 STATUSES = ", ".join(get_args(ChangeStatus))
 Id = Annotated[str, typer.Argument(help="The id of the change.")]
-_EXAMPLE_ID = "0199aa10-7c00-7000-8000-000000000001"
 _PAGE = 1000
 
 
@@ -46,7 +45,7 @@ def list_changes(
     write_listing(operator, listing, _write_change, "there are no changes", "--after")
 
 
-@governed(changes, "show", f"changes show {_EXAMPLE_ID} --tenant acme")
+@governed(changes, "show", "changes show $ID --tenant acme")
 def show(operator: Operator, id: Id) -> None:
     """Show one change with its targets and edits."""
     tenant, change = operator.find("changes.get", {"change_id": id})
@@ -63,7 +62,7 @@ def show(operator: Operator, id: Id) -> None:
         write_block(f"{op.position} {op.op_type}  {state}", (f"id {op.id}", compact(op.payload)), 2)
 
 
-@governed(changes, "diff", f"changes diff {_EXAMPLE_ID} --tenant acme", f"changes diff {_EXAMPLE_ID} --json")
+@governed(changes, "diff", "changes diff $ID --tenant acme", "changes diff $ID --json")
 def diff(operator: Operator, id: Id) -> None:
     """Show the effect of a change on record types and files: of its pending edits, or of the executed ones."""
     tenant, change = operator.find("changes.get", {"change_id": id})

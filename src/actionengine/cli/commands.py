@@ -70,7 +70,7 @@ def actionengine() -> None:
     """Operate the databases of actionengine, the governed pipeline for every change of state."""
 
 
-@db.command("upgrade", epilog=example("db upgrade --app-role app --relay-role relay --operator-role operator"))
+@db.command("upgrade", epilog=example("db upgrade --app-role app --operator-role operator"))
 def upgrade_command(
     url: Url,
     app_role: Annotated[str | None, typer.Option(help="Grant this role the rights of a host (PostgreSQL).")] = None,

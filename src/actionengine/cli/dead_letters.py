@@ -19,7 +19,6 @@ from actionengine.context import Tenant
 from actionengine.errors import ActionError
 
 Queue = Annotated[str | None, typer.Option(help="events, workflows or triggers; by default all.")]
-_EXAMPLE_ID = "0199aa10-7c00-7000-8000-000000000001"
 
 
 @governed(relay, "dead-letters", "relay dead-letters --tenant acme", "relay dead-letters --json")
@@ -35,7 +34,7 @@ def dead_letters(
     write_listing(operator, listing, _write_letter, "there are no dead letters", "--after")
 
 
-@governed(relay, "redrive", f"relay redrive {_EXAMPLE_ID} --tenant acme", "relay redrive --all --queue events")
+@governed(relay, "redrive", "relay redrive $ID --tenant acme", "relay redrive --all --queue events")
 def redrive(
     operator: Operator,
     ids: Annotated[list[str] | None, typer.Argument(help="Event ids, of one tenant.")] = None,
@@ -67,7 +66,7 @@ def redrive(
     raise typer.Exit(int(code))
 
 
-@governed(relay, "skip", f"relay skip {_EXAMPLE_ID} --tenant acme --reason 'the account is closed'")
+@governed(relay, "skip", "relay skip $ID --tenant acme --reason 'the account is closed'")
 def skip(
     operator: Operator,
     ids: Annotated[list[str], typer.Argument(help="Event ids, of one tenant.")],

@@ -70,7 +70,7 @@ def search(
     write_listing(operator, listing, write_line, "no execution matches", "--before")
 
 
-@governed(log, "show", "log show 0199aa10-7c00-7000-8000-000000000001")
+@governed(log, "show", "log show $ID --tenant acme")
 def show(operator: Operator, id: Id) -> None:
     """Show one execution, with its input and output, masked."""
     tenant, entry = operator.find("action_log.get", {"id": id})

@@ -18,7 +18,6 @@ runs = typer.Typer(no_args_is_help=True, help="The runs of workflows.")
 
 STATUSES = "running, paused, succeeded, failed, cancelled"
 Id = Annotated[str, typer.Argument(help="The id of the run.")]
-_EXAMPLE_ID = "0199aa10-7c00-7000-8000-000000000001"
 
 
 @runs.callback()
@@ -40,20 +39,20 @@ def list_runs(
     write_listing(operator, listing, _write_summary, "there are no runs", "--after")
 
 
-@governed(runs, "show", f"runs show {_EXAMPLE_ID} --tenant acme", workflows=True)
+@governed(runs, "show", "runs show $ID --tenant acme", workflows=True)
 def show(operator: Operator, id: Id) -> None:
     """Show one run with its steps."""
     tenant, run = operator.find("workflows.get", {"run_id": id})
     write_item(operator, tenant.slug, run, _write_run)
 
 
-@governed(runs, "resume", f"runs resume {_EXAMPLE_ID} --tenant acme", workflows=True)
+@governed(runs, "resume", "runs resume $ID --tenant acme", workflows=True)
 def resume(operator: Operator, id: Id) -> None:
     """Try the step again that a run is paused at."""
     _decide(operator, "workflows.resume", {"run_id": id}, "resumed")
 
 
-@governed(runs, "cancel", f"runs cancel {_EXAMPLE_ID} --tenant acme --reason 'sent twice'", workflows=True)
+@governed(runs, "cancel", "runs cancel $ID --tenant acme --reason 'sent twice'", workflows=True)
 def cancel(operator: Operator, id: Id) -> None:
     """End a run at its current step. --reason is the reason."""
     _decide(operator, "workflows.cancel", {"run_id": id, "reason": operator.reason}, "cancelled")

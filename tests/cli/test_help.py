@@ -1,0 +1,54 @@
+"""The help of each command, and completion."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer.main
+
+from actionengine.cli.commands import app
+from tests.command_line import run_command
+
+ROOT: Any = typer.main.get_command(app)
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield each command with its path."""
+    for name, child in getattr(command, "commands", {}).items():
+        yield from leaves(child, (*path, name))
+    if not hasattr(command, "commands"):
+        yield path, command
+
+
+COMMANDS = dict(leaves(ROOT))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_the_help_of_a_command_shows_an_example_that_parses(
+    path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACTIONENGINE_URL", "sqlite:///app.db")
+    monkeypatch.setenv("ACTIONENGINE_DURABLE_URL", "sqlite:///durable.db")
+    done = run_command(*path, "--help", COLUMNS="80")
+
+    assert done.returncode == 0
+    assert "Example" in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    examples = [line for line in COMMANDS[path].epilog.split("\n\n") if line.startswith("actionengine ")]
+    assert examples
+    for each in examples:
+        _, *arguments = shlex.split(each)
+        assert tuple(arguments[: len(path)]) == path
+        assert len(each) <= 78
+        COMMANDS[path].make_context(" ".join(path), arguments[len(path) :])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_of_a_shell_is_shown(shell: str) -> None:
+    done = run_command("--show-completion", shell)
+
+    assert done.returncode == 0
+    assert "complete" in done.stdout.lower()
