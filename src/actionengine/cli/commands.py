@@ -101,13 +101,17 @@ def upgrade_command(
 
 
 @db.command(epilog=example("db current --url sqlite:///app.db"))
-def current(url: Url) -> None:
+def current(url: Url, json: Json = False) -> None:
     """Print the version of the schema."""
+    answer_in_json(json)
     if is_missing(url):
         version = None
     else:
         with owner(url) as connection:
             version = schema_version(connection)
+    if json:
+        write_json({"version": version, "newest": HEAD})
+        return
     print("there is no schema" if version is None else f"version {version} of {HEAD}")
 
 
@@ -187,11 +191,20 @@ def unsign_command(url: Url, signing_key: SigningKey = None) -> None:
 
 @tenant.command(epilog=example("tenant create acme --name 'Acme Plumbing'"))
 def create(
-    slug: str, url: Url, name: Annotated[str, typer.Option(help="The name for people.")], signing_key: SigningKey = None
+    slug: str,
+    url: Url,
+    name: Annotated[str, typer.Option(help="The name for people.")],
+    signing_key: SigningKey = None,
+    json: Json = False,
 ) -> None:
     """Create a tenant and print its id."""
+    answer_in_json(json)
     with open_storage(url, signing_key) as storage:
-        print(storage.create_tenant(slug=slug, name=name).id)
+        created = storage.create_tenant(slug=slug, name=name)
+    if json:
+        write_json(_as_json(created))
+    else:
+        print(created.id)
 
 
 @tenant.command(epilog=example("tenant delete acme"))
@@ -212,18 +225,29 @@ def list_tenants(url: Url, signing_key: SigningKey = None, json: Json = False) -
         while page := storage.list_tenants(after=found[-1].slug if found else None, limit=MAX_PAGE):
             found += page
     if json:
-        write_json({"items": [{"id": each.id, "slug": each.slug} for each in found], "next": None})
+        write_json({"items": list(map(_as_json, found)), "next": None})
     else:
         write(*(f"{each.id}  {each.slug}" for each in found), *([] if found else ["there are no tenants"]))
 
 
+def _as_json(tenant: Tenant) -> dict[str, str]:
+    return {"id": str(tenant.id), "slug": tenant.slug}
+
+
 @keys.command(epilog=example("keys purge --batch 500"))
 def purge(
-    url: Url, batch: Annotated[int, typer.Option(help="Keys in a batch.")] = 1000, signing_key: SigningKey = None
+    url: Url,
+    batch: Annotated[int, typer.Option(help="Keys in a batch.")] = 1000,
+    signing_key: SigningKey = None,
+    json: Json = False,
 ) -> None:
     """Remove the expired idempotency keys, and counters of budgets whose window is over, in batches."""
+    answer_in_json(json)
     purged = 0
     with open_storage(url, signing_key) as storage:
         while found := storage.purge_expired_keys(limit=batch):
             purged += found
-    print(f"purged {purged} keys")
+    if json:
+        write_json({"purged": purged})
+    else:
+        print(f"purged {purged} keys")

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 from returns.result import Failure
 
-from actionengine.cli.common import SigningKey, Url, counted, example, imported, open_storage
-from actionengine.cli.errors import fail
+from actionengine.cli.common import Json, SigningKey, Url, counted, example, imported, open_storage
+from actionengine.cli.errors import answer_in_json, fail
+from actionengine.cli.output import write_json
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.context import Tenant
 from actionengine.events.projections.progress import progress_bar
@@ -48,13 +49,17 @@ def rebuild(name: Named, tenant: Slug) -> None:
 
 
 @projection.command(epilog=example("projection status app.views:board --tenant acme"))
-def status(name: Named, tenant: Slug) -> None:
+def status(name: Named, tenant: Slug, json: Json = False) -> None:
     """Print the position of a projection."""
+    answer_in_json(json)
     found = _projection(name)
     answer = found.status(_tenant(found.storage, tenant))
     if isinstance(answer, Failure):
         fail(str(answer.failure()))
     known = answer.unwrap()
+    if json:
+        write_json(known)
+        return
     rebuilding = "" if known.rebuilding is None else f", a rebuild is at position {known.rebuilding}"
     print(
         f"generation {known.generation} is at position {known.position}, {counted(known.lag)} events behind{rebuilding}"

@@ -1,0 +1,209 @@
+"""The rules of all governed commands: who acts, for which tenants, in which form, and what is refused."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Sequence
+
+import pytest
+from examples.embedded_postgres import Database
+from returns.result import Failure
+
+from actionengine import ActionError, SQLiteStorage, Tenant, create_engine
+from tests.cli.desk import Desk, make_host
+from tests.command_line import Run, run_command
+
+LISTINGS = [
+    ("log", "search"),
+    ("approvals", "list"),
+    ("runs", "list"),
+    ("changes", "list"),
+    ("relay", "dead-letters"),
+    ("relay", "dead"),
+]
+# What the caller may not see is left out of a list of approvals.
+REFUSED = pytest.mark.parametrize("listing", [each for each in LISTINGS if "approvals" not in each], ids=" ".join)
+LISTING = pytest.mark.parametrize("listing", LISTINGS, ids=" ".join)
+
+
+@LISTING
+def test_a_listing_is_one_execution_for_each_tenant(each_desk: Desk, listing: tuple[str, ...]) -> None:
+    desk = each_desk
+    document = desk.json(*listing, "--reason", "the night shift")
+
+    assert document["next"] is None
+    rows = [*desk.log(desk.acme), *desk.log(desk.globex)]
+    assert [row.outcome for row in rows] == ["succeeded"] * 2
+    assert {(row.actor_type, row.actor_id, row.reason) for row in rows} == {("human", "olga", "the night shift")}
+    assert len({row.request_id for row in rows}) == 1
+    desk.json(*listing, "--tenant", "acme")
+    assert (len(desk.log(desk.acme)), len(desk.log(desk.globex))) == (2, 1)
+
+
+@REFUSED
+def test_an_operator_without_the_right_is_refused_for_each_tenant(desk: Desk, listing: tuple[str, ...]) -> None:
+    done = desk.run(*listing, "--role", "auditor")
+
+    assert done.returncode == 4
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["acme", "globex"]
+    assert "without the role operator" in done.stderr
+    assert [row.outcome for row in desk.log()] == ["denied"]
+
+
+def test_a_tenant_that_denies_operators_is_named_and_the_others_are_shown(desk: Desk) -> None:
+    id = desk.ask_for_refund()
+    rules = {
+        "name": "operator",
+        "allow": [],
+        "deny": [{"permission": "approvals.read"}, {"permission": "action_log.*"}],
+    }
+    desk.execute("roles.define", rules, tenant=desk.globex).unwrap()
+
+    done = desk.run("log", "search", "--json", "--limit", "5")
+
+    assert done.returncode == 4
+    assert {each["tenant"] for each in json.loads(done.stdout)["items"]} == {"acme"}
+    (line,) = done.stderr.splitlines()
+    error = json.loads(line)
+    assert (error["tenant"], error["error"]["code"]) == ("globex", "forbidden")
+    assert desk.json("approvals", "show", id)["tenant"] == "acme"
+
+
+@pytest.mark.parametrize(
+    ("name", "actor"),
+    [("human:ada", ("human", "ada")), ("integration:pager", ("integration", "pager")), ("ai:bot", ("ai", "bot"))],
+)
+def test_the_actor_is_the_one_that_is_named(desk: Desk, name: str, actor: tuple[str, str]) -> None:
+    assert desk.run("log", "search", "--tenant", "acme", "--as", name, "--role", "operator").returncode == 0
+
+    (row,) = desk.log()
+    assert (row.actor_type, row.actor_id) == actor
+
+
+def test_the_default_actor_is_the_login_name(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: "nina")
+    monkeypatch.delenv("ACTIONENGINE_ACTOR", raising=False)
+
+    assert run_command("log", "search", "--tenant", "acme", "--url", desk.url).returncode == 0
+    (row,) = desk.log()
+    assert row.actor_id == "nina"
+
+
+@pytest.mark.parametrize("name", ["system:root", "workflow:w", "ada", ":ada", "human:", "robot:r", "human:\x00"])
+def test_no_other_actor_acts_by_the_command_line(desk: Desk, name: str) -> None:
+    done = desk.run("log", "search", "--as", name)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert desk.log() == []
+
+
+def test_an_ai_has_no_role_unless_it_is_given(desk: Desk) -> None:
+    assert desk.run("log", "search", "--as", "ai:bot").returncode == 4
+    assert desk.run("log", "search", "--as", "ai:bot", "--permission", "action_log.read").returncode == 0
+
+
+def test_a_closed_tenant_is_not_found_and_not_among_all(desk: Desk) -> None:
+    desk.ask_for_refund(tenant=desk.globex)
+    assert desk.storage.delete_tenant(slug="globex")
+
+    done = desk.run("approvals", "list", "--tenant", "globex")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "there is no tenant 'globex'\n")
+    assert desk.json("approvals", "list")["items"] == []
+
+
+def test_a_tenant_that_closes_during_the_command_is_named(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    tenants = desk.storage.list_tenants()
+    desk.storage.delete_tenant(slug="acme")
+
+    def pages(self: SQLiteStorage, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
+        return tenants if after is None else []
+
+    monkeypatch.setattr(SQLiteStorage, "list_tenants", pages)
+
+    done = desk.run("approvals", "list")
+
+    assert done.returncode == 3
+    assert done.stderr == "acme: the tenant has been deleted\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--tenant", "nobody"), 3, "there is no tenant 'nobody'"),
+        (("--engine", "nowhere:engine"), 1, "cannot be imported"),
+        (("--engine", "cli_host"), 2, "is not an Engine"),
+        (("--engine", "json:dumps"), 1, ""),
+        (("--engine", "json:__name__"), 2, "is not an Engine"),
+        (("--url", "sqlite:///nothing.db"), 1, "there is no file"),
+        (("--url", "sqlite:///host.db", "--engine", "cli_host:engine"), 2, "leave out --url, or --engine"),
+        (("--limit", "0"), 2, "--limit"),
+    ],
+)
+def test_what_cannot_be_opened_is_told(desk: Desk, arguments: tuple[str, ...], code: int, words: str) -> None:
+    done = desk.run("approvals", "list", *arguments)
+
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_command_needs_a_database_or_an_engine(desk: Desk) -> None:
+    done = desk.run("approvals", "list", ACTIONENGINE_URL="")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--url" in done.stderr
+
+
+def test_an_engine_is_an_object_or_made_by_a_function(desk: Desk) -> None:
+    id = desk.ask_for_refund()
+    engines = {
+        "object": desk.engine,
+        "function": lambda: make_host(desk.storage),
+        "async": make_host(desk.storage, True),
+    }
+
+    for engine in engines.values():
+        desk.serve(engine)
+        environment = {"ACTIONENGINE_URL": "", "ACTIONENGINE_ENGINE": "cli_host:engine"}
+        assert desk.json("approvals", "list", **environment)["items"][0]["id"] == id
+        assert desk.json("budgets", "usage", "--tenant", "acme", **environment)["items"][0]["limit"] == 5
+
+
+def test_an_address_on_the_command_line_goes_before_an_engine_in_the_environment(desk: Desk) -> None:
+    desk.serve(create_engine(services=[]))
+    desk.ask_for_refund()
+
+    document = desk.json("approvals", "list", "--url", desk.url, ACTIONENGINE_ENGINE="cli_host:engine")
+
+    assert len(document["items"]) == 1
+
+
+@LISTING
+def test_a_role_past_row_level_security_is_refused(
+    run: Run, postgres_database: Database, listing: tuple[str, ...]
+) -> None:
+    done = run(*listing, "--url", postgres_database.owner_url)
+
+    assert done.returncode == 4
+    assert "actionengine db upgrade --operator-role operator" in done.stderr
+
+
+def test_budgets_are_those_of_the_host(desk: Desk) -> None:
+    desk.execute("payments.book", {"job": "J-1"}).unwrap()
+
+    assert desk.run("budgets", "usage").returncode == 2
+    usage = desk.run("budgets", "usage", "--of", "human:ada", "--engine", "cli_host:engine", ACTIONENGINE_URL="").stdout
+    assert usage.startswith("bookings  1 of 5 executions  acme\n  limits payments.book, each actor\n")
+    assert "bookings  0 of 5 executions  globex\n" in usage
+
+
+def test_a_storage_that_is_out_of_reach_ends_the_command(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "actionengine.cli.operator.Operator.execute",
+        lambda *arguments: Failure(ActionError("unavailable", "the storage is unavailable: retry later")),
+    )
+
+    done = desk.run("approvals", "list")
+
+    assert (done.returncode, done.stderr) == (6, "acme: the storage is unavailable: retry later\n")
