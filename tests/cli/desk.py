@@ -100,7 +100,8 @@ class Desk:
     def execute(self, name: str, payload: Any, by: Actor = ADA, tenant: Tenant | None = None, **options: Any) -> Any:
         """Execute an action of the host."""
         context = RequestContext(tenant or self.acme, by, **options)
-        return self.engine.execute_action(*name.split("."), payload, context)
+        service, _, action = name.partition(".")
+        return self.engine.execute_action(service, action, payload, context)
 
     def ask_for_refund(self, amount: int = 7, tenant: Tenant | None = None, **options: Any) -> str:
         """Let the bot ask for a refund. Return the id of the approval."""

@@ -41,7 +41,7 @@ def test_exit_codes_and_output_of_each_group(desk: Desk) -> None:
     )
     assert desk_file.exists()
     path = {"PYTHONPATH": str(Path(__file__).parents[2])}
-    commands = {
+    commands: dict[tuple[str, ...], int] = {
         ("approvals", "list", "--json"): 0,
         ("approvals", "list"): 0,
         ("log", "search", "--tenant", "nobody"): 3,
@@ -49,7 +49,7 @@ def test_exit_codes_and_output_of_each_group(desk: Desk) -> None:
         ("changes", "list", "--limit", "none"): 2,
         ("approvals", "approve", id, "--tenant", "acme", "--permission", "*", "--engine", "host_module:engine"): 0,
     }
-    encoding = {("approvals", "list"): {"PYTHONIOENCODING": "ascii"}}
+    encoding: dict[tuple[str, ...], dict[str, str]] = {("approvals", "list"): {"PYTHONIOENCODING": "ascii"}}
     running = {
         command: start(desk, *command, **encoding.get(command, {}), **path)
         for command in commands

@@ -152,7 +152,9 @@ def test_a_dead_letter_is_listed_skipped_and_redriven(run: Run, host: Host) -> N
 
     assert run("relay", "redrive", id, "--url", host.url).stdout == "1 dead letters will be delivered again\n"
     done = run("relay", "run", "--publisher", "stdout:", "--url", host.url, "--drain")
-    assert json.loads(done.stdout)["id"] == id
+    delivered = {json.loads(line)["type"]: json.loads(line)["id"] for line in done.stdout.splitlines()}
+    assert delivered["desk.tell"] == id
+    assert set(delivered) == {"desk.tell", "relay.skip", "relay.redrive"}
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from actionengine.cli.common import (
     open_storage,
     owner,
 )
+from actionengine.cli.dead_letters import relay
 from actionengine.cli.errors import Commands, answer_in_json, fail
 from actionengine.cli.events import events, projection
 from actionengine.cli.log import log
@@ -30,7 +31,6 @@ from actionengine.cli.new import new
 from actionengine.cli.output import write_json
 from actionengine.cli.partitions import partition
 from actionengine.cli.protection import find_problems
-from actionengine.cli.relay import relay
 from actionengine.cli.retention import purge_tenant, retention
 from actionengine.cli.runner import runner
 from actionengine.cli.runs import runs

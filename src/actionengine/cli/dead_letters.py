@@ -13,7 +13,7 @@ from actionengine.cli.errors import ExitCode, fail, shown
 from actionengine.cli.governed import governed
 from actionengine.cli.operator import Found, Operator
 from actionengine.cli.output import with_tenant, write_json, write_listing
-from actionengine.cli.relay import relay
+from actionengine.cli.relay import relay as relay
 from actionengine.cli.terminal import age, iso, write, write_block
 from actionengine.context import Tenant
 from actionengine.errors import ActionError

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Column, Table
 
 from actionengine.cli.common import Json, SigningKey, Url, counted, example, open_storage
 from actionengine.cli.errors import answer_in_json, shown
 from actionengine.cli.output import write_json
-from actionengine.cli.terminal import age, write, write_block
+from actionengine.cli.terminal import age, width, write, write_block
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.events.publishers.addresses import publisher_from_address
+from actionengine.events.relay.metrics import age_of, age_since
 from actionengine.events.relay.relay import Relay
 from actionengine.storage.outbox import QUEUES, OutboxStatus, RelayHeartbeat
 from actionengine.storage.rows import MAX_BACKLOG, Backlog
@@ -96,9 +100,9 @@ def status(url: Url, signing_key: SigningKey = None, json: Json = False) -> None
         beats = [each._asdict() for each in relays]
         write_json({"queues": queues, "relays": beats, "backlog": backlog._asdict()})
         return
-    for queue, each in found.items():
-        _write_queue(queue, each)
-    _write_backlog(backlog)
+    console = Console(width=width())
+    console.print(_counts(found))
+    console.print(_backlog(backlog))
     for beat in relays:
         _write_relay(beat)
     if not relays:
@@ -109,23 +113,23 @@ def _queue(status: OutboxStatus) -> dict[str, Any]:
     return {**{name: getattr(status, name) for name in _COUNTS}, "oldest": status.oldest}
 
 
-def _write_queue(queue: str, status: OutboxStatus) -> None:
-    oldest = "" if status.oldest is None else f"; the oldest is from {age(status.oldest)}"
-    write_block(
-        f"queue {queue}: {counted(status.pending)} pending{oldest}",
-        (
-            f"{counted(status.waiting)} wait for a retry, {counted(status.held)} are held back",
-            f"{counted(status.dead)} dead letters, {counted(status.skipped)} skipped",
-        ),
-    )
+def _counts(found: Mapping[str, OutboxStatus]) -> Table:
+    names = ("pending", "waiting", "dead letters", "skipped", "held", "oldest", "queue")
+    table = Table(*(Column(name, overflow="fold") for name in names))
+    for queue, each in found.items():
+        oldest = f"{age_of(each):.1f} s" if each.oldest is not None else "-"
+        counts = (each.pending, each.waiting, each.dead, each.skipped, each.held)
+        table.add_row(*map(counted, counts), oldest, queue)
+    return table
 
 
-def _write_backlog(backlog: Backlog) -> None:
-    approvals, schedules = (
-        f"{each}{'+' if each >= MAX_BACKLOG else ''}" for each in (backlog.approvals, backlog.schedules)
-    )
-    oldest = "" if backlog.oldest_approval is None else f"; the oldest approval is from {age(backlog.oldest_approval)}"
-    write_block(f"{approvals} waiting approvals, {schedules} active schedules{oldest}", ())
+def _backlog(backlog: Backlog) -> Table:
+    table = Table("waiting approvals", "oldest approval", "active schedules")
+    oldest = f"{age_since(backlog.oldest_approval):.1f} s" if backlog.oldest_approval is not None else "-"
+    numbers = (f"{each}{'+' if each >= MAX_BACKLOG else ''}" for each in (backlog.approvals, backlog.schedules))
+    approvals, schedules = numbers
+    table.add_row(approvals, oldest, schedules)
+    return table
 
 
 def _write_relay(beat: RelayHeartbeat) -> None:
