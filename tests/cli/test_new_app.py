@@ -19,10 +19,10 @@ import psycopg
 import pytest
 from examples.embedded_postgres import make_role
 from sqlalchemy import make_url
-from tests.command_line import Run
-from tests.waiting import wait_until
 
 from actionengine.cli.new import MAX_NAME_LENGTH
+from tests.command_line import Run
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 FRAMEWORKS = ("fastapi", "flask")
