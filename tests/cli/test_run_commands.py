@@ -6,7 +6,7 @@ from typing import Any
 
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.context import Tenant
-from actionengine.workflows.runs.store import RUNS
+from actionengine.storage.records import RUNS
 from tests.cli.desk import Desk, golden, ids_of
 
 STEP = {"name": "note", "type": "notification", "to": ["human:ada"], "message": "hello"}
