@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, get_args
 
@@ -72,6 +72,31 @@ async def search_log(visit: Visit) -> Mapping[str, Any]:
     return {**variables, "found": found}
 
 
+async def show_execution(visit: Visit) -> Mapping[str, Any]:
+    """Return the variables of one execution, and the tree of causes around it."""
+    tree = await visit.read("action_log.tree", {"id": visit.path_parameter("id")})
+    entry = next(node.entry for node in tree.nodes if node.id == tree.id and node.entry is not None)
+    return {"title": entry.action, "entry": entry, "tree": tree, "branches": _branches(tree.nodes)}
+
+
+class Branch(NamedTuple):
+    """A node of a tree, and the branches below it."""
+
+    node: Any
+    below: list[Branch]
+
+
+def _branches(nodes: Iterable[Any]) -> list[Branch]:
+    """Return the nodes of a tree as nested branches. Each node comes after the one above it."""
+    levels: list[list[Branch]] = [[]]
+    for node in nodes:
+        branch = Branch(node, [])
+        del levels[node.depth + 1 :]
+        levels[node.depth].append(branch)
+        levels.append(branch.below)
+    return levels[0]
+
+
 def _in_utc(given: str) -> str:
     """Return the time of a form, which has no offset, as one of UTC; another text as it is."""
     try:
@@ -90,4 +115,5 @@ PAGES = (
         action="action_log.list",
         in_navigation=True,
     ),
+    Page(path="/log/{id}", title="Execution", view=show_execution, template="execution.html", action="action_log.tree"),
 )

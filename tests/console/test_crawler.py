@@ -1,0 +1,145 @@
+"""Each role and each type of actor in the console: buttons are exactly what the caller may do, all of it is logged, and
+nothing of another tenant is seen."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from examples.field_service.app import create_business, open_storage
+
+from tests.console import business, crawler
+from tests.console.business import ACTORS
+from tests.console.crawler import ALL, Thing, crawl, declared_for, forged
+from tests.console.site import ROOT, Answer, Site
+
+HOSTILE = "<script>alert(1)</script>\"' {{7*7}} \u202e</textarea><img src=x onerror=alert(2)>"
+CANARY = "canary-of-globex"
+TENANTS = {"acme": HOSTILE, "globex": CANARY}
+DAILY = ("carla", "maria", "bot", "stranger")
+"""The callers of the plain run: each kind of right once. The others are left to `make soak`."""
+
+CALLERS = [pytest.param(name, marks=() if name in DAILY else pytest.mark.soak) for name in ACTORS]
+MOST = 4
+"""The pages of one kind that the plain run opens."""
+
+
+@pytest.fixture(scope="module")
+def seeded_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("seeded") / "business.db"
+    with open_storage(str(file)) as storage:
+        engine = create_business(storage)
+        for slug, mark in TENANTS.items():
+            business.Business(engine, engine.resolve_tenant(slug).unwrap(), mark).seed()
+        business.deliver_badly(storage)
+    return file
+
+
+@pytest.fixture
+def shop(seeded_file: Path, tmp_path: Path) -> Iterator[crawler.Business]:
+    """The business on a database of the test."""
+    file = tmp_path / "business.db"
+    shutil.copy(seeded_file, file)
+    with open_storage(str(file)) as storage:
+        with Site(create_business(storage), ACTORS) as site:
+            yield crawler.Business(site, file)
+
+
+def check(answer: Answer) -> None:
+    """Check that an answer has nothing of the other tenant, and no text that acts."""
+    assert CANARY not in answer.text
+    assert "\u202e" not in answer.text
+    assert "<script>alert" not in answer.text
+
+
+def most(request: pytest.FixtureRequest) -> int:
+    return ALL if request.config.getoption("markexpr") not in ("not soak",) else MOST
+
+
+def opens(shop: crawler.Business, caller: str, things: list[Thing]) -> list[tuple[Thing, Answer]]:
+    """Return the things whose page a caller may open."""
+    browser = shop.site.caller(caller, check)
+    answers = [(thing, browser.get(f"{thing.kind}/{thing.id}")) for thing in things]
+    assert {answer.status for _, answer in answers} <= {200, 403, 404}
+    return [(thing, answer) for thing, answer in answers if answer.status == 200]
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_each_link_leads_to_a_page(shop: crawler.Business, caller: str, request: pytest.FixtureRequest) -> None:
+    before = shop.dump()
+
+    pages = crawl(shop.site.caller(caller, check), most(request))
+
+    assert f"{ROOT}/catalogue" in pages
+    assert shop.dump() == before
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_buttons_are_those_that_can_allows(shop: crawler.Business, caller: str) -> None:
+    browser = shop.site.caller(caller, check)
+    for thing, answer in opens(shop, caller, shop.things("acme")):
+        offered = [(form.name, form.payload) for form in answer.tags.buttons]
+        declared = [(button.action, payload) for button, payload, _ in declared_for(thing)]
+        assert all(each in declared for each in offered), (thing, offered)
+        for button, payload, resource in declared_for(thing):
+            is_allowed = shop.is_allowed(caller, thing.tenant, button, resource)
+            if (button.action, payload) in offered:
+                assert is_allowed, (thing, button)
+                continue
+            pressed, is_written, logged = shop.press(browser, caller, forged(button, payload))
+            assert not is_written, (thing, button, pressed.tags.text)
+            assert is_allowed or [row.outcome for row in logged] == ["denied"], (thing, button, logged)
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_an_offered_button_is_never_forbidden(shop: crawler.Business, caller: str) -> None:
+    browser = shop.site.caller(caller, check)
+    for thing, _ in opens(shop, caller, shop.things("acme")):
+        pressed: list[tuple[str, str]] = []
+        while True:
+            page = browser.get(f"{thing.kind}/{thing.id}")
+            left = [form for form in page.tags.buttons if (form.name, form.values["payload"]) not in pressed]
+            if not left:
+                break
+            pressed.append((left[0].name, left[0].values["payload"]))
+            answer, _, logged = shop.press(browser, caller, left[0])
+            assert answer.status in (303, 202, 409, 422), (thing, left[0], answer.tags.text)
+            assert [row.outcome for row in logged] != ["denied"], (thing, left[0])
+            if answer.status == 303:
+                assert browser.open(answer.location).status == 200
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_nothing_of_another_tenant_can_be_had(shop: crawler.Business, caller: str) -> None:
+    browser = shop.site.caller(caller, check)
+    before = shop.dump()
+    for thing in shop.things("globex"):
+        assert browser.get(f"{thing.kind}/{thing.id}").status in (403, 404)
+        for button, payload, _ in declared_for(thing):
+            answer, is_written, logged = shop.press(browser, caller, forged(button, payload))
+            assert answer.status in (403, 404, 409), answer.tags.text
+            assert not is_written
+            assert [row.outcome for row in logged] != ["succeeded"]
+        for name in ("approval_id", "parent_id", "before", "subject", "request_id"):
+            assert browser.get(f"/log?{name}={thing.id}").status in (200, 403)
+    for id in shop.executions("globex")[:20]:
+        assert browser.get(f"/log/{id}").status in (403, 404)
+        assert browser.get(f"/log?parent_id={id}&before={id}").status in (200, 403)
+    assert shop.dump() == before
+
+
+def test_a_caller_that_is_not_signed_in_gets_nothing(shop: crawler.Business) -> None:
+    nobody = shop.site.caller(None, check)
+    signed_in = shop.site.caller("maria", check)
+    for url in crawl(signed_in, 2):
+        answer = nobody.open(url)
+        assert answer.status == 401
+        assert HOSTILE[:8] not in answer.text
+        assert answer.tags.buttons == []
+    for thing in shop.things("acme"):
+        for button, payload, _ in declared_for(thing):
+            before = (shop.dump(), [*shop.logged()])
+            assert nobody.press(forged(button, payload)).status == 401
+            assert (shop.dump(), [*shop.logged()]) == before
