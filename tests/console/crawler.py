@@ -57,8 +57,11 @@ def crawl(caller: Caller, most: int = ALL) -> dict[str, Answer]:
         seen[kind] += 1
         if seen[kind] > most:
             continue
-        answer = pages[url] = caller.open(url)
+        answer = caller.open(url)
+        if answer.status == 404 and url.startswith(f"{ROOT}/approvals/"):
+            continue  # A run names the approval that it waits for to callers that may not see it.
         assert answer.status == 200, (url, answer.status, answer.tags.text)
+        pages[url] = answer
         waiting += answer.tags.links
     return pages
 
@@ -121,7 +124,7 @@ class Business:
 
     def _read(self, tenant: Tenant, action: str) -> Any:
         context = replace(self.site.context("system", tenant), source="crawler")
-        return self.site.engine.execute_action(*action.split("."), {"limit": 1000}, context).unwrap()
+        return self.site.engine.execute_action(*action.split("."), {"limit": 200}, context).unwrap()
 
     def is_allowed(self, caller: str, tenant: Tenant, button: Button, resource: str | None) -> bool:
         service, action = button.action.split(".")

@@ -23,7 +23,7 @@ from actionengine.storage.sql.storage import SQLStorage
 ROOT = "/t/acme/console"
 """The path of the console of the tenant `acme`."""
 
-_VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
+_VOID = frozenset({"br", "hr", "img", "input", "link", "meta"})
 
 
 @dataclass
@@ -84,7 +84,7 @@ class PageTags(HTMLParser):
             self.forms[-1].values[given["name"]] = given.get("value", "")
 
     def handle_endtag(self, tag: str) -> None:
-        assert self._open and self._open[-1] == tag, f"</{tag}> ends {self._open}"
+        assert self._open[-1:] == [tag], f"</{tag}> ends {self._open}"
         self._open.pop()
 
     def handle_data(self, data: str) -> None:
