@@ -117,8 +117,15 @@ class Business:
     def _change_records(self) -> None:
         """Draft a change and bring it into each status."""
         project = self.do("projects.list", {}, MARIA)[0].id
-        ways = ([], ["Implementing"], ["Validating"], ["Validating", "Ready"], ["Validating", "ValidationFailed"])
-        for number, way in enumerate((*ways, ["Validating", "Ready", "Merged"])):
+        ways: list[list[str]] = [
+            [],
+            ["Implementing"],
+            ["Validating"],
+            ["Validating", "Ready"],
+            ["Validating", "ValidationFailed"],
+            ["Validating", "Ready", "Merged"],
+        ]
+        for number, way in enumerate(ways):
             about = {"project_id": project, "title": f"Keep the colour {number} {self.mark}"}
             change = self.do("changes.create", {**about, "description": f"people ask {self.mark}"}).id
             target = {"type": "record_type", "selector": {"record_type_key": "job"}}

@@ -6,7 +6,7 @@ import json
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ Dump = Mapping[str, list[Any]]
 class Logged(NamedTuple):
     """A row of the action log."""
 
+    id: str
     action: str
     outcome: str
     actor: str
@@ -36,11 +37,29 @@ class Logged(NamedTuple):
 
 
 class Thing(NamedTuple):
-    """A thing with a page and buttons: its kind is the path of its list."""
+    """A thing with buttons. Its kind is the path of its page."""
 
     kind: str
     id: str
     tenant: Tenant
+
+    @property
+    def path(self) -> str:
+        """The path of the page with its buttons."""
+        return self.kind.replace("{id}", self.id)
+
+    def offered(self, page: Answer) -> list[tuple[str, Any]]:
+        """Return the actions and payloads of the buttons that a page offers for it."""
+        return [(form.name, form.payload) for form in page.tags.buttons if self.id in form.values["payload"]]
+
+
+LISTS = {
+    "/approvals/{id}": "approvals.list",
+    "/runs/{id}": "workflows.list",
+    "/changes/{id}": "changes.list",
+    "/dead-letters": "relay.dead_letters",
+}
+"""The action that lists the things of each kind."""
 
 
 def crawl(caller: Caller, most: int = ALL) -> dict[str, Answer]:
@@ -74,15 +93,17 @@ def _kind_of(url: str) -> str:
 
 def declared_for(thing: Thing) -> list[tuple[Button, dict[str, Any], str | None]]:
     """Return each button that the page of a thing declares, with its payload for the thing and its resource."""
-    page = next(page for page in PAGES if page.path == f"{thing.kind}/{{id}}")
+    page = next(page for page in PAGES if page.path == thing.kind)
     return [(button, *_payload_of(button, thing)) for button in page.buttons]
 
 
 def _payload_of(button: Button, thing: Thing) -> tuple[dict[str, Any], str | None]:
-    if thing.kind == "/approvals":
+    if thing.kind == "/approvals/{id}":
         return {"approval_id": thing.id}, None
-    if thing.kind == "/runs":
+    if thing.kind == "/runs/{id}":
         return {"run_id": thing.id}, f"workflow_run/{thing.id}"
+    if thing.kind == "/dead-letters":
+        return {"ids": [thing.id], "queue": "events"}, None
     about, resource = {"change_id": thing.id}, f"change/{thing.id}"
     if button.action != "changes.transition":
         return about, resource
@@ -92,7 +113,8 @@ def _payload_of(button: Button, thing: Thing) -> tuple[dict[str, Any], str | Non
 def forged(button: Button, payload: Mapping[str, Any]) -> Form:
     """Return the form of a button that no page has offered."""
     action = f"{ROOT}/do/{button.action.replace('.', '/')}"
-    return Form("post", action, {"payload": json.dumps(payload), "key": str(uuid4()), "return": "/"})
+    values = {"payload": json.dumps(payload), "key": str(uuid4()), "return": "/"}
+    return Form("post", action, {**values, **{f"field.{field.name}": "" for field in button.fields}})
 
 
 class Business:
@@ -106,17 +128,10 @@ class Business:
         return self.site.engine.resolve_tenant(slug).unwrap()
 
     def things(self, slug: str) -> list[Thing]:
-        """Return all approvals, runs and changes of a tenant."""
+        """Return everything of a tenant that has buttons."""
         tenant = self.tenant(slug)
-        found = []
-        for kind, action in (
-            ("/approvals", "approvals.list"),
-            ("/runs", "workflows.list"),
-            ("/changes", "changes.list"),
-        ):
-            listed = self._read(tenant, action)
-            found += [Thing(kind, each.id, tenant) for each in getattr(listed, "items", listed)]
-        return found
+        listed = [(kind, self._read(tenant, action)) for kind, action in LISTS.items()]
+        return [Thing(kind, each.id, tenant) for kind, page in listed for each in getattr(page, "items", page)]
 
     def executions(self, slug: str) -> list[str]:
         """Return the ids of all executions of a tenant."""
@@ -124,7 +139,8 @@ class Business:
 
     def _read(self, tenant: Tenant, action: str) -> Any:
         context = replace(self.site.context("system", tenant), source="crawler")
-        return self.site.engine.execute_action(*action.split("."), {"limit": 200}, context).unwrap()
+        service, name = action.split(".")
+        return self.site.engine.execute_action(service, name, {"limit": 200}, context).unwrap()
 
     def is_allowed(self, caller: str, tenant: Tenant, button: Button, resource: str | None) -> bool:
         service, action = button.action.split(".")
@@ -140,21 +156,21 @@ class Business:
                 if not name.startswith(("ae_action_log", "sqlite_"))
             }
 
-    def logged(self) -> Iterator[Logged]:
-        """Yield the rows of the action log, oldest first."""
-        columns = "action, outcome, actor_type || ':' || actor_id, source"
+    def logged(self, after: str = "") -> list[Logged]:
+        """Return the rows of the action log, oldest first, after one of an id."""
+        columns = "id, action, outcome, actor_type || ':' || actor_id, source"
+        statement = f"SELECT {columns} FROM ae_action_log WHERE id > ? ORDER BY id"
         with closing(sqlite3.connect(self._file)) as database:
-            yield from map(Logged._make, database.execute(f"SELECT {columns} FROM ae_action_log ORDER BY id"))
+            return [*map(Logged._make, database.execute(statement, (after,)))]
 
     def press(self, caller: Caller, name: str, form: Form) -> tuple[Answer, bool, list[Logged]]:
         """Press a button; return the answer, whether anything was written besides keys, and the rows that it logged.
 
         Each write must come with a row of the action log.
         """
-        before, logged = self.dump(), Counter(self.logged())
-        answer = caller.press(form)
-        after = self.dump()
-        rows = [*(Counter(self.logged()) - logged).elements()]
+        before, last = self.dump(), self.logged()[-1].id
+        answer = caller.press(form, **{field[6:]: "because" for field in form.values if field.startswith("field.")})
+        after, rows = self.dump(), self.logged(last)
         own = [row for row in rows if row.action == form.name and row.source == "console"]
         assert [row.actor for row in own] == [str(self.site.actors[name])], (form, answer.tags.text, rows)
         changed = {table for table in after if after[table] != before[table]}
