@@ -1,4 +1,4 @@
-"""Two relays at a queue of the outbox, and an operator, against a model of what they may do: no event is lost, none is
+"""Two relays at a queue of the outbox, an operator, and the tenant itself, against a model of what they may do: no event is lost, none is
 left held back, and those of a subject are taken in their order.
 
 Few events are released at once here, so that a short history has many releases. Nobody sleeps: times are moved.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -27,10 +28,12 @@ from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.errors import StorageUnavailable
 from actionengine.storage.memory import outbox as memory_outbox
 from actionengine.storage.outbox import EVENTS, TRIGGERS, WORKFLOWS, FailedDelivery, Outbox, PendingEvent
+from actionengine.storage.port import UnitOfWork
 from actionengine.storage.postgres.outbox import PostgresOutbox
 from actionengine.storage.rows import Recording, Route
 from actionengine.storage.sqlite import outbox as sqlite_outbox
 from actionengine.storage.sqlite import statements as sqlite_statements
+from actionengine.storage.sqlite import unit_of_work as sqlite_unit_of_work
 from actionengine.testing.rows import START, event_row
 from tests.waiting import wait_until
 
@@ -123,7 +126,8 @@ class SQLite(Backend):
         self.path = Path(self.stack.enter_context(TemporaryDirectory())) / "outbox.db"
         patch = self.stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(sqlite_outbox, "monotonic", lambda: self.now)
-        patch.setattr(sqlite_outbox, "steady_now", lambda: START + timedelta(seconds=self.now))
+        for module in (sqlite_outbox, sqlite_unit_of_work):
+            patch.setattr(module, "steady_now", lambda: START + timedelta(seconds=self.now))
         for name in ("RELEASE", "RETURN", "RETURN_ALL"):
             patch.setattr(sqlite_statements, name, fewer(getattr(sqlite_statements, name)))
         self.storage = self.stack.enter_context(SQLiteStorage(self.path))
@@ -363,22 +367,39 @@ class TwoRelays(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.backend.pass_time(seconds)
 
-    @rule(name=QUEUE, first=st.integers(0, 1))
-    def skip(self, name: str, first: int) -> None:
+    @contextmanager
+    def as_tenant(self) -> Iterator[UnitOfWork]:
+        """Open a unit of work of the tenant, and commit it."""
+        unit = self.backend.storage.unit_of_work(self.tenant, str(uuid4()), "sync")
+        yield unit
+        run_sync(unit.commit())
+
+    @rule(name=QUEUE, first=st.integers(0, 1), by_tenant=st.booleans())
+    def skip(self, name: str, first: int, by_tenant: bool) -> None:
         queue = self.queues[name]
         ids = [id for id, event in queue.events.items() if event.is_dead and not event.is_skipped][first:]
-        assert run_sync(queue.operator.skip(ids, "no")) == len(ids)
+        if by_tenant:
+            with self.as_tenant() as unit:
+                assert run_sync(unit.skip(name, ids, "no")) == sorted(ids)
+        else:
+            assert run_sync(queue.operator.skip(ids, "no")) == len(ids)
         for id in ids:
             queue.events[id].is_skipped = True
 
-    @rule(name=QUEUE, which=st.sampled_from(("all", "dead", "skipped", "skipped", "first")))
-    def redrive(self, name: str, which: str) -> None:
+    @rule(
+        name=QUEUE, which=st.sampled_from(("all", "dead", "skipped", "skipped", "first")), by_tenant=st.booleans()
+    )
+    def redrive(self, name: str, which: str, by_tenant: bool = False) -> None:
         queue = self.queues[name]
         dead = [id for id, event in queue.events.items() if event.is_dead]
         ids = [id for id in dead if queue.events[id].is_skipped is (which == "skipped")]
         if which == "first":
             ids = dead[:1]
-        assert run_sync(queue.operator.redrive(None if which == "all" else ids)) == len(ids)
+        if by_tenant:
+            with self.as_tenant() as unit:
+                assert run_sync(unit.redrive(name, ids)) == sorted(ids)
+        else:
+            assert run_sync(queue.operator.redrive(None if which == "all" else ids)) == len(ids)
         for id in ids:
             event = queue.events[id]
             event.has_lost_its_place |= event.is_skipped
@@ -397,6 +418,17 @@ class TwoRelays(RuleBasedStateMachine):
             assert status.dead == sum(event.is_dead and not event.is_skipped for event in events)
             assert status.skipped == sum(event.is_skipped for event in events)
             assert 0 <= status.held <= status.pending
+
+    @invariant()
+    def the_only_tenant_sees_the_same(self) -> None:
+        unit = self.backend.storage.unit_of_work(self.tenant, str(uuid4()), "sync", read_only=True)
+        for found in run_sync(unit.outbox_status()):
+            status = run_sync(self.queues[found.queue].operator.status())
+            counts = (status.pending, status.waiting, status.held, status.dead, status.skipped, status.oldest)
+            assert found[1:] == counts
+            dead = run_sync(unit.dead_letters(found.queue, limit=1000))
+            assert len(dead) == found.dead + found.skipped
+        run_sync(unit.rollback())
 
     @invariant()
     def nothing_is_held_back_for_ever(self) -> None:
