@@ -1,5 +1,5 @@
-"""Two relays at a queue of the outbox, an operator, and the tenant itself, against a model of what they may do: no event is lost, none is
-left held back, and those of a subject are taken in their order.
+"""Two relays at a queue of the outbox, an operator, and the tenant, against a model of what they may do: no event
+is lost, none is left held back, and those of a subject are taken in their order.
 
 Few events are released at once here, so that a short history has many releases. Nobody sleeps: times are moved.
 """
@@ -386,9 +386,7 @@ class TwoRelays(RuleBasedStateMachine):
         for id in ids:
             queue.events[id].is_skipped = True
 
-    @rule(
-        name=QUEUE, which=st.sampled_from(("all", "dead", "skipped", "skipped", "first")), by_tenant=st.booleans()
-    )
+    @rule(name=QUEUE, which=st.sampled_from(("all", "dead", "skipped", "skipped", "first")), by_tenant=st.booleans())
     def redrive(self, name: str, which: str, by_tenant: bool = False) -> None:
         queue = self.queues[name]
         dead = [id for id, event in queue.events.items() if event.is_dead]

@@ -13,7 +13,6 @@ from returns.result import Failure, Result, Success
 
 from actionengine import (
     ActionContext,
-    ActionError,
     Actor,
     CallbackPublisher,
     ErrorCode,
@@ -66,12 +65,7 @@ JOBS = create_service(
     description="Jobs",
     actions=[
         create_action(name="tell", description="Tell", handler=tell, permission="jobs.tell"),
-        create_action(
-            name="redrive_and_fail",
-            description="Redrive, and fail",
-            handler=redrive_and_fail,
-            permission="jobs.redrive",
-        ),
+        create_action(name="fail", description="Redrive, and fail", handler=redrive_and_fail, permission="jobs.fail"),
     ],
 )
 
@@ -314,9 +308,9 @@ async def test_a_failed_action_leaves_the_letter_dead(backend: Backend, desk: De
 
     error = await desk.ask("jobs.fail", {"ids": [id]})
 
-    assert isinstance(error, ActionError)
+    refused(error, ErrorCode.UNPROCESSABLE, "refused after")
     assert await desk.letters() == [id]
-    assert await desk.outcomes("relay.redrive") == []
+    assert await desk.outcomes("relay.redrive") == ["failed"]
     assert await desk.outcomes("jobs.fail") == ["failed"]
 
 

@@ -81,11 +81,11 @@ def calls(backend: PostgresBackend) -> Calls:
     return {
         "a look": (
             "ae_outbox_take(500, 16, 'events', NULL, NULL)",
-            f"events_pkey outbox_held outbox_pending, {RETURNS}",
+            f"events_pkey outbox_held outbox_pending outbox_unreleased, {RETURNS}",
         ),
         "a look that takes what has waited, and releases": (
             "ae_outbox_take(500, 64, 'triggers', NULL, NULL)",
-            f"events_pkey outbox_held outbox_pending outbox_pkey, {RETURNS}",
+            f"events_pkey outbox_held outbox_pending outbox_pkey outbox_unreleased, {RETURNS}",
         ),
         "a settlement that marks": (
             f"ae_outbox_settle('{{}}', '{{}}', '[]', '{behind}', 'events', NULL)",

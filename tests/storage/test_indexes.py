@@ -132,6 +132,10 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
         "SELECT FROM public.ae_outbox WHERE queue = 'events' AND dead_at IS NOT NULL AND NOT skipped LIMIT 10",
         [],
     ),
+    "ae_outbox_unreleased": (
+        "SELECT FROM public.ae_outbox WHERE queue = 'events' AND skipped AND due_at IS NOT NULL LIMIT 10",
+        [],
+    ),
     "ae_outbox_skipped": ("SELECT FROM public.ae_outbox WHERE queue = 'events' AND skipped LIMIT 10", []),
     "ae_outbox_tenant_behind": (
         "SELECT FROM public.ae_outbox WHERE tenant_id = %s AND queue = 'events' AND held LIMIT 10",
@@ -216,6 +220,7 @@ OPERATORS = {
     "ae_outbox_behind",
     "ae_outbox_unskipped",
     "ae_outbox_skipped",
+    "ae_outbox_unreleased",
     "ae_outbox_waiting",
     "ae_outbox_returns_pkey",
     "ae_outbox_dead",

@@ -197,6 +197,7 @@ OTHERS = {
     "ae_migrations(version_num)": "Alembic's own",
     "ae_outbox_returns(queue)": "relays",
     "ae_outbox(tenant_id, queue, position)": "relays",
+    "ae_outbox_unreleased": "relays",
     "ae_record_types_d3_active": "one type of a key is active",
     "ae_relays(id)": "relays",
     "ae_signing_keys(id)": "an operator's calls",
@@ -205,7 +206,7 @@ OTHERS = {
 """Indexes that no operation of a tenant reads, and their purposes."""
 
 ON_SQLITE_ALONE = {"ae_relay_lease(queue)"}
-ON_POSTGRESQL_ALONE = {"ae_outbox_returns(queue)", "ae_signing_keys(id)"}
+ON_POSTGRESQL_ALONE = {"ae_outbox_unreleased", "ae_outbox_returns(queue)", "ae_signing_keys(id)"}
 
 LARGER = "UPDATE pg_class SET reltuples = reltuples * 100 WHERE relkind IN ('r', 'i') AND relname LIKE 'ae\\_%'"
 """Settings under which the planner expects the rows of a host in use: with few rows, it reads all of a tenant's."""

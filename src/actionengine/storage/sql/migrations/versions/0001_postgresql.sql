@@ -267,6 +267,8 @@ CREATE INDEX ae_outbox_skipped ON public.ae_outbox (queue, tenant_id, event_id) 
 CREATE INDEX ae_outbox_tenant_behind ON public.ae_outbox (tenant_id, queue, position) WHERE held;
 CREATE INDEX ae_outbox_tenant_waiting ON public.ae_outbox (tenant_id, queue, due_at)
     WHERE dead_at IS NULL AND due_at IS NOT NULL;
+-- A skipped event with a due_at: the events behind it may still be marked (see ae_tenant_skip).
+CREATE INDEX ae_outbox_unreleased ON public.ae_outbox (queue) WHERE skipped AND due_at IS NOT NULL;
 -- A dead letter has the id of its event, which operators use to name it.
 CREATE INDEX ae_outbox_dead ON public.ae_outbox (queue, event_id) WHERE dead_at IS NOT NULL;
 
@@ -1249,6 +1251,31 @@ BEGIN
     RETURN public.ae_outbox_release(of_queue, waited.tenants, waited.lanes, waited.positions);
 END $$;
 
+-- Release the events behind skipped ones that have a due_at (see ae_tenant_skip).
+
+CREATE FUNCTION public.ae_outbox_release_skipped(of_queue text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    skipped public.ae_outbox[];
+BEGIN
+    WITH chosen AS MATERIALIZED (
+        SELECT o.ctid AS row
+        FROM public.ae_outbox o
+        WHERE o.queue = of_queue AND o.skipped AND o.due_at IS NOT NULL
+        LIMIT 100
+        FOR UPDATE SKIP LOCKED
+    ), changed AS (
+        UPDATE public.ae_outbox o
+        SET due_at = NULL
+        WHERE o.ctid = ANY(ARRAY(SELECT chosen.row FROM chosen))
+        RETURNING o
+    )
+    SELECT array_agg(changed.o) INTO skipped FROM changed;
+    IF skipped IS NOT NULL THEN
+        PERFORM public.ae_outbox_release_after(of_queue, skipped);
+    END IF;
+END $$;
+
 -- Take events that are due. The first row describes the look: the positions where the next one begins (see
 -- ae_outbox_known), and the events that may be held back (see ae_outbox_hold). These are marked here if there is
 -- nothing to deliver, and otherwise once the batch is settled, so that a redrive need not wait for a publisher.
@@ -1273,6 +1300,9 @@ BEGIN
     PERFORM public.ae_operate('relay', signature);
     horizon := public.ae_event_horizon();
     marks := public.ae_outbox_known(of_queue, known);
+    IF marks IS DISTINCT FROM known THEN
+        PERFORM public.ae_outbox_release_skipped(of_queue);
+    END IF;
     -- Begin with a random partition, so that each gets its turn, and look at as many as are needed.
     FOR candidate IN
         SELECT turn.partition, pending.position AS pending, head.position AS due
@@ -1799,13 +1829,17 @@ BEGIN
     RETURN QUERY SELECT d.event_id FROM unnest(dead) d;
 END $$;
 
+-- The same for skipped ones. A transaction that is not READ COMMITTED may not see all marks behind a skipped event. Then
+-- the event gets a due_at, and a relay releases what is behind it. (A redriven event has one anyway.)
+
 CREATE FUNCTION public.ae_tenant_skip(ids uuid[], why text, of_queue text) RETURNS SETOF uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_bitmapscan = off AS $$
 DECLARE
     dead public.ae_outbox[] := public.ae_tenant_dead(ids, of_queue, false);
 BEGIN
     UPDATE public.ae_outbox o
-    SET skipped = true, reason = o.reason || '; skipped: ' || why
+    SET skipped = true, reason = o.reason || '; skipped: ' || why,
+        due_at = CASE WHEN current_setting('transaction_isolation') <> 'read committed' THEN clock_timestamp() END
     FROM unnest(dead) d
     WHERE o.tenant_id = d.tenant_id AND o.queue = of_queue AND o.position = d.position;
     PERFORM public.ae_outbox_release_after(of_queue, dead);
