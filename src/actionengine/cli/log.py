@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, get_args
 
 import typer
@@ -13,12 +14,22 @@ from actionengine.cli.governed import governed
 from actionengine.cli.operator import Operator
 from actionengine.cli.output import compact, write_item, write_listing
 from actionengine.cli.terminal import age, duration, iso, write_block
+from actionengine.cli.tree import write_tree
 from actionengine.storage.rows import Outcome
 
 log = typer.Typer(no_args_is_help=True, help="The action log: who changed what, when and why.")
 
 OUTCOMES = ", ".join(get_args(Outcome))
 Id = Annotated[str, typer.Argument(help="The id of the execution.")]
+
+
+class ThingKind(StrEnum):
+    """The kinds of things that a tree of causes begins at."""
+
+    EXECUTION = "execution"
+    APPROVAL = "approval"
+    EVENT = "event"
+    RUN = "run"
 
 
 @log.callback()
@@ -75,6 +86,18 @@ def show(operator: Operator, id: Id) -> None:
     """Show one execution, with its input and output, masked."""
     tenant, entry = operator.find("action_log.get", {"id": id})
     write_item(operator, tenant.slug, entry, write_entry)
+
+
+@governed(log, "tree", "log tree $ID --tenant acme", "log tree $ID --of approval")
+def tree(
+    operator: Operator,
+    id: Annotated[str, typer.Argument(help="The id of an execution, or of another thing.")],
+    of: Annotated[ThingKind, typer.Option(help="The thing that has this id.")] = ThingKind.EXECUTION,
+) -> None:
+    """Draw the tree of causes around an execution, an approval, an event or a run: the cause of all, and all that came
+    of it."""
+    tenant, found = operator.find("action_log.tree", {"id" if of is ThingKind.EXECUTION else f"{of}_id": id})
+    write_item(operator, tenant.slug, found, write_tree)
 
 
 def parse_time(option: str, given: str | None) -> str | None:
