@@ -274,7 +274,7 @@ async def _approve(data: DecideApproval, ctx: InternalContext) -> Result[Approva
     if further is not None:
         ctx.add_subject(approval_subject(further))
     ran = decided.model_copy(update={"action_id": action_id, "further_approval_id": further, "failure": None})
-    await ctx.unit_of_work.records(APPROVALS).update(ran.id, ran.document(), ran.version)
+    await ctx.uncaptured.records(APPROVALS).update(ran.id, ran.document(), ran.version)
     given = ApprovalResult(
         approval=Approval.of(decided, await ctx.unit_of_work.now()), result=result, further_approval_id=further
     )

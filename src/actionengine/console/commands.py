@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
+from pydantic_core import from_json
 from returns.result import Failure
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -94,7 +94,7 @@ def return_address(form: Mapping[str, str]) -> str:
 def _payload(button: Button, form: Mapping[str, str]) -> dict[str, Any]:
     """Return the payload of a form: that of the page, and what the operator filled in."""
     try:
-        payload = json.loads(form.get("payload", "{}"))
+        payload = from_json(form.get("payload", "{}"))
     except ValueError:
         payload = None
     if not isinstance(payload, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -12,9 +13,12 @@ from returns.result import Failure
 from starlette.requests import Request
 
 from actionengine.console.buttons import Offer, ShownButton
+from actionengine.console.errors import ErrorPage
 from actionengine.context import RequestContext
 from actionengine.engine import Engine
 from actionengine.pipeline.preview import Preview
+
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 NO_FORM: Mapping[str, str] = {}
 
@@ -93,6 +97,14 @@ class Visit:
     def parameter(self, name: str) -> str | None:
         """Return a parameter of the query; None for one that is absent or empty."""
         return self.request.query_params.get(name) or None
+
+    def cursor(self, name: str) -> str | None:
+        """Return the cursor of a list whose items have UUIDs; None for its first page. Raises `ErrorPage` for a value
+        that no page has linked to."""
+        given = self.parameter(name)
+        if given is not None and not _UUID.fullmatch(given):
+            raise ErrorPage(400, "The address is not valid", f"Its {name} is not one of a page before. Begin again.")
+        return given
 
     def path_parameter(self, name: str) -> str:
         """Return a parameter of the page's path, such as `id` in `/approvals/{id}`."""

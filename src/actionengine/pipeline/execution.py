@@ -204,6 +204,11 @@ class Execution:
         unit_of_work = root.unit_of_work or self.begin(root, writable)
         return unit_of_work if self.capture is None else self.capture.over(unit_of_work)
 
+    def open_uncaptured(self) -> UnitOfWork:
+        """Return the unit of work of the outermost execution, for writes that are not captured."""
+        root = self._root or self
+        return root.unit_of_work or self.begin(root, writable=False)
+
     @staticmethod
     def begin(root: Execution, writable: bool) -> UnitOfWork:
         """Return the unit of work of an outermost execution. Its writes are not captured."""

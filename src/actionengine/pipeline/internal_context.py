@@ -51,6 +51,11 @@ class InternalContext(ActionContext):
         return self._port.running().open()
 
     @property
+    def uncaptured(self) -> UnitOfWork:
+        """The unit of work for writes that a preview does not show, since no two runs agree on them: ids of executions."""
+        return self._port.running().open_uncaptured()
+
+    @property
     def storage(self) -> Storage:
         """The storage. A cache in the process is valid for one storage only."""
         return self._port.services.storage

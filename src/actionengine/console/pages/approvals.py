@@ -40,7 +40,7 @@ async def list_approvals(visit: Visit) -> Mapping[str, Any]:
     """Return the variables of the list. Without a status, it has those that wait."""
     status = visit.parameter("status") or "pending"
     asked = None if status == "all" else status
-    after = visit.parameter("after")
+    after = visit.cursor("after")
     listed = await visit.read("approvals.list", {"status": asked, "after": after, "limit": 50})
     return {"listed": listed, "status": status, "statuses": _STATUSES, "after": after}
 

@@ -26,7 +26,7 @@ SKIP = Button(
 
 async def list_dead_letters(visit: Visit) -> Mapping[str, Any]:
     """Return the variables of the page."""
-    queue, after = visit.parameter("queue"), visit.parameter("after")
+    queue, after = visit.parameter("queue"), visit.cursor("after")
     listed = await visit.read("relay.dead_letters", {"queue": queue, "after": after, "limit": 20})
     rows = [
         (
