@@ -22,7 +22,7 @@ from actionengine.console.errors import ErrorPage, error_page
 from actionengine.console.flash import read_flash, remove_flash
 from actionengine.console.page import Page
 from actionengine.console.pages import PAGES
-from actionengine.console.rendering import Templates
+from actionengine.console.rendering import render
 from actionengine.console.security import check_origins, with_security_headers
 from actionengine.console.static_files import StaticFiles
 from actionengine.console.visit import Visit, split
@@ -75,7 +75,7 @@ class _Console:
 
         self._engine = engine
         self._static = StaticFiles()
-        self._templates = Templates({"site": title, "static": self._static.path})
+        self._title = title
         pages = [page for page in PAGES if page.action is None or has(page.action)]
         self._absent = [page for page in PAGES if page not in pages]
         self._pages = [(page, Route(page.path, self._endpoint(self._show(page)), methods=["GET"])) for page in pages]
@@ -132,7 +132,7 @@ class _Console:
             return variables
         done = read_flash(visit.request, self._commands.buttons)
         shared = {**self._layout(visit, page.title), "problem": problem, "done": done, **variables}
-        response = HTMLResponse(self._templates.render(page.template, shared))
+        response = HTMLResponse(render(page.template, shared))
         problem = shared["problem"]
         if problem is not None:
             response.status_code = problem.status
@@ -188,7 +188,7 @@ class _Console:
         return self._show_error(visit, page)
 
     def _show_error(self, visit: Visit, error: ErrorPage) -> Response:
-        html = self._templates.render("error.html", {**self._layout(visit, error.title), "error": error})
+        html = render("error.html", {**self._layout(visit, error.title), "error": error})
         return HTMLResponse(html, error.status, headers=dict(error.headers))
 
     def _nobody(self, request: Request) -> Visit:
@@ -201,6 +201,8 @@ class _Console:
         return {
             "visit": visit,
             "url": visit.url,
+            "site": self._title,
+            "static": self._static.path,
             "title": title,
             "links": links,
             "section": "/" + visit.path.split("/")[1] if visit.path else "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -82,25 +83,23 @@ def field_changes(write: Write) -> list[FieldChange]:
     ]
 
 
-class Templates:
-    """The templates of the console."""
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("actionengine.console"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters.update(
+        time=show_time, duration=show_duration, json=show_json, value=show_value, field_changes=field_changes
+    )
+    return environment
 
-    def __init__(self, shared: Mapping[str, Any]) -> None:
-        """`shared` are variables of all templates."""
-        self._environment = Environment(
-            loader=PackageLoader("actionengine.console"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            finalize=visible,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-        self._environment.filters.update(
-            time=show_time, duration=show_duration, json=show_json, value=show_value, field_changes=field_changes
-        )
-        self._environment.globals.update(shared)
 
-    def render(self, template: str, variables: Mapping[str, Any]) -> str:
-        """Return the text of a page."""
-        return self._environment.get_template(template).render(variables)
+def render(template: str, variables: Mapping[str, Any]) -> str:
+    """Return the text of a page. Templates are compiled at their first use in this process."""
+    return _environment().get_template(template).render(variables)

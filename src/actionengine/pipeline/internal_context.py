@@ -52,7 +52,7 @@ class InternalContext(ActionContext):
 
     @property
     def uncaptured(self) -> UnitOfWork:
-        """The unit of work for writes that a preview does not show, since no two runs agree on them: ids of executions."""
+        """The unit of work for writes that no preview shows: ids of executions, which each run makes anew."""
         return self._port.running().open_uncaptured()
 
     @property
