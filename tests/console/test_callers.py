@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
@@ -85,8 +86,12 @@ def test_an_unknown_tenant_is_refused(till: Till) -> None:
 
 def test_a_context_without_a_tenant_or_an_actor_gets_a_page(till: Till) -> None:
     for context, status in ((RequestContext(None), 401), (RequestContext(till.tenant()), 403)):
-        client = till.client_of(create_console(till.engine, lambda request, context=context: context))
+        client = till.client_of(create_console(till.engine, partial(_given, context)))
         assert client.get("/approvals").status_code == status
+
+
+def _given(context: RequestContext, request: Request) -> RequestContext:
+    return context
 
 
 def test_the_source_of_the_context_stays(till: Till) -> None:

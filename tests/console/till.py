@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from html import unescape
 from typing import Any
 
-from httpx import Response
 from returns.result import Failure, Result, Success
 from starlette.requests import Request
 from starlette.testclient import TestClient
@@ -112,7 +111,7 @@ class Till:
         id: str = error.details["approval_id"]
         return id
 
-    def get(self, path: str, actor: str = "boss", tenant: str = "acme", **headers: str) -> Response:
+    def get(self, path: str, actor: str = "boss", tenant: str = "acme", **headers: str) -> Any:
         return self.client.get(path, headers={**by(actor, tenant), **headers})
 
     def forms(self, path: str, actor: str = "boss") -> dict[str, Form]:
@@ -121,9 +120,7 @@ class Till:
         assert answer.status_code == 200, answer.text
         return forms_of(answer.text)
 
-    def press(
-        self, form: Form, actor: str = "boss", headers: Mapping[str, str] | None = None, **fields: str
-    ) -> Response:
+    def press(self, form: Form, actor: str = "boss", headers: Mapping[str, str] | None = None, **fields: str) -> Any:
         """Send a form, with the operator's values of its fields."""
         filled = {**form, **{f"field.{name}": value for name, value in fields.items()}}
         return self.client.post(form.action, data=filled, headers={**by(actor), **(headers or {})})
