@@ -10,7 +10,7 @@ from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -21,7 +21,18 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 MAX_NAME_LENGTH = 40
 _NAME = re.compile(r"[a-z]([a-z0-9_]*[a-z0-9])?")
-_NAMES_IN_USE = {"alembic", "fastapi", "flask", "httpx", "mypy", "pydantic_settings", "pytest", "ruff", "test", "tests"}
+_NAMES_IN_USE = {
+    "alembic",
+    "fastapi",
+    "flask",
+    "httpx2",
+    "mypy",
+    "pydantic_settings",
+    "pytest",
+    "ruff",
+    "test",
+    "tests",
+}
 """Names of packages that the app uses, perhaps before they are installed, and of its folder of tests."""
 
 
@@ -32,8 +43,18 @@ class Framework(StrEnum):
     FLASK = "flask"
 
 
-_FRAMEWORK_NAMES = {Framework.FASTAPI: "FastAPI", Framework.FLASK: "Flask"}
-_REQUIREMENTS = {Framework.FASTAPI: ("fastapi>=0.115", "uvicorn>=0.34"), Framework.FLASK: ("flask>=3.1",)}
+class _Parts(NamedTuple):
+    """The parts of files that a framework determines: its name, what the app requires, and what its tests do."""
+
+    name: str
+    requirements: str
+    test_requirements: str
+
+
+_PARTS = {
+    Framework.FASTAPI: _Parts("FastAPI", '"fastapi>=0.115",\n    "uvicorn>=0.34"', '"httpx2>=2",\n    '),
+    Framework.FLASK: _Parts("Flask", '"flask>=3.1"', ""),
+}
 
 
 def new(
@@ -50,10 +71,12 @@ def new(
     """Write a small host: a service, its tests, migrations, the console. It runs, and its tests pass."""
     _check_name(name)
     target = directory / name
+    parts = _PARTS[framework]
     replacements = {
         "my_app": name,
-        "FRAMEWORK_NAME": _FRAMEWORK_NAMES[framework],
-        "FRAMEWORK_REQUIREMENTS": ",\n    ".join(f'"{each}"' for each in _REQUIREMENTS[framework]),
+        "FRAMEWORK_NAME": parts.name,
+        "FRAMEWORK_REQUIREMENTS": parts.requirements,
+        "FRAMEWORK_TEST_REQUIREMENTS": parts.test_requirements,
     }
     if actionengine is not None:
         replacements["]>=0.1"] = f"] @ {_library(actionengine).as_uri()}"
@@ -63,9 +86,7 @@ def new(
         fail(f"{target} exists and is not an empty folder: give another name, or another --directory")
     except OSError as error:
         fail(f"cannot write {target}: {error.strerror}")
-    print(
-        f"made {target}, a {_FRAMEWORK_NAMES[framework]} host. Next:\n\n    cd {target}\n    make test\n    make run\n"
-    )
+    print(f"made {target}, a {parts.name} host. Next:\n\n    cd {target}\n    make test\n    make run\n")
 
 
 def _check_name(name: str) -> None:
