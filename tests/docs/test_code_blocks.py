@@ -9,6 +9,10 @@ The convention, for README.md and docs/**/*.md:
   run by pytest.
 
 No mark keeps a `python` block from running. The signatures in reference.md are `pyi` blocks.
+
+The pages in `APP_PAGES` make an app by `actionengine new`. From there on, their `console` blocks run too, in the folder
+to which they change (`app_session.py`), and their files are those of the app. In an output, `…` stands for any text,
+and that of a server may be left out.
 """
 
 import contextlib
@@ -24,14 +28,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 from urllib.parse import unquote
+from uuid import uuid4
 
+import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from actionengine import ErrorCode
 from examples import embedded_postgres
+from tests.docs.app_session import SERVER, AppSession, matches
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+APP_PAGES = frozenset({ROOT / "docs/tutorial.md"})
 LANGUAGES = frozenset({"python", "text", "console", "sql", "ini", "json"})
 SIGNATURES = "pyi"
 
@@ -53,7 +62,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """A `python` block and what it has to print."""
+    """A block that runs, and what it has to print."""
 
     block: Block
     expected: str
@@ -87,10 +96,12 @@ def blocks_of(text: str) -> Iterator[Block]:
         follows = True
 
 
-def steps_of(blocks: Sequence[Block]) -> list[Step]:
+def steps_of(blocks: Sequence[Block], makes_app: bool = False) -> list[Step]:
     steps: list[Step] = []
+    has_app = False
     for index, block in enumerate(blocks):
-        if block.language == "python":
+        has_app = has_app or (makes_app and block.code.startswith("actionengine new"))
+        if block.language == "python" or (has_app and block.language == "console"):
             following = blocks[index + 1] if index + 1 < len(blocks) else None
             is_output = following is not None and following.language == "text" and following.follows
             steps.append(Step(block, following.code if is_output and following is not None else ""))
@@ -149,25 +160,58 @@ def shared_postgres(request: pytest.FixtureRequest, page: Path, monkeypatch: pyt
         monkeypatch.setattr(embedded_postgres, "make_database", lambda superuser_url, name: database)
 
 
+@pytest.fixture
+def session(request: pytest.FixtureRequest, page: Path, tmp_path: Path) -> Iterator[AppSession | None]:
+    """The terminal of a page that makes an app, with an empty database."""
+    if page not in APP_PAGES:
+        yield None
+        return
+    session = AppSession(tmp_path, empty_database(request.getfixturevalue("postgres_server")))
+    yield session
+    session.close()
+
+
+def empty_database(superuser_url: str) -> str:
+    name = f"app_{uuid4().hex}"
+    with psycopg.connect(superuser_url, autocommit=True) as connection:
+        for role in ("shop_owner", "app"):
+            embedded_postgres.make_role(connection, role)
+        connection.execute(f'CREATE DATABASE "{name}" OWNER "shop_owner"')
+    return make_url(superuser_url).set(database=name, drivername="postgresql").render_as_string(hide_password=False)
+
+
 @pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=name_of)
 @pytest.mark.usefixtures("shared_postgres")
-def test_blocks_of_a_page_print_what_it_says(page: Path, namespace: ModuleType, tmp_path: Path) -> None:
-    for step in steps_of(list(blocks_of(page.read_text()))):
+def test_blocks_of_a_page_print_what_it_says(
+    page: Path, namespace: ModuleType, tmp_path: Path, session: AppSession | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in steps_of(list(blocks_of(page.read_text())), makes_app=session is not None):
         block = step.block
+        place = f"{name_of(page)}:{block.line}"
         if block.title is not None:
-            write_file(tmp_path / block.title, block.code)
+            write_file(tmp_path if session is None else session.folder, block.title, block.code, session is not None)
+            continue
+        if block.language == "console":
+            assert session is not None
+            output = session.run(block.code)
+            is_server = block.code.strip().endswith(SERVER) and not step.expected
+            assert is_server or matches(output, step.expected), f"{place} printed something else:\n{output}"
+            monkeypatch.chdir(session.folder)
+            monkeypatch.syspath_prepend(session.folder)
             continue
         printed = io.StringIO()
         # Empty lines in front make a traceback name the line of the page.
         code = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
         with contextlib.redirect_stdout(printed):
             exec(code, namespace.__dict__)
-        assert printed.getvalue() == step.expected, f"{name_of(page)}:{block.line} printed something else"
-    check_files(tmp_path)
+        assert printed.getvalue() == step.expected, f"{place} printed something else"
+    if session is None:
+        check_files(tmp_path)
 
 
-def write_file(file: Path, code: str) -> None:
-    assert not file.exists(), f"two blocks are titled {file.name}"
+def write_file(folder: Path, title: str, code: str, replaces: bool) -> None:
+    file = folder / title
+    assert replaces or not file.exists(), f"two blocks are titled {file.name}"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(code)
     importlib.invalidate_caches()
