@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from html import unescape
 from typing import Any
+from uuid import uuid4
 
 from returns.result import Failure, Result, Success
 from starlette.requests import Request
@@ -87,7 +88,9 @@ class Till:
         )
         self.storage = storage or InMemoryStorage()
         self.engine: Engine = create_engine(services=[payments], storage=self.storage)
-        self.tenants = {slug: self.storage.create_tenant(slug=slug, name=slug) for slug in ("acme", "globex")}
+        # Tests share a database, and have tenants of their own.
+        end = "" if storage is None else f"-{uuid4().hex[:12]}"
+        self.tenants = {name: self.storage.create_tenant(slug=name + end, name=name) for name in ("acme", "globex")}
         self.client = self.client_of(create_console(self.engine, self.identify))
 
     @staticmethod
