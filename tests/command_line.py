@@ -8,14 +8,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from subprocess import CompletedProcess
 
+from typer import testing
 from typer.testing import CliRunner
 
 from actionengine.cli.commands import app
 
 Run = Callable[..., "CompletedProcess[str]"]
+
+# The runner would build all commands for each one that it runs, which takes longer than most of them.
+testing._get_command = cache(testing._get_command)  # type: ignore[attr-defined]
 
 _TERMINAL = {"NO_COLOR": "1", "COLUMNS": "200"}
 

@@ -6,12 +6,13 @@ import getpass
 import json
 from collections.abc import Sequence
 
+import psycopg
 import pytest
 from examples.embedded_postgres import Database
 from returns.result import Failure
 
 from actionengine import ActionError, SQLiteStorage, Tenant, create_engine
-from tests.cli.desk import Desk, make_host
+from tests.cli.desk import Desk, ids_of, make_host
 from tests.command_line import Run, run_command
 
 LISTINGS = [
@@ -20,11 +21,14 @@ LISTINGS = [
     ("runs", "list"),
     ("changes", "list"),
     ("relay", "dead-letters"),
-    ("relay", "dead"),
 ]
 # What the caller may not see is left out of a list of approvals.
 REFUSED = pytest.mark.parametrize("listing", [each for each in LISTINGS if "approvals" not in each], ids=" ".join)
 LISTING = pytest.mark.parametrize("listing", LISTINGS, ids=" ".join)
+
+
+async def make_engine() -> None:
+    """Return no engine, but a coroutine."""
 
 
 @LISTING
@@ -135,6 +139,8 @@ def test_a_tenant_that_closes_during_the_command_is_named(desk: Desk, monkeypatc
         (("--engine", "cli_host"), 2, "is not an Engine"),
         (("--engine", "json:dumps"), 1, ""),
         (("--engine", "json:__name__"), 2, "is not an Engine"),
+        (("--engine", "tests.cli.desk:refund_async"), 1, ""),
+        (("--engine", "tests.cli.test_governed:make_engine"), 2, "is not an Engine"),
         (("--url", "sqlite:///nothing.db"), 1, "there is no file"),
         (("--url", "sqlite:///host.db", "--engine", "cli_host:engine"), 2, "leave out --url, or --engine"),
         (("--limit", "0"), 2, "--limit"),
@@ -207,3 +213,44 @@ def test_a_storage_that_is_out_of_reach_ends_the_command(desk: Desk, monkeypatch
     done = desk.run("approvals", "list")
 
     assert (done.returncode, done.stderr) == (6, "acme: the storage is unavailable: retry later\n")
+
+
+def test_an_operators_role_is_bound_by_row_level_security(postgres_desk: Desk) -> None:
+    desk = postgres_desk
+    desk.ask_for_refund()
+
+    assert desk.json("relay", "status")["backlog"]["approvals"] == 1
+    assert {each["slug"] for each in desk.json("tenant", "list")["items"]} == {"acme", "globex"}
+    with psycopg.connect(desk.url) as connection:
+        for table in ("ae_action_log", "ae_documents", "ae_events"):
+            assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+
+
+def test_approvals_are_seen_by_operators_and_not_by_others(desk: Desk) -> None:
+    id = desk.ask_for_refund()
+
+    seen = {role: ids_of(desk.json("approvals", "list", "--role", role)) for role in ("operator", "auditor")}
+    assert seen == {"operator": [id], "auditor": []}
+    assert desk.run("approvals", "show", id, "--role", "auditor").returncode == 3
+    assert ids_of(desk.json("approvals", "list", "--role", "auditor", "--permission", "payments.approve")) == [id]
+
+
+@pytest.mark.parametrize("listing", [("log", "search"), ("approvals", "list")], ids=" ".join)
+def test_a_cursor_of_another_kind_lists_nothing_of_others(desk: Desk, listing: tuple[str, ...]) -> None:
+    desk.ask_for_refund(tenant=desk.globex)
+
+    option = "--before" if listing[0] == "log" else "--after"
+    for cursor in ("zzz", "00000000-0000-0000-0000-000000000000", "\x1b[2J"):
+        done = desk.run(*listing, "--tenant", "acme", option, cursor, "--json")
+        assert done.returncode in (0, 2), done.stderr
+        if done.returncode == 0:
+            assert {each["tenant"] for each in json.loads(done.stdout)["items"]} <= {"acme"}
+
+
+def test_an_interrupt_has_an_exit_code_of_its_own(desk: Desk) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    desk.serve(interrupted)
+
+    assert desk.run("approvals", "list", "--engine", "cli_host:engine", ACTIONENGINE_URL="").returncode == 130

@@ -98,15 +98,17 @@ def approve(operator: Operator, id: Id, yes: Yes = False) -> None:
     if not (yes or operator.json) and is_terminal():
         _show(operator, tenant, operator.do(tenant, "approvals.get", {"approval_id": id}))
         typer.confirm("approve it?", abort=True, err=True)
-    answer = operator.do(tenant, "approvals.approve", {"approval_id": id, "comment": operator.reason})
+    operator.do(tenant, "approvals.approve", {"approval_id": id, "comment": operator.reason})
+    # The result as the log has it, masked: a terminal is no place for secrets.
+    state: ApprovalState = operator.do(tenant, "approvals.get", {"approval_id": id})
     if operator.json:
-        write_json(with_tenant(tenant.slug, answer))
+        write_json(with_tenant(tenant.slug, state))
         return
-    write(f"approved {escape(answer.approval.action)}, as {escape(operator.actor)}")
-    if answer.further_approval_id is not None:
-        write_block("it waits for a further approval:", (answer.further_approval_id,))
+    write(f"approved {escape(state.action)}, as {escape(operator.actor)}")
+    if state.further_approval_id is not None:
+        write_block("it waits for a further approval:", (state.further_approval_id,))
     else:
-        write_block("the result:", (compact(answer.result),))
+        write_block("the result:", (compact(state.result),))
 
 
 @governed(approvals, "reject", "approvals reject $ID --tenant acme --reason 'not this month'")

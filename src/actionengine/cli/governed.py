@@ -162,6 +162,8 @@ def _host_engine(name: str) -> Iterator[Engine]:
     is_made = not isinstance(found, Engine) and callable(found)
     engine = found() if is_made else found
     if not isinstance(engine, Engine):
+        if inspect.iscoroutine(engine):
+            engine.close()
         fail(f"{name} is not an Engine, or a function that returns one: give its module:attribute", ExitCode.USAGE)
     try:
         yield engine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, get_args
 
@@ -11,6 +11,7 @@ import typer
 from actionengine.builtin.action_log import LogEntry
 from actionengine.cli.errors import ExitCode, fail
 from actionengine.cli.governed import governed
+from actionengine.cli.maintenance import time_before
 from actionengine.cli.operator import Operator
 from actionengine.cli.output import compact, write_item, write_listing
 from actionengine.cli.terminal import age, duration, iso, write_block
@@ -37,7 +38,7 @@ def commands() -> None:
     """Search the action log."""
 
 
-@governed(log, "search", "log search --subject jobs/17", "log search --text 'duplicate charge' --since 2026-01-31")
+@governed(log, "search", "log search --subject jobs/17", "log search --text 'duplicate charge' --since 3d")
 def search(
     operator: Operator,
     subject: Annotated[str | None, typer.Option(help="Only about this thing, such as jobs/17.")] = None,
@@ -52,8 +53,8 @@ def search(
     approval: Annotated[str | None, typer.Option(help="Only under, or waiting for, the approval with this id.")] = None,
     parent: Annotated[str | None, typer.Option(help="Only executed by the execution with this id.")] = None,
     key: Annotated[str | None, typer.Option(help="Only with this idempotency key.")] = None,
-    since: Annotated[str | None, typer.Option(help="Only from this time on: ISO 8601, in UTC without offset.")] = None,
-    until: Annotated[str | None, typer.Option(help="Only before this time.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only since then: 2h, 3d, or a time in ISO 8601 (UTC).")] = None,
+    until: Annotated[str | None, typer.Option(help="Only before then, likewise.")] = None,
     before: Annotated[str | None, typer.Option(help="Only executions before the one with this id.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="The most executions to list.")] = 20,
 ) -> None:
@@ -73,8 +74,8 @@ def search(
         "approval_id": approval,
         "parent_id": parent,
         "idempotency_key": key,
-        "since": parse_time("--since", since),
-        "until": parse_time("--until", until),
+        "since": since and iso(time_before(since, datetime.now(UTC))),
+        "until": until and iso(time_before(until, datetime.now(UTC))),
     }
     given = {name: value for name, value in asked.items() if value is not None}
     listing = operator.list_items("action_log.list", given, limit=limit, cursor=before, cursor_field="before")
@@ -98,20 +99,6 @@ def tree(
     of it."""
     tenant, found = operator.find("action_log.tree", {"id" if of is ThingKind.EXECUTION else f"{of}_id": id})
     write_item(operator, tenant.slug, found, write_tree)
-
-
-def parse_time(option: str, given: str | None) -> str | None:
-    """Return a time of an option in ISO 8601, in UTC if it has no offset. Without one, None."""
-    if given is None:
-        return None
-    try:
-        time = datetime.fromisoformat(given)
-    except ValueError:
-        fail(
-            f"{option} is a time in ISO 8601, such as 2026-01-31T14:00 (UTC) or 2026-01-31, not {given!r}",
-            ExitCode.USAGE,
-        )
-    return time.isoformat() if time.tzinfo is not None else f"{time.isoformat()}+00:00"
 
 
 def title(tenant: str, entry: LogEntry) -> str:

@@ -18,12 +18,12 @@ Block = Callable[[str, Any], None]
 
 def write_json(value: Any) -> None:
     """Print a JSON document, in ASCII and without line breaks, so that no text in it controls a terminal."""
-    typer.echo(json.dumps(to_jsonable_python(value, fallback=str)))
+    typer.echo(json.dumps(_to_json(value)))
 
 
 def with_tenant(tenant: str, item: Any) -> dict[str, Any]:
     """Return the JSON form of an action's output, with the slug of its tenant."""
-    return {"tenant": tenant, **to_jsonable_python(item, fallback=str)}
+    return {"tenant": tenant, **_to_json(item)}
 
 
 def write_listing(operator: Operator, listing: Listing, block: Block, none: str, cursor_option: str) -> None:
@@ -53,4 +53,8 @@ def write_item(operator: Operator, tenant: str, item: Any, block: Block) -> None
 
 def compact(value: Any) -> str:
     """Return a value as JSON in a line, with spaces, and with the letters of all languages."""
-    return json.dumps(to_jsonable_python(value, fallback=str), ensure_ascii=False)
+    return json.dumps(_to_json(value), ensure_ascii=False)
+
+
+def _to_json(value: Any) -> Any:
+    return to_jsonable_python(value, fallback=str, inf_nan_mode="null")
