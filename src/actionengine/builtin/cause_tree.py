@@ -143,7 +143,7 @@ class _Tree:
         for _ in range(MAX_LEVELS):
             if not level:
                 return
-            effects = await self._causes.effects_of(level, max(1, MAX_NODES - len(self._things)))
+            effects = await self._causes.effects_of(level, MAX_NODES - len(self._things) + 1)
             self._incomplete.update((thing.key, None) for thing in level if thing.kind in effects.unread)
             found = sorted(effects.found, key=lambda each: each[1].id)
             level = [thing for cause, thing in found if thing.key not in self._things and self._add(cause, thing)]
@@ -261,7 +261,7 @@ async def tree(data: TreeOf, ctx: InternalContext) -> Result[LogTree, ActionErro
     elif kind == "event":
         id = event_id(id)
     causes = Causes(ctx.unit_of_work)
-    start = await causes.find(kind, id)
+    start = await causes.find(kind, id) or await causes.remembered(kind, id)
     if start is None:
         raise not_found(kind, id)
     tree = _Tree(causes)

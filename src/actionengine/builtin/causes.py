@@ -103,6 +103,11 @@ class Causes:
             return next(map(Thing.of_event, await self._unit_of_work.find_events("id", [id], 1)), None)
         return next(iter(await self._documents(kind, [id])), None)
 
+    async def remembered(self, kind: Kind, id: str) -> Thing | None:
+        """Return an approval or a run whose document is gone, if the logs have its cause."""
+        gone = Thing(kind, id)
+        return gone if kind in ("approval", "run") and await self.cause_of(gone) is not None else None
+
     async def cause_of(self, thing: Thing) -> Thing | None:
         """Return the cause of a thing; None where the log has none."""
         if thing.row is not None:

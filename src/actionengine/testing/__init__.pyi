@@ -8,10 +8,12 @@ from actionengine.testing.backend import SyncBackend as SyncBackend
 from actionengine.testing.backend import run_in_mode as run_in_mode
 from actionengine.testing.base import Conformance as Conformance  # extra: testing
 from actionengine.testing.budgets import BudgetConformance as BudgetConformance
+from actionengine.testing.causes import CauseConformance as CauseConformance  # extra: testing
 from actionengine.testing.dead_letters import DeadLetterConformance as DeadLetterConformance  # extra: testing
 from actionengine.testing.events import EventConformance as EventConformance  # extra: testing
 from actionengine.testing.harness import Harness as Harness
 from actionengine.testing.idempotency import IdempotencyConformance as IdempotencyConformance  # extra: testing
+from actionengine.testing.log_search import LogSearchConformance as LogSearchConformance  # extra: testing
 from actionengine.testing.outbox import OutboxConformance as OutboxConformance  # extra: testing
 from actionengine.testing.previews import PreviewConformance as PreviewConformance  # extra: testing
 from actionengine.testing.records import RecordsConformance as RecordsConformance  # extra: testing

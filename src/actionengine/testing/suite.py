@@ -5,9 +5,11 @@ from __future__ import annotations
 from actionengine.testing.action_log import ActionLogConformance
 from actionengine.testing.approvals import ApprovalConformance
 from actionengine.testing.budgets import BudgetConformance
+from actionengine.testing.causes import CauseConformance
 from actionengine.testing.dead_letters import DeadLetterConformance
 from actionengine.testing.events import EventConformance
 from actionengine.testing.idempotency import IdempotencyConformance
+from actionengine.testing.log_search import LogSearchConformance
 from actionengine.testing.outbox import OutboxConformance
 from actionengine.testing.previews import PreviewConformance
 from actionengine.testing.records import RecordsConformance
@@ -24,6 +26,8 @@ class StorageConformance(
     IdempotencyConformance,
     TenantConformance,
     ActionLogConformance,
+    LogSearchConformance,
+    CauseConformance,
     EventConformance,
     OutboxConformance,
     DeadLetterConformance,
