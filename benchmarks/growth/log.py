@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
 
 from actionengine import Actor
+from benchmarks.growth.approvals import ask
 from benchmarks.growth.backends import Backend, id_at, time_of
 from benchmarks.growth.operation import Operation
 
@@ -74,6 +76,14 @@ def _listing(name: str, **query: Any) -> Operation:
     return Operation(f"action_log.list, {name}", call, ("action_log.list",))
 
 
+def _tree(name: str, field: str, id_of: Callable[[Backend], str]) -> Operation:
+    return Operation(
+        f"action_log.tree, {name}",
+        lambda backend: backend.do("action_log", "tree", {field: id_of(backend)}),
+        ("action_log.tree",),
+    )
+
+
 def _repeated(backend: Backend) -> object:
     key = f"again-{next(_KEYS)}"
     for _ in range(2):
@@ -82,6 +92,11 @@ def _repeated(backend: Backend) -> object:
 
 
 OPERATIONS = [
+    Operation("action_log.get", lambda backend: backend.do("action_log", "get", {"id": id_at(7)}), ("action_log.get",)),
+    _tree("of an execution in a wide tree", "id", lambda backend: id_at(7)),
+    _tree("of an event of an execution with many", "event_id", lambda backend: id_at(3)),
+    _tree("of an approval", "approval_id", lambda backend: ask(backend)),
+    _tree("of a run", "run_id", lambda backend: str(backend.notes["run"])),
     Operation("an action that does nothing", lambda backend: backend.do("notes", "pass")),
     Operation("an action and its replay", _repeated),
     _listing("the newest page"),
@@ -105,7 +120,11 @@ OPERATIONS = [
     ),
     _listing("by parent, which few have", parent_id=id_at(0)),
     _listing("by parent and outcome, which none has", parent_id=id_at(1), outcome="denied"),
-    _listing("by request and subject", request_id="hot", subject="notes/hot"),
+    replace(
+        _listing("by request and subject", request_id="hot", subject="notes/hot"),
+        at_worst="logarithmic",
+        why="the rows of each filter are counted to 1,000, until one has fewer",
+    ),
     _listing("by a word that few have", text="FIRST"),
     _listing("by a word that most have", text="refund"),
     _listing("by words of which few have one", text="refund first"),

@@ -58,7 +58,7 @@ def capturing() -> Iterator[Captured]:
 
 def _named(module: Any) -> dict[str, str]:
     named = {name: value for name, value in vars(module).items() if name.isupper() and isinstance(value, str)}
-    for constant in ("FIND_LOG", "COUNT_LOG"):
+    for constant in ("FIND_LOG", "COUNT_LOG", "FIND_LINKED", "FIND_EMITTED"):
         named |= {f"{constant} by {column}": value for column, value in vars(module)[constant].items()}
     named |= {f"DOCUMENTS.{name}": value for name, value in module.DOCUMENTS._asdict().items()}
     for name in set(_LISTINGS) & vars(module).keys():

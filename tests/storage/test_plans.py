@@ -53,6 +53,13 @@ INDEXES: dict[str, set[str]] = {
     "COUNT_LOG by request_id": {"ae_action_log_request"},
     "COUNT_LOG by subject": {"ae_action_log_subjects, its key"},
     "COUNT_LOG by word": {"ae_action_log_words, its key"},
+    "DOCUMENTS.get_all": {DOCUMENT},
+    "FIND_EMITTED by action_id": {"ae_events(tenant_id, action_id, position)", EVENT},
+    "FIND_EMITTED by id": {"ae_events(tenant_id, id)"},
+    "FIND_LINKED by approval_id": {"ae_action_log_approval", LOG},
+    "FIND_LINKED by parent_id": {"ae_action_log_parent", LOG},
+    "FIND_LINKED by request_id": {"ae_action_log_request", LOG},
+    "FIND_LINKED by subject": {"ae_action_log_subjects, its key"},
     "FIND_LOG by None": {LOG},
     "FIND_LOG by approval_id": {"ae_action_log_approval"},
     "FIND_LOG by idempotency_key": {"ae_action_log_key"},
@@ -96,6 +103,7 @@ INDEXES: dict[str, set[str]] = {
     "NEXT_DUE": {"ae_outbox_waiting"},
     "RECORD_FAILURE": {"ae_outbox, its key"},
     "READ_LOG": {LOG},
+    "READ_LOG_UPWARDS": {LOG},
     # The number of relays in one day.
     "READ_RELAYS": {"all of ae_relays"},
     "REDRIVE": {DEAD},
@@ -181,6 +189,11 @@ ON_POSTGRESQL: dict[str, set[str]] = {
     "FIND_LOG_OF_PRINCIPAL": {LOG, "ae_action_log_principals(tenant_id, principal, log_id)"},
     "FIND_LOG_OF_SUBJECT": {LOG, "ae_action_log_subjects(tenant_id, subject, log_id)"},
     "FIND_LOG_OF_WORD": {LOG, LOG_WORD},
+    "FIND_EMITTED by action_id": {"ae_events(tenant_id, action_id, position)"},
+    "FIND_LINKED by approval_id": {"ae_action_log_approval"},
+    "FIND_LINKED by parent_id": {"ae_action_log_parent"},
+    "FIND_LINKED by request_id": {"ae_action_log_request"},
+    "FIND_LINKED by subject": {"ae_action_log_subjects(tenant_id, subject, log_id)"},
     "COUNT_LOG by principal": {"ae_action_log_principals(tenant_id, principal, log_id)"},
     "COUNT_LOG by subject": {"ae_action_log_subjects(tenant_id, subject, log_id)"},
     "COUNT_LOG by word": {LOG_WORD},
@@ -190,8 +203,6 @@ ON_POSTGRESQL: dict[str, set[str]] = {
 """The indexes of statements that differ on PostgreSQL."""
 
 OTHERS = {
-    "ae_events(tenant_id, action_id, position)": "the tree of causes",
-    "ae_events(tenant_id, id)": "the tree of causes",
     "ae_budget_counters(tenant_id, budget, scope)": "budgets: tests/storage/test_indexes.py",
     "ae_change_targets(tenant_id, id)": "a target is unique by its id",
     "ae_migrations(version_num)": "Alembic's own",
