@@ -23,7 +23,7 @@ from actionengine.storage.sql.storage import SQLStorage
 ROOT = "/t/acme/console"
 """The path of the console of the tenant `acme`."""
 
-_VOID = frozenset({"br", "hr", "img", "input", "link", "meta"})
+_VOID = frozenset({"br", "hr", "img", "input", "link", "meta", "wbr"})
 
 
 @dataclass
