@@ -27,6 +27,7 @@ from actionengine.authorization.rules import Role as Role
 from actionengine.authorization.rules import Rule as Rule
 from actionengine.authorization.static import StaticAuthorizer as StaticAuthorizer
 from actionengine.bootstrap import create_engine as create_engine
+from actionengine.builtin.operators import operator_role as operator_role
 from actionengine.catalogue.descriptions import ActionDescription as ActionDescription
 from actionengine.catalogue.permissions import Permission as Permission
 from actionengine.console.application import create_console as create_console  # extra: console

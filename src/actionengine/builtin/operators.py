@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from actionengine.authorization.rules import Role
-from actionengine.builtin import action_log, approvals, budgets
+from actionengine.builtin import action_log, approvals, budgets, relay
 
 OPERATOR: Final = "operator"
 """The name of the role, for `Actor.roles`."""
@@ -15,14 +15,20 @@ OPERATOR_PERMISSIONS: Final = (
     approvals.READ_PERMISSION,
     budgets.READ_PERMISSION,
     "changes.read",
-    "relay.read",
-    "relay.redrive",
-    "relay.skip",
+    relay.READ_PERMISSION,
+    relay.REDRIVE_PERMISSION,
+    relay.SKIP_PERMISSION,
     "workflows.read",
     "workflows.manage",
 )
-"""The permissions of the role: to read the log, approvals, budgets, changes, runs and dead letters, to redrive and skip
-dead letters, and to resume and cancel runs. An approver needs the permission of the approval's policy besides."""
+"""The permissions of the role. An approver needs the permission of the approval's policy besides."""
 
-OPERATOR_ROLE: Final = Role(allow=OPERATOR_PERMISSIONS)
-"""The role, for `StaticAuthorizer({"operator": OPERATOR_ROLE})`."""
+
+def operator_role() -> Role:
+    """Return the role of operators, which looks after a tenant and approves nothing.
+
+    It reads the action log, approvals, budgets, changes, runs and dead letters, redrives and skips dead letters, and
+    resumes and cancels runs. A host with roles in code declares it: `StaticAuthorizer({"operator": operator_role()})`.
+    With roles in storage, a host gives an operator the permissions of these rules, as `Actor.permissions`.
+    """
+    return Role(allow=OPERATOR_PERMISSIONS)
