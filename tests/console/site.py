@@ -145,6 +145,24 @@ class Site:
     def context(self, caller: str, tenant: Tenant) -> RequestContext:
         return RequestContext(tenant, self.actors[caller], source="check")
 
+    def things(self, slug: str) -> dict[str, str]:
+        """Return the ids of some things of a seeded tenant: an approval, an execution, a run and two changes."""
+        tenant = self.engine.resolve_tenant(slug).unwrap()
+        context = RequestContext(tenant, Actor.system("things"))
+
+        def first(name: str, **payload: Any) -> str:
+            service, action = name.split(".")
+            listed = self.engine.execute_action(service, action, payload, context).unwrap()
+            return str(next(iter(getattr(listed, "items", listed))).id)
+
+        return {
+            "approval": first("approvals.list", status="pending", requested_by="human:carla"),
+            "execution": first("action_log.list", action="payments.refund", outcome="succeeded"),
+            "run": first("workflows.list", status="paused"),
+            "change": first("changes.list", status="Ready"),
+            "broken": first("changes.list", status="Draft"),
+        }
+
     def caller(self, name: str | None, check: Callable[[Answer], None] = lambda answer: None) -> Caller:
         """Return a caller's browser. `check` sees each of its answers."""
         return Caller(self._client, name, check)
