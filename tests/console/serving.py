@@ -26,10 +26,10 @@ def seed(file: Path, marks: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[Site]:
+def opened(file: Path, title: str = "Site") -> Iterator[Site]:
     """Open the business of a database, and give its console."""
     with open_storage(str(file)) as storage:
-        yield Site(create_business(storage), ACTORS)
+        yield Site(create_business(storage), ACTORS, title)
 
 
 @contextmanager

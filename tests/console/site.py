@@ -114,10 +114,10 @@ class Answer:
 class Site:
     """The console of an engine, mounted for each tenant at `/t/{tenant}/console`. `actors` are its callers, by name."""
 
-    def __init__(self, engine: Engine, actors: Mapping[str, Actor]) -> None:
+    def __init__(self, engine: Engine, actors: Mapping[str, Actor], title: str = "Site") -> None:
         self.engine = engine
         self.actors = actors
-        console = create_console(engine, self._identify, title="Site")
+        console = create_console(engine, self._identify, title=title)
         self.app = Starlette(routes=[Mount("/t/{tenant}/console", console)], lifespan=self._lifespan)
         self._client = TestClient(self.app, follow_redirects=False)
 
