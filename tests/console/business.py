@@ -35,6 +35,7 @@ OPERATOR_PERMISSIONS = [
     "action_log.read",
     "budgets.read",
     "changes.read",
+    "payments.approve_refund",
     "relay.*",
     "workflows.read",
     "workflows.manage",

@@ -29,7 +29,6 @@ class Picture(NamedTuple):
 
 PICTURES = (
     Picture("overview", "/", 560, caller="olga"),
-    Picture("overview-dark", "/", 560, scheme="dark", caller="olga"),
     Picture("approval", "/approvals/{approval}", 1000),
     Picture("log", "/log?text=customer+called&action=payments.refund", 640),
     Picture("causes", "/log/{execution}", 720, scheme="dark"),
