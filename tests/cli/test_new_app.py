@@ -12,16 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
-from uuid import uuid4
 
 import httpx
-import psycopg
 import pytest
-from examples.embedded_postgres import make_role
 from sqlalchemy import make_url
 
 from actionengine.cli.new import MAX_NAME_LENGTH
 from tests.command_line import Run
+from tests.docs.app_session import SERVER, AppSession, empty_database
+from tests.docs.test_code_blocks import blocks_of
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -130,12 +129,7 @@ def test_app_serves_its_actions_and_the_console(app: Path) -> None:
 @pytest.mark.parametrize("app", ["fastapi"], indirect=True)
 def test_migrations_run_on_postgresql(app: Path, postgres_server: str) -> None:
     """The owner migrates, changes nothing more, takes back and repeats; then the app role serves."""
-    database = f"made_{uuid4().hex}"
-    with psycopg.connect(postgres_server, autocommit=True) as connection:
-        make_role(connection, "owner")
-        make_role(connection, "app")
-        connection.execute(f'CREATE DATABASE "{database}" OWNER "owner"')
-    server = make_url(postgres_server).set(database=database, drivername="postgresql")
+    server = make_url(empty_database(postgres_server, "owner"))
     owner, role = (server.set(username=each).render_as_string(hide_password=False) for each in ("owner", "app"))
     commands = f"""
 from alembic import command
@@ -193,6 +187,7 @@ def test_a_changed_table_gets_its_migration(app: Path, tmp_path: Path) -> None:
         ("json", "standard library"),
         ("actionengine", "installed package"),
         ("flask", "installed package"),
+        ("starlette", "installed package"),
         ("test", "installed package"),
         ("tests", "installed package"),
         ("a" * (MAX_NAME_LENGTH + 1), "40 is the most"),
@@ -278,3 +273,33 @@ def test_path_of_the_library_is_in_the_files_only_if_given(tmp_path: Path, run: 
     run("new", "shop", "--directory", str(tmp_path), "--actionengine", str(folder))
     project = tomllib.loads((tmp_path / "shop" / "pyproject.toml").read_text())["project"]
     assert project["dependencies"][0] == f"actionengine[cli,console,postgres] @ {folder.as_uri()}"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_readme_is_followed_in_a_fresh_environment(tmp_path: Path, postgres_server: str, framework: str) -> None:
+    """The packages come from the index, the library from this checkout: by its path in the app for one framework, and
+    installed before for the other."""
+    run_in(tmp_path, sys.executable, "-m", "venv", "venv")
+    bin = tmp_path / "venv" / "bin"
+    run_in(tmp_path, str(bin / "pip"), "install", "--quiet", f"{ROOT}[cli,sql]")
+    given = ["--actionengine", str(ROOT)] if framework == "flask" else []
+    run_in(tmp_path, str(bin / "actionengine"), "new", "shop", "--framework", framework, *given)
+    readme = (tmp_path / "shop" / "README.md").read_text()
+    session = AppSession(tmp_path / "shop", empty_database(postgres_server, "shop_owner"), bin)
+    try:
+        printed = [session.run(block.code) for block in blocks_of(readme) if block.language == "console"]
+    finally:
+        session.close()
+    assert [block.code.strip().endswith(SERVER) for block in blocks_of(readme) if block.language == "console"] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert " passed" in printed[0]
+    assert '"refunded":0' in printed[1]
+    assert "approval_required" in printed[1]
+    assert "the database is up to date" in printed[2]
+    assert "a host can work with it" in printed[3]
+    assert "asked by ai:bot-7" in printed[3]

@@ -1,4 +1,4 @@
-"""The commands of a page that makes an app, run as the reader runs them, but that everything is installed already."""
+"""The commands of a page about an app, run as its reader runs them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+from examples.embedded_postgres import make_role
+from sqlalchemy import make_url
 
 PORT = 8000
 """The port on the page. The app listens on a free one."""
 SERVER = "make run"
-_PATIENCE = 90.0
+_PATIENCE = 600.0
+"""Seconds: a command may install packages."""
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DATABASE = re.compile(r"postgresql://(\w+):\w+@localhost/\w+")
 
@@ -22,15 +28,17 @@ _DATABASE = re.compile(r"postgresql://(\w+):\w+@localhost/\w+")
 class AppSession:
     """A terminal: a folder, exported variables, and one server in a second terminal.
 
-    `postgres` is the URL of a superuser of an empty database; the roles of the page's URLs connect to it.
+    `postgres` is the URL of a superuser of an empty database; the roles of the page's URLs connect to it. `bin` has the
+    commands of a fresh virtual environment; by default they are those of this process, and everything is installed.
     """
 
-    def __init__(self, folder: Path, postgres: str | None = None) -> None:
+    def __init__(self, folder: Path, postgres: str | None = None, bin: Path | None = None) -> None:
         self.folder = folder
         self._postgres = postgres
+        self._installs = bin is not None
         with socket.create_server(("127.0.0.1", 0)) as server:
             self._port = server.getsockname()[1]
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        path = f"{bin or Path(sys.executable).parent}:{os.environ['PATH']}"
         self._environment = {**os.environ, "PATH": path, "PORT": str(self._port), "PYTHONUNBUFFERED": "1"}
         self._server: subprocess.Popen[str] | None = None
         self._last_id = ""
@@ -44,7 +52,8 @@ class AppSession:
         code = re.sub(r"\bID\b", self._last_id, code)
         code = code.replace(f"localhost:{PORT}", f"localhost:{self._port}")
         if self._postgres is not None:
-            code = _DATABASE.sub(lambda found: self._postgres.replace("//postgres", f"//{found[1]}", 1), code)  # type: ignore[union-attr]
+            url = make_url(self._postgres)
+            code = _DATABASE.sub(lambda at: url.set(username=at[1]).render_as_string(hide_password=False), code)
         printed = ""
         for command in re.split(r"(?<!\\)\n", code.strip()):
             if command.startswith("cd "):
@@ -78,9 +87,10 @@ class AppSession:
             check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}"
-        for makefile in self.folder.glob("*/Makefile"):
-            # `make` then installs nothing.
-            makefile.with_name(".installed").touch()
+        if not self._installs:
+            for makefile in self.folder.glob("*/Makefile"):
+                # `make` then installs nothing.
+                makefile.with_name(".installed").touch()
         return done.stdout
 
     def _serve(self, command: str) -> str:
@@ -115,3 +125,13 @@ def matches(printed: str, expected: str) -> bool:
     """Return whether an output is the one on the page, where `…` stands for any text."""
     pattern = ".*".join(re.escape(part) for part in expected.strip().split("…"))
     return re.fullmatch(pattern, printed.strip(), re.DOTALL) is not None
+
+
+def empty_database(superuser_url: str, owner: str) -> str:
+    """Make an empty database with an owner and the role `app`, and return its URL for the superuser."""
+    name = f"app_{uuid4().hex}"
+    with psycopg.connect(superuser_url, autocommit=True) as connection:
+        for role in (owner, "app"):
+            make_role(connection, role)
+        connection.execute(f'CREATE DATABASE "{name}" OWNER "{owner}"')
+    return make_url(superuser_url).set(database=name, drivername="postgresql").render_as_string(hide_password=False)

@@ -28,15 +28,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 from urllib.parse import unquote
-from uuid import uuid4
 
-import psycopg
 import pytest
-from sqlalchemy import make_url
 
 from actionengine import ErrorCode
 from examples import embedded_postgres
-from tests.docs.app_session import SERVER, AppSession, matches
+from tests.docs.app_session import SERVER, AppSession, empty_database, matches
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -166,18 +163,9 @@ def session(request: pytest.FixtureRequest, page: Path, tmp_path: Path) -> Itera
     if page not in APP_PAGES:
         yield None
         return
-    session = AppSession(tmp_path, empty_database(request.getfixturevalue("postgres_server")))
+    session = AppSession(tmp_path, empty_database(request.getfixturevalue("postgres_server"), "shop_owner"))
     yield session
     session.close()
-
-
-def empty_database(superuser_url: str) -> str:
-    name = f"app_{uuid4().hex}"
-    with psycopg.connect(superuser_url, autocommit=True) as connection:
-        for role in ("shop_owner", "app"):
-            embedded_postgres.make_role(connection, role)
-        connection.execute(f'CREATE DATABASE "{name}" OWNER "shop_owner"')
-    return make_url(superuser_url).set(database=name, drivername="postgresql").render_as_string(hide_password=False)
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=name_of)

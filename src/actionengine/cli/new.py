@@ -9,6 +9,7 @@ import tomllib
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import Annotated, NamedTuple
 
@@ -21,19 +22,10 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 MAX_NAME_LENGTH = 40
 _NAME = re.compile(r"[a-z]([a-z0-9_]*[a-z0-9])?")
-_NAMES_IN_USE = {
-    "alembic",
-    "fastapi",
-    "flask",
-    "httpx2",
-    "mypy",
-    "pydantic_settings",
-    "pytest",
-    "ruff",
-    "test",
-    "tests",
-}
-"""Names of packages that the app uses, perhaps before they are installed, and of its folder of tests."""
+_NAMES_OF_PACKAGES = {"a2wsgi", "alembic", "fastapi", "flask", "jinja2", "psycopg", "starlette", "uvicorn", "werkzeug"}
+"""Names of packages that the app imports or that these need, perhaps before they are installed."""
+_NAMES_IN_TESTS = {"httpx2", "hypothesis", "mypy", "pytest", "ruff", "test", "tests"}
+"""Names of packages of its tests, and of their folder."""
 
 
 class Framework(StrEnum):
@@ -86,7 +78,7 @@ def new(
         fail(f"{target} exists and is not an empty folder: give another name, or another --directory")
     except OSError as error:
         fail(f"cannot write {target}: {error.strerror}")
-    print(f"made {target}, a {parts.name} host. Next:\n\n    cd {target}\n    make test\n    make run\n")
+    print(f"made {target}, a {parts.name} host. Next:\n\n    cd {quote(str(target))}\n    make test\n    make run\n")
 
 
 def _check_name(name: str) -> None:
@@ -101,7 +93,7 @@ def _check_name(name: str) -> None:
         problem = "is a keyword of Python"
     elif name in sys.stdlib_module_names:
         problem = "is a module of Python's standard library"
-    elif name in _NAMES_IN_USE or find_spec(name) is not None:
+    elif name in _NAMES_OF_PACKAGES | _NAMES_IN_TESTS or find_spec(name) is not None:
         problem = "is the name of an installed package, or of one that the app needs"
     else:
         return
