@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -35,6 +38,7 @@ from actionengine.storage.sql.maintenance.months import GROUPS, KEYS, Month
 from actionengine.storage.sql.maintenance.partitions import detach_partitions, drop_partitions, list_partitions
 from tests.command_line import run_command
 from tests.storage.partitioned import catalog, id_at, maintenance, make, write_event, write_log
+from tests.waiting import wait_until
 
 NOW = datetime.now(UTC)
 MONTH = Month.of(NOW)
@@ -209,6 +213,27 @@ def test_a_constraint_of_a_killed_run_is_removed(host: Host, monkeypatch: pytest
     made = make(host.database, NOW, 0)
 
     assert [step.details.get("constraint", "")[:10] for step in made.steps] == ["ae_making_"]
+    assert run_command("db", "check", "--url", host.database.app_url).returncode == 0
+
+
+def test_a_run_that_is_killed_is_finished_by_the_next(host: Host) -> None:
+    command = "from actionengine.cli import main; main()"
+    arguments = ["db", "partition", "make", "--months", "2", "--url", host.database.owner_url]
+    with psycopg.connect(host.database.app_url) as reader:
+        # The log is converted, and the events are not: this transaction reads them.
+        reader.execute("SELECT FROM public.ae_events")
+        with subprocess.Popen([sys.executable, "-c", command, *arguments], env=os.environ) as process:
+            wait_until(lambda: len(attached(host.database, "ae_action_log")) == 3)
+            process.kill()
+    assert attached(host.database, "ae_events") == []
+    host.book("between")
+
+    assert run_command(*arguments).returncode == 0
+
+    assert attached(host.database, "ae_events") == months_from(MONTH, 3)
+    assert attached(host.database, "ae_action_log") == months_from(MONTH, 3)
+    host.book("after")
+    assert host.deliver() == 2
     assert run_command("db", "check", "--url", host.database.app_url).returncode == 0
 
 

@@ -35,7 +35,7 @@ from actionengine.storage.sql.maintenance.retention import (
     delete_old_events,
     delete_old_log,
 )
-from actionengine.storage.sql.maintenance.work import Maintenance, read_done
+from actionengine.storage.sql.maintenance.work import Maintenance, act_for, read_done
 
 retention = typer.Typer(no_args_is_help=True, help="Rows that are kept for a time.")
 
@@ -142,10 +142,11 @@ def purge_tenant(
             id = find_closed_tenant(connection, tenant)
             if not undelivered:
                 refuse_undelivered(connection, id)
+            counted = [Removed(table, count_rows(connection, id, table)) for table in own_tables(connection)]
+            act_for(connection, id, signing_key)
             protected = protected_tables(connection)
             hosts = [] if declared is None else declared_tables(connection, declared)
             emptied = {table.name for table in hosts}
-            counted = [Removed(table, count_rows(connection, id, table)) for table in own_tables(connection)]
         left = [each for each in protected if each.name not in emptied]
         if dry_run:
             counted += count_host_rows(maintenance, id, [each for each in protected if each not in left], signing_key)

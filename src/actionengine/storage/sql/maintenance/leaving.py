@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 from uuid import UUID
@@ -10,8 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, inspect, text
 
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.storage.sql.maintenance.months import KEYS
-from actionengine.storage.sql.maintenance.rows import LOG, delete_by_key, delete_log_rows, deleting
+from actionengine.storage.sql.maintenance.rows import delete_by_key, deleting
 from actionengine.storage.sql.maintenance.work import Maintenance, bound_id, table_name
 from actionengine.storage.sql.migrations import schema_of
 
@@ -66,7 +64,6 @@ def own_tables(connection: Connection) -> list[str]:
     """Return the library's tables with rows of tenants, also detached partitions, in an order in which they can be
     emptied."""
     inspector, schema = inspect(connection), schema_of(connection.dialect.name)
-    partition = re.compile(f"({'|'.join(KEYS)})_(default|20[0-9]{{2}}_[0-9]{{2}})")
     attached = _attached(connection)
     found = {
         name
@@ -75,8 +72,7 @@ def own_tables(connection: Connection) -> list[str]:
         and name not in _KEPT | attached
         and any(column["name"] == "tenant_id" for column in inspector.get_columns(name, schema=schema))
     }
-    log = [LOG, *sorted(name for name in found if partition.fullmatch(name))]
-    first = [name for name in (*CHANGE_CONTROL, *log) if name in found]
+    first = [name for name in CHANGE_CONTROL if name in found]
     return [*first, *sorted(found - set(first))]
 
 
@@ -132,24 +128,14 @@ def batches(maintenance: Maintenance, slug: str, table: str, work: Callable[[Con
 
 def _delete_batch(connection: Connection, tenant: UUID, table: str, columns: Sequence[str], size: int) -> int:
     name = table_name(connection, table)
-    condition = _UNREFERENCED.get(table, "true" if connection.dialect.name != "sqlite" else "1")
-    beside = ", CAST(subjects AS text), CAST(on_behalf_of AS text), reason" if table == LOG else ""
+    condition = f" AND {_UNREFERENCED[table].format(table=name)}" if table in _UNREFERENCED else ""
     key = ", ".join(f"t.{column}" for column in columns)
     rows = connection.execute(
-        text(
-            f"SELECT {key}{beside} FROM {name} t WHERE t.tenant_id = :tenant AND {condition.format(table=name)}"
-            f" ORDER BY {key} LIMIT :size"
-        ),
+        text(f"SELECT {key} FROM {name} t WHERE t.tenant_id = :tenant{condition} ORDER BY {key} LIMIT :size"),
         {"tenant": bound_id(connection, tenant), "size": size},
     ).fetchall()
-    if table == LOG:
-        at = columns.index("id")
-        delete_log_rows(
-            connection, bound_id(connection, tenant), [row[at] for row in rows], [row[len(columns) :] for row in rows]
-        )
-    else:
-        with deleting(connection, [table]):
-            delete_by_key(connection, table, [dict(zip(columns, row, strict=True)) for row in rows])
+    with deleting(connection, [table]):
+        delete_by_key(connection, table, [dict(zip(columns, row, strict=True)) for row in rows])
     return len(rows)
 
 
