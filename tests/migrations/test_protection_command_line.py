@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import psycopg
 import pytest
 from examples.embedded_postgres import Database
 from sqlalchemy import Engine, create_engine, make_url, text
@@ -203,20 +201,6 @@ def test_functions_that_verify_signatures_are_compared_too(run: Run, operated: O
     assert "ae_tenant: it is missing, or was replaced" in done.stderr
     run("db", "sign", "--url", operated.owner_url, *key)
     assert run("db", "check", "--url", operated.app_url, *key).returncode == 0
-
-
-@pytest.mark.parametrize("operated", ["postgresql"], indirect=True)
-def test_log_partitioned_as_documented_passes_the_check(run: Run, operated: Operated) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "postgresql.md").read_text()
-    blocks = [block for block in re.findall(r"```sql\n(BEGIN;.*?)```", page, re.DOTALL) if "PARTITION" in block]
-    with psycopg.connect(operated.owner_url, autocommit=True) as connection:
-        for block in blocks:
-            connection.execute(block.encode())
-    run("db", "upgrade", "--app-role", "app", "--url", operated.owner_url)
-
-    done = run("db", "check", "--url", operated.app_url)
-
-    assert (len(blocks), done.returncode, done.stderr) == (2, 0, "")
 
 
 @pytest.mark.parametrize("operated", ["sqlite"], indirect=True)

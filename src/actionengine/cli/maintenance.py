@@ -29,6 +29,8 @@ Ignored = Annotated[
     typer.Option("--ignore-projection", help="A projection that needs the events no more, by its name; repeat."),
 ]
 
+MAX_REASON_LENGTH = 10_000
+
 _AGE = re.compile(r"(\d{1,5})(h|d|w|mo|y)")
 _HOURS = {"h": 1, "d": 24, "w": 168}
 
@@ -37,6 +39,8 @@ _HOURS = {"h": 1, "d": 24, "w": 168}
 def maintaining(url: str, actor: str | None, reason: str | None, json: bool) -> Iterator[Maintenance]:
     """Give the transactions of a command for its actor. Report its refusals."""
     answer_in_json(json)
+    if len(reason or "") > MAX_REASON_LENGTH:
+        fail(f"--reason has at most {MAX_REASON_LENGTH:,} characters", ExitCode.USAGE)
     check_exists(url)
     try:
         yield Maintenance(partial(owner, url), str(acting_actor(actor, (), ())), reason)
