@@ -50,7 +50,7 @@ def database(postgres_server: str) -> Iterator[tuple[PostgresBackend, Captured]]
 def test_each_statement_uses_the_named_index(database: tuple[PostgresBackend, Captured], plans: str) -> None:
     backend, statements = database
     names: dict[str, str] = dict(backend.superuser.execute(POSTGRES_NAMES).fetchall())
-    parents = dict(backend.superuser.execute(FILLED).fetchall())
+    parents: dict[str, str] = dict(backend.superuser.execute(FILLED).fetchall())
     used: dict[str, set[str]] = {}
     with psycopg.connect(backend.app_url, autocommit=True) as connection:
         settings = {"app.tenant_id": str(backend.tenant.id), "app.action_id": "x", "enable_seqscan": "off"}

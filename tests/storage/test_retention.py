@@ -15,6 +15,7 @@ from examples.embedded_postgres import Database
 from pydantic import BaseModel
 from returns.result import Result, Success
 from sqlalchemy import Column, MetaData, Table, Text, Uuid, create_engine, insert, select, text
+from sqlalchemy.exc import IntegrityError
 
 from actionengine import (
     ActionContext,
@@ -35,10 +36,11 @@ from actionengine.cli.maintenance import time_before
 from actionengine.storage.sql.maintenance.leaving import delete_own_rows, own_tables
 from actionengine.storage.sql.maintenance.months import Month
 from actionengine.storage.sql.maintenance.partitions import detach_partitions
+from actionengine.storage.sql.maintenance.retention import delete_old_log
 from actionengine.storage.sql.maintenance.work import Maintenance, act_for
 from actionengine.storage.sql.protection import protect
 from actionengine.storage.sql.storage import SQLStorage
-from tests.backends import SQLITE_FILE, open_storage, requested_database
+from tests.backends import SQLITE_FILE, AnyStorage, open_storage, requested_database
 from tests.changes.sync_harness import SyncHarness
 from tests.command_line import run_command
 from tests.storage.partitioned import make, write_event, write_log
@@ -76,7 +78,8 @@ ACTIONS = [
 class Host:
     """A host with two tenants on a database, and the command line of its owner."""
 
-    def __init__(self, storage: SQLStorage, url: str) -> None:
+    def __init__(self, storage: AnyStorage, url: str) -> None:
+        assert isinstance(storage, SQLStorage)
         self.storage = storage
         self.url = url
         service = create_service(name="jobs", description="Jobs", actions=ACTIONS)
@@ -230,6 +233,34 @@ def test_history_says_who_removed_what_and_why(host: Host, all_are_old: None) ->
     assert '"rows": 1' in blocks[3]
 
 
+def test_the_record_stays_on_sqlite(tmp_path: Path) -> None:
+    with open_storage("sqlite", tmp_path, None) as storage:
+        host = Host(storage, f"sqlite:///{tmp_path / SQLITE_FILE}")
+        with host.maintenance().begin() as connection:
+            host.maintenance().record(connection, "retention", "acme", {})
+        for statement in ("DELETE FROM ae_maintenance", "UPDATE ae_maintenance SET actor = 'human:bob'"):
+            with pytest.raises(IntegrityError, match="it is append-only"), host.maintenance().begin() as connection:
+                connection.execute(text(statement))
+        insert_record = "INSERT INTO ae_maintenance (at, actor, operation, target, details) VALUES ('', '', '', '', '')"
+        with host.maintenance().begin() as connection:
+            act_for(connection, host.acme.id)
+            with pytest.raises(IntegrityError, match="recorded by an operator"):
+                connection.execute(text(insert_record))
+
+
+def test_a_host_writes_while_old_rows_are_deleted(host: Host, all_are_old: None) -> None:
+    for number in range(6):
+        host.do("book", str(number))
+    batches = delete_old_log(host.maintenance(), datetime.now(UTC) + timedelta(days=1), 2, False)
+    next(batches)
+
+    host.do("book", "between")
+
+    assert sum(batch.rows for batch in batches) >= 4
+    host.do("book", "after")
+    assert host.counts()["ae_documents"] == 8
+
+
 def test_an_age_that_is_none_is_refused() -> None:
     for age in ("13 months", "0d", "2999-01-01", "99999y", "-1d", "1", ""):
         done = run_command("retention", "run", f"--older-than={age}", "--url", "sqlite:///shop.db")
@@ -355,7 +386,7 @@ def test_a_purge_that_was_killed_is_finished_by_the_next(host: Host) -> None:
     batches = delete_own_rows(host.maintenance(), "acme", host.acme.id, 2)
     next(batches)
     next(batches)
-    batches.close()
+    del batches
     assert host.counts()["ae_action_log"] == 2
 
     done = host.run("tenant", "purge", "--tenant", "acme", "--batch", "2")

@@ -114,6 +114,7 @@ class Maintenance:
             "details": to_json(details).decode(),
         }
         if is_sqlite:
+            act_for(connection, None)
             values["now"] = datetime.now(UTC).isoformat(timespec="microseconds")
         connection.execute(text(statement), values)
 

@@ -33,6 +33,7 @@ _APPEND_ONLY = (
     "ae_projects",
     "ae_change_targets",
     "ae_snapshots",
+    "ae_maintenance",
 )
 
 _OF_OPERATORS = {
@@ -40,6 +41,7 @@ _OF_OPERATORS = {
     ("DELETE", "ae_budget_counters"): "windows end",
     ("UPDATE", "ae_outbox"): "events are delivered by the relay",
     ("DELETE", "ae_outbox"): "events are delivered by the relay",
+    ("INSERT", "ae_maintenance"): "maintenance is recorded by an operator",
     ("INSERT", "ae_tenants"): "tenants are made by an operator",
     ("UPDATE", "ae_tenants"): "tenants are changed by an operator",
     ("DELETE", "ae_tenants"): "tenants are deleted by an operator",
