@@ -137,6 +137,19 @@ def test_a_tampered_address_gets_a_page(till: Till, query: str) -> None:
     assert "is not valid" in answer.text
 
 
+@pytest.mark.parametrize("query", ["path=1&self=2&parameter=3&action=4", "%ff=%00", "status=all&status=all", "&&=&"])
+def test_odd_parameters_do_no_harm(till: Till, query: str) -> None:
+    till.ask()
+    assert till.get(f"/approvals?{query}&status=pending").status_code == 200
+
+
+@pytest.mark.parametrize("host", ["[", "a b", "evil.example/?", ""])
+def test_an_odd_host_header_does_no_harm(till: Till, host: str) -> None:
+    id = till.ask()
+    answer = till.get(f"/approvals/{id}", host=host)
+    assert (answer.status_code, "evil" in answer.text) == (200, False)
+
+
 @pytest.mark.parametrize("id", ["nothing", "x" * 3000, "%00", "%E2%80%AE", "%ff", "a%2Fb", "%3Cscript%3E"])
 def test_an_unknown_approval_gets_a_page(till: Till, id: str) -> None:
     answer = till.get(f"/approvals/{id}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import django
@@ -73,7 +75,14 @@ def in_django(till: Till) -> tuple[Any, str]:
 django_console: dict[str, Any] = {}
 urlpatterns: list[URLPattern] = []
 
-HOSTS = [in_starlette, in_nested_mounts, in_fastapi, behind_root_path, in_flask, in_django]
+HOSTS = [
+    in_starlette,
+    in_nested_mounts,
+    in_fastapi,
+    behind_root_path,
+    in_flask,
+    in_django,
+]
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -130,6 +139,36 @@ def test_many_tenants_have_a_console_each(till: Till) -> None:
         client.post(form.action.replace("acme", "globex"), data=dict(form), headers={USER: "boss"}).status_code == 404
     )
     assert client.post(form.action, data=dict(form), headers={USER: "boss"}).headers["location"] == address
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "status"),
+    [
+        ("/approvals\xff", "", "404 Not Found"),
+        ("/approvals", "status=\xe9&status=%ff", "400 Bad Request"),
+        ("/approvals/\xe2\x80\xae", "", "404 Not Found"),
+        ("/\0", "", "404 Not Found"),
+        ("", "", "308 Permanent Redirect"),
+    ],
+)
+def test_odd_addresses_get_a_page_under_wsgi(till: Till, path: str, query: str, status: str) -> None:
+    app = as_wsgi(create_console(till.engine, till.identify))
+    environ = {"SCRIPT_NAME": "/console", "PATH_INFO": path, "QUERY_STRING": query, "REQUEST_METHOD": "GET"}
+    environ |= {"SERVER_NAME": "x", "SERVER_PORT": "80", "HTTP_X_USER": "acme/boss", "wsgi.input": ""}
+    answers: list[str] = []
+    body = b"".join(app(environ, lambda status, headers, error=None: answers.append(status)))
+    assert (answers, b"<h1>" in body) == ([status], not status.startswith("308"))
+
+
+def test_a_server_may_fork_before_the_first_request(till: Till) -> None:
+    app = as_wsgi(create_console(till.engine, till.identify))
+    assert wsgi(app).get("/approvals", headers=by("boss")).status_code == 200
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException):
+            os._exit(wsgi(app).get("/approvals", headers=by("boss")).status_code == 200)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
 
 def test_threads_share_a_wsgi_console(till: Till) -> None:

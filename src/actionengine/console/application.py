@@ -110,7 +110,7 @@ class _Console:
             except ActionError as error:
                 return self._show_error(visit, error_page(error))
             except Exception:
-                logger.exception("the console raised an error for %r", shortened(request.url.path))
+                logger.exception("the console raised an error for %r", shortened(request.scope["path"]))
                 return self._show_error(visit, ErrorPage(500, "The page failed", "The server's log says why."))
             finally:
                 def_in_threads.reset(token)

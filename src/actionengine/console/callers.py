@@ -46,7 +46,7 @@ class Callers:
 
     async def _identify(self, request: Request) -> RequestContext:
         try:
-            return await self._identification.context_of(request, f"the console's {shortened(request.url.path)!r}")
+            return await self._identification.context_of(request, f"the console's {shortened(request.scope['path'])!r}")
         except CallerUnknown:
             raise _refused(ErrorCode.UNAUTHENTICATED) from None
         except CallerRefused as refusal:

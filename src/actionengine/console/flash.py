@@ -38,5 +38,5 @@ def _set_cookie(visit: Visit, response: Response, value: str, seconds: int) -> N
         path=visit.url("/"),
         httponly=True,
         samesite="strict",
-        secure=visit.request.url.scheme == "https",
+        secure=visit.request.scope["scheme"] == "https",
     )

@@ -110,7 +110,7 @@ class Visit:
         """Return a parameter of the page's path, such as `id` in `/approvals/{id}`."""
         return str(self.request.path_params[name])
 
-    def url(self, path: str, **query: object) -> str:
+    def url(self, path: str, /, **query: object) -> str:
         """Return the URL of a path below the root of the console, such as `/approvals`. Parameters of None are left
         out."""
         given = {name: str(value) for name, value in query.items() if value is not None}
@@ -122,7 +122,7 @@ class Visit:
         # Two slashes at the beginning would name another host.
         return "/" + whole.lstrip("/")
 
-    def page_url(self, **query: object) -> str:
+    def page_url(self, /, **query: object) -> str:
         """Return the URL of this page with some parameters of its query replaced; None removes one."""
         return self.url(self.path, **{**self.request.query_params, **query})
 
@@ -130,13 +130,13 @@ class Visit:
     def path(self) -> str:
         """The path of this page below the root of the console."""
         path: str = self.request.scope["path"]
-        rest = path.removeprefix(self.root)
+        rest = path.removeprefix(self.request.scope.get("root_path", ""))
         return rest if not rest or rest.startswith("/") else path
 
     @property
     def address(self) -> str:
         """The path and the query of this page below the root of the console, quoted: a form leads back to it."""
-        query = self.request.url.query
+        query = self.request.scope["query_string"].decode("latin-1")
         return quote(self.path, safe=_SAFE) + (f"?{query}" if query else "")
 
     @property

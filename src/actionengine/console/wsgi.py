@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from string import printable
 from threading import Lock
 from typing import Any
+from urllib.parse import quote
 
 from a2wsgi import ASGIMiddleware
 from starlette.types import ASGIApp
@@ -30,6 +32,14 @@ def as_wsgi(console: ASGIApp) -> Callable[[dict[str, Any], Any], Iterable[bytes]
                 # A forked process has none of the threads of its parent.
                 applications.clear()
                 applications[process] = ASGIMiddleware(console, wait_time=_WAIT)  # type: ignore[arg-type]
-        return applications[process](environ, start_response)  # type: ignore[arg-type]
+        return applications[process](_as_utf8(environ), start_response)  # type: ignore[arg-type]
 
     return serve
+
+
+def _as_utf8(environ: dict[str, Any]) -> dict[str, Any]:
+    """Return the environment of a request whose path is UTF-8, and whose query is ASCII. Others are no addresses of the
+    console, and get its error page."""
+    path = environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace")
+    query = quote(environ.get("QUERY_STRING", "").encode("latin-1"), safe=printable)
+    return {**environ, "PATH_INFO": path.encode().decode("latin-1"), "QUERY_STRING": query}
