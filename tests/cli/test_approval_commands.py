@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from actionengine import PreviewedEvent, Write
+from actionengine.cli.approvals import write_effects
 from tests.cli.desk import Desk, golden, ids_of, is_readable, make_host
 
 APPROVER = ("--permission", "payments.approve")
@@ -55,11 +57,15 @@ def test_show_has_the_writes_that_approving_makes(desk: Desk) -> None:
     refused = desk.run("approvals", "show", id, *HOST, ACTIONENGINE_URL="")
     assert "the writes are not shown" in refused.stdout
     document = desk.json("approvals", "show", id, *HOST, *APPROVER, ACTIONENGINE_URL="")
-    assert {"insert", "update"} >= {each["kind"] for each in document["writes"]}
+    assert [(each["target"], each["before"], each["after"]) for each in document["writes"]] == [
+        ("refunds", None, {"amount": 7})
+    ]
+    assert [each["type"] for each in document["events"]] == ["payments.refunded"]
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_approving_executes_the_original_action_once(desk: Desk, is_async: bool) -> None:
+def test_approving_executes_the_original_action_once(each_desk: Desk, is_async: bool) -> None:
+    desk = each_desk
     desk.serve(make_host(desk.storage, is_async))
     id = desk.ask_for_refund(7)
     command = ("approvals", "approve", id, "--tenant", "acme", *HOST, *APPROVER)
@@ -134,3 +140,22 @@ def test_a_terminal_asks_and_shows_the_writes(desk: Desk, monkeypatch: pytest.Mo
     approved = desk.run(*command, ACTIONENGINE_URL="")
     assert approved.returncode == 0, approved.stderr
     assert "approved payments.refund" in approved.stdout
+
+
+def test_an_update_is_shown_by_its_changed_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    update = Write("update", "orders", "O-1", {"amount": 5, "refunded": 0}, {"amount": 5, "refunded": 2, "by": "a\x1b"})
+    statement = Write("statement", "orders", None, statement="DELETE FROM orders", parameters={"n": 1})
+
+    write_effects([update, statement], [PreviewedEvent("orders.refunded", None, {"n": 1})], 3)
+
+    assert capsys.readouterr().out == (
+        "  update orders O-1\n"
+        "    refunded: 0 -> 2\n"
+        '    by: null -> "a\\u001b"\n'
+        "  statement orders\n"
+        "    DELETE FROM orders\n"
+        '    with {"n": 1}\n'
+        "  event orders.refunded\n"
+        '    {"n": 1}\n'
+        "  and 3 more\n"
+    )

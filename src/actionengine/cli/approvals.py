@@ -18,6 +18,7 @@ from actionengine.cli.terminal import age, escape, iso, wrap, write, write_block
 from actionengine.context import Tenant
 from actionengine.pipeline.pending_approval import ApprovalStatus
 from actionengine.pipeline.write_set import PreviewedEvent, Write
+from actionengine.storage.records import APPROVALS
 
 approvals = typer.Typer(no_args_is_help=True, help="Actions that wait for the decision of a second person.")
 
@@ -62,7 +63,7 @@ def _show(operator: Operator, tenant: Tenant, state: ApprovalState) -> None:
     _write_state(tenant.slug, state)
     if effects is not None:
         write("  approving writes:")
-        _write_effects(*effects, state.omitted)
+        write_effects(*effects, state.omitted)
     elif missing is not None:
         write(*wrap(escape(f"the writes are not shown: {missing}"), 2))
 
@@ -81,7 +82,9 @@ def _effects(
     if isinstance(result, Failure):
         return None, result.failure().message
     preview = result.unwrap()
-    return (preview.writes, preview.events), None
+    # The record of the decision itself is no effect of the action.
+    writes = [each for each in preview.writes if each.target != APPROVALS]
+    return (writes, [each for each in preview.events if each.type != "approvals.approve"]), None
 
 
 @governed(approvals, "approve", "approvals approve $ID --tenant acme --engine app:engine")
@@ -167,7 +170,8 @@ def _write_state(tenant: str, state: ApprovalState) -> None:
     write_block(_title(tenant, state), details)
 
 
-def _write_effects(writes: Iterable[Write], events: Iterable[PreviewedEvent], omitted: int) -> None:
+def write_effects(writes: Iterable[Write], events: Iterable[PreviewedEvent], omitted: int) -> None:
+    """Print writes and events, and the number of those that are left out."""
     for each in writes:
         write_block(f"{each.kind} {each.target} {each.id or ''}".rstrip(), _sides(each), 2)
     for event in events:
@@ -177,6 +181,9 @@ def _write_effects(writes: Iterable[Write], events: Iterable[PreviewedEvent], om
 
 
 def _sides(each: Write) -> list[str]:
+    if isinstance(each.before, dict) and isinstance(each.after, dict):
+        names = [name for name in {**each.before, **each.after} if each.before.get(name) != each.after.get(name)]
+        return [f"{name}: {compact(each.before.get(name))} -> {compact(each.after.get(name))}" for name in names]
     sides: list[tuple[str, Any]] = [("-", each.before), ("+", each.after), ("with", each.parameters)]
     shown = [f"{sign} {compact(value)}" for sign, value in sides if value is not None]
     return [*([each.statement] if each.statement is not None else []), *shown]
