@@ -88,6 +88,10 @@ class BackgroundLoop:
             future.cancel()
             raise
 
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop of this process, for code that schedules calls in it itself."""
+        return self._start().loop
+
     def close(self) -> None:
         """Cancel the calls that still run, and end the loop. Does nothing if no loop runs."""
         if self._pid == os.getpid():

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Match, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from actionengine.concurrency.abandonable import def_in_threads
 from actionengine.console.callers import Callers, Identify
@@ -42,7 +42,7 @@ def create_console(
     *,
     title: str = "actionengine",
     allowed_origins: Iterable[str] = (),
-) -> ASGIApp:
+) -> Console:
     """Return the console of an engine as an ASGI application. Mount it behind the login of the host.
 
     It has no users, sessions or database of its own: what it shows and does are governed actions of the engine,
@@ -65,10 +65,22 @@ def create_console(
             "create_console(engine, identify) needs identify: a function that returns the RequestContext of a request, "
             "or None for a caller that is not signed in"
         )
-    return _Console(engine, identify, title, check_origins(allowed_origins)).application()
+    return Console(engine, _Application(engine, identify, title, check_origins(allowed_origins)).asgi())
 
 
-class _Console:
+class Console:
+    """The ASGI application that `create_console` returns, with the engine whose actions it executes."""
+
+    def __init__(self, engine: Engine, app: ASGIApp) -> None:
+        self.engine = engine
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond to a request."""
+        await self._app(scope, receive, send)
+
+
+class _Application:
     def __init__(self, engine: Engine, identify: Identify, title: str, allowed_origins: frozenset[str]) -> None:
         def has(action: str) -> bool:
             return isinstance(engine.get_action(*split(action)), Success)
@@ -84,7 +96,7 @@ class _Console:
         reads = [action for page in pages for action in (page.action, *page.reads) if action is not None]
         self._callers = Callers(engine, identify, [*filter(has, reads), *buttons])
 
-    def application(self) -> ASGIApp:
+    def asgi(self) -> ASGIApp:
         """Return the ASGI application."""
         app = Starlette(
             routes=[

@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from string import printable
-from threading import Lock
 from typing import Any
 from urllib.parse import quote
 
 from a2wsgi import ASGIMiddleware
 from starlette.types import ASGIApp
 
+from actionengine.concurrency.background_loop import BackgroundLoop
+from actionengine.console.application import Console
+from actionengine.engine import Engine
+from actionengine.errors import ConfigurationError
+from actionengine.storage.closing import CallsOnClose
+
 _WAIT = 5.0
 """Seconds in which a request may end after its response."""
 
 
-def as_wsgi(console: ASGIApp) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
+def as_wsgi(console: ASGIApp, engine: Engine | None = None) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
     """Return a WSGI application of a console, for a server with threads.
 
     Its requests run in one event loop, in a thread that the first request of a process starts: a server may fork
-    before that.
+    before that. The loop and its connections end when the storage is closed.
+
+    Args:
+        console: what `create_console` returned, or an ASGI application around it.
+        engine: the engine of the console, where an application is around it.
+
+    Raises:
+        ConfigurationError: without an engine.
     """
-    lock = Lock()
-    applications: dict[int, ASGIMiddleware] = {}
+    engine = console.engine if isinstance(console, Console) else engine
+    if engine is None:
+        raise ConfigurationError(
+            "as_wsgi needs the engine: give it what create_console returned, or as_wsgi(application, engine)"
+        )
+    storage = engine.storage
+    background = BackgroundLoop("actionengine-console", at_end=getattr(storage, "aclose_loop", None))
+    if isinstance(storage, CallsOnClose):
+        storage.call_on_close(background.close)
 
     def serve(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        with lock:
-            process = os.getpid()
-            if process not in applications:
-                # A forked process has none of the threads of its parent.
-                applications.clear()
-                applications[process] = ASGIMiddleware(console, wait_time=_WAIT)  # type: ignore[arg-type]
-        return applications[process](_as_utf8(environ), start_response)  # type: ignore[arg-type]
+        wsgi = ASGIMiddleware(console, _WAIT, background.loop())  # type: ignore[arg-type]
+        return wsgi(_as_utf8(environ), start_response)  # type: ignore[arg-type]
 
     return serve
 
