@@ -21,8 +21,8 @@ class Components:
     """Collects schemas. Definitions of one name become one component where they are equal, with all that they refer
     to; others get the name of the schema in front."""
 
-    def __init__(self, schemas: dict[str, Json]) -> None:
-        self.schemas = dict(schemas)
+    def __init__(self) -> None:
+        self.schemas: dict[str, Json] = {}
         self._names: dict[tuple[str, bytes], str] = {}
 
     def add(self, name: str, schema: Json) -> Json:

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from itertools import groupby
 from typing import Any, Final
-from urllib.parse import quote
 
 from actionengine.catalogue.descriptions import ActionDescription
 from actionengine.catalogue.schemas import schema_of
 from actionengine.engine import Engine
 from actionengine.errors import ErrorCode
 from actionengine.http.components import Components
-from actionengine.http.routes import HTTPRoute
+from actionengine.http.responses import ErrorAnswer
+from actionengine.http.routes import HTTPRoute, action_routes
 from actionengine.pipeline.preview import Preview
 
 Json = dict[str, Any]
@@ -22,26 +22,6 @@ Json = dict[str, Any]
 _VERSION: Final = "3.1.1"
 _JSON: Final = "application/json"
 _IN_PATH: Final = re.compile(r"{([^{}]+)}")
-_ERROR: Final[Json] = {
-    "type": "object",
-    "title": "Error",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["code", "message", "details"],
-            "properties": {
-                "code": {
-                    "type": "string",
-                    "description": "The kind of failure, for a program.",
-                    "examples": [*ErrorCode],
-                },
-                "message": {"type": "string", "description": "A sentence for a person."},
-                "details": {"type": "object", "description": "Facts for a program, by code."},
-            },
-        }
-    },
-}
 _HEADERS: Final[Mapping[str, Json]] = {
     "IdempotencyKey": {
         "name": "Idempotency-Key",
@@ -102,12 +82,11 @@ def openapi(
     document = _Document()
     wanted = None if actions is None else {action.name for action in actions}
     by_action: dict[tuple[str, str], list[HTTPRoute]] = {}
-    for route in routes:
+    for route in (*action_routes(engine, prefix), *routes):
         by_action.setdefault((route.service, route.action), []).append(route)
-    services = engine.get_services().unwrap()
     described = engine.descriptions()
     tags = []
-    for service in services:
+    for service in engine.get_services().unwrap():
         shown = [each for each in described[service.name] if wanted is None or each.name in wanted]
         if shown:
             tags.append({"name": service.name, "description": service.description})
@@ -115,10 +94,8 @@ def openapi(
             name = action.name.removeprefix(f"{service.name}.")
             declared = engine.get_action(service.name, name).unwrap()
             operations = _Operations(document, service.name, action, declared.permission)
-            path = f"{prefix}/{quote(service.name, safe='')}/{quote(name, safe='')}"
-            operations.add(HTTPRoute("POST", path, service.name, name), action.name)
-            for number, route in enumerate(by_action.get((service.name, name), ()), 2):
-                operations.add(route, f"{action.name}.{number}")
+            for number, route in enumerate(by_action[service.name, name], 1):
+                operations.add(route, action.name if number == 1 else f"{action.name}.{number}")
     if previews:
         document.add_preview(f"{prefix}/{{service}}/{{action}}/preview")
     return document.made(title, version, tags, security_schemes or {})
@@ -129,7 +106,8 @@ class _Document:
 
     def __init__(self) -> None:
         self.paths: dict[str, Json] = {}
-        self.components = Components({"Error": _ERROR})
+        self.components = Components()
+        self._error = self.components.add("Error", schema_of(ErrorAnswer, "serialization"))
 
     def add_preview(self, path: str) -> None:
         """Add the operation that previews an action."""
@@ -154,7 +132,7 @@ class _Document:
     def made(self, title: str, version: str, tags: Sequence[Json], security_schemes: Mapping[str, Any]) -> Json:
         components: Json = {
             "schemas": self.components.schemas,
-            "responses": dict(_error_responses()),
+            "responses": dict(_error_responses(self._error)),
             "parameters": {
                 **_HEADERS,
                 _REQUIRED_KEY: {**_HEADERS["IdempotencyKey"], "required": True},
@@ -264,8 +242,8 @@ def _responses(data: Json, needs_approval: bool) -> Json:
     }
 
 
-def _error_responses() -> Iterator[tuple[str, Json]]:
-    content = {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
+def _error_responses(error: Json) -> Iterator[tuple[str, Json]]:
+    content = {_JSON: {"schema": error}}
     for status, codes in _codes_by_status():
         response: Json = {"description": " or ".join(f"`{code}`" for code in codes), "content": content}
         if status in (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):

@@ -10,10 +10,8 @@ from pydantic_core import from_json
 
 from actionengine.context import Actor, RequestContext, Tenant
 from actionengine.errors import ActionError, ErrorCode
+from actionengine.http.body_limit import MAX_BODY_BYTES
 from actionengine.http.responses import RequestRefused
-
-MAX_BODY_BYTES: Final = 1024 * 1024
-"""Bytes of a request's body, at most, where the host sets no other limit."""
 
 IDEMPOTENCY_KEY: Final = "idempotency-key"
 REASON: Final = "x-reason"

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from math import ceil, isfinite
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from pydantic import BaseModel, Field
 from pydantic_core import to_json
 from returns.result import Failure, Result
 
 from actionengine.errors import ActionError, ErrorCode, bounded_text
+
+T = TypeVar("T")
 
 _HEADERS = {"content-type": "application/json", "cache-control": "no-store", "x-content-type-options": "nosniff"}
 _RETRY_AFTER = 1
@@ -26,6 +29,7 @@ _CODES = {
     404: "not_found",
     405: "method_not_allowed",
     408: "timeout",
+    411: "length_required",
     413: "too_large",
     415: "unsupported_media_type",
     429: "rate_limited",
@@ -42,6 +46,26 @@ class Response:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+class Answer(BaseModel, Generic[T]):
+    """The body of a success, for the documentation of an API."""
+
+    data: T
+
+
+class ErrorBody(BaseModel):
+    """The reason why a request failed."""
+
+    code: str = Field(description="The kind of failure, for a program.", examples=[*ErrorCode])
+    message: str = Field(description="A sentence for a person.")
+    details: dict[str, Any] = Field(description="Facts for a program, by code.")
+
+
+class ErrorAnswer(BaseModel):
+    """The body of a failure, for the documentation of an API."""
+
+    error: ErrorBody
 
 
 class RequestRefused(Exception):
