@@ -1,4 +1,4 @@
-"""The engine that both hosts serve, and the storage behind it."""
+"""The engine that all hosts serve, and the storage behind it."""
 
 import os
 from typing import TYPE_CHECKING, TypeAlias

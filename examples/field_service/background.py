@@ -6,8 +6,8 @@ Any number of processes may run it at once; one is enough.
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 
 from actionengine import Actor, Engine, Fanout, Publisher, Relay, Subscriptions
 from actionengine.events.publishers.addresses import publisher_from_address
@@ -45,6 +45,20 @@ def named_publishers() -> list[Publisher]:
     """Return the broker that `ACTIONENGINE_PUBLISHER` names, such as `nats://127.0.0.1:4222?stream=events`."""
     address = os.environ.get("ACTIONENGINE_PUBLISHER")
     return [publisher_from_address(address)] if address else []
+
+
+def running(
+    storage: HostStorage, engine: Engine, relay: bool, workflows: str | None
+) -> Callable[[object], AbstractAsyncContextManager[None]]:
+    """Return the lifespan of an ASGI application: it closes the storage, and with `relay` it does the work."""
+
+    @asynccontextmanager
+    async def run(app: object) -> AsyncIterator[None]:
+        background = Background(storage, engine, *named_publishers(), workflows=workflows) if relay else None
+        async with storage, background.in_tasks() if background else nullcontext():
+            yield
+
+    return run
 
 
 class Background:

@@ -11,22 +11,24 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from actionengine import Engine, Event, RequestContext, StorageUnavailable, replay, replay_async
+from returns.result import Failure, Result
+
+from actionengine import ActionError, Engine, Event, RequestContext, StorageUnavailable, replay, replay_async
 from actionengine.events.publishers.cloudevents import to_structured
+from examples.field_service.gateway import GatewayHeaders
 from examples.field_service.services.events.watch import Watch
-from examples.field_service.transport import Headers
 
 HEARTBEAT_INTERVAL = 15.0
 """Seconds of silence after which a sign of life is sent: a client that is gone is noticed by writing to it."""
 
-MEDIA_TYPE = "text/event-stream"
-NO_BUFFERING = {"cache-control": "no-store", "x-accel-buffering": "no"}
+FEED_HEADERS = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
+"""No cache stores a feed, and no proxy buffers it."""
 
 _POLL_INTERVAL = 0.5
 
 
-def watch_of(query: Mapping[str, str], headers: Headers) -> dict[str, Any]:
-    """Return the payload for `events.watch` of a request for the feed."""
+def asked_of(query: Mapping[str, str], headers: GatewayHeaders) -> dict[str, Any]:
+    """Return the payload of `events.watch` for a request."""
     asked: dict[str, Any] = {}
     if types := query.get("types"):
         asked["types"] = types.split(",")
@@ -35,15 +37,32 @@ def watch_of(query: Mapping[str, str], headers: Headers) -> dict[str, Any]:
     return asked
 
 
-def feed(
+def open_feed(
     engine: Engine,
     context: RequestContext,
-    watch: Watch,
+    asked: Mapping[str, Any],
     stopping: threading.Event,
     heartbeat: float = HEARTBEAT_INTERVAL,
 ) -> Iterator[bytes]:
+    """Return the messages of a feed. Raises the `ActionError` of `events.watch`, which checks the permission."""
+    watch = engine.execute_action("events", "watch", asked, context)
+    return feed(_listener(engine, context, watch, heartbeat), stopping)
+
+
+async def open_feed_async(
+    engine: Engine,
+    context: RequestContext,
+    asked: Mapping[str, Any],
+    stopping: asyncio.Event,
+    heartbeat: float = HEARTBEAT_INTERVAL,
+) -> AsyncIterator[bytes]:
+    """Return the same messages under an event loop."""
+    watch = await engine.execute_action_async("events", "watch", asked, context)
+    return feed_async(_listener(engine, context, watch, heartbeat), stopping)
+
+
+def feed(listener: "_Listener", stopping: threading.Event) -> Iterator[bytes]:
     """Yield messages until `stopping` is set, or until the storage is out of reach: then the client reconnects."""
-    listener = _Listener(engine, context, watch, heartbeat)
     yield listener.beat()
     with suppress(StorageUnavailable):
         while not stopping.is_set():
@@ -51,18 +70,11 @@ def feed(
                 yield listener.message(event)
             if listener.is_due():
                 yield listener.beat()
-            stopping.wait(min(_POLL_INTERVAL, heartbeat))
+            stopping.wait(listener.pause)
 
 
-async def feed_async(
-    engine: Engine,
-    context: RequestContext,
-    watch: Watch,
-    stopping: asyncio.Event,
-    heartbeat: float = HEARTBEAT_INTERVAL,
-) -> AsyncIterator[bytes]:
+async def feed_async(listener: "_Listener", stopping: asyncio.Event) -> AsyncIterator[bytes]:
     """Yield the same messages under an event loop."""
-    listener = _Listener(engine, context, watch, heartbeat)
     yield listener.beat()
     with suppress(StorageUnavailable):
         while not stopping.is_set():
@@ -71,7 +83,15 @@ async def feed_async(
             if listener.is_due():
                 yield listener.beat()
             with suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), min(_POLL_INTERVAL, heartbeat))
+                await asyncio.wait_for(stopping.wait(), listener.pause)
+
+
+def _listener(
+    engine: Engine, context: RequestContext, watch: Result[Watch, ActionError], heartbeat: float
+) -> "_Listener":
+    if isinstance(watch, Failure):
+        raise watch.failure()
+    return _Listener(engine, context, watch.unwrap(), heartbeat)
 
 
 class _Listener:
@@ -84,6 +104,7 @@ class _Listener:
         self._types = watch.types
         self._event_types = engine.event_types
         self._heartbeat = heartbeat
+        self.pause = min(_POLL_INTERVAL, heartbeat)
         self._sent_at = 0.0
 
     def next(self) -> dict[str, Any]:

@@ -15,7 +15,8 @@ def address(program: str, port: int) -> tuple[str, int]:
 
 def greet(host: str, port: int) -> None:
     """Print commands to try."""
-    url = f"http://{host}:{port}/api"
+    root = f"http://{host}:{port}"
+    url = f"{root}/api"
     print(
         f"""The field-service business is at {url}. Try, in another terminal:
 
@@ -23,8 +24,10 @@ def greet(host: str, port: int) -> None:
   curl {url}/customers/create -H 'x-tenant-id: acme' -H 'x-user-id: carla' -d '{{"name": "Ada"}}'
   curl {url}/customers/list -H 'x-tenant-id: acme' -H 'x-agent-id: helper-bot' -d '{{}}'
   curl {url}/customers/list -H 'x-tenant-id: globex' -H 'x-user-id: carla' -d '{{}}'
-  curl -N {url.removesuffix("/api")}/events -H 'x-tenant-id: acme' -H 'x-user-id: maria'
+  curl {root}/openapi.json
+  curl -N {root}/events -H 'x-tenant-id: acme' -H 'x-user-id: maria'
 
+The console of its operators is at {root}/console/demo-login.
 People: carla (csr), tom (technician), maria and max (managers); helper-bot is an AI agent with the role csr.
 """,
         flush=True,

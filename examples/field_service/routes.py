@@ -1,21 +1,10 @@
-"""Resource routes for change control, workflows and invoices. Each executes an action; both hosts serve them.
+"""Resource routes for change control, workflows and invoices. Each executes an action; all hosts serve them.
 
 They add nothing to `POST /api/{service}/{action}`: `POST /api/changes/merge` with a `change_id` merges as
 `POST /api/changes/{change_id}/merge` does.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
-
-
-class Route(NamedTuple):
-    """A method and a path for an action. Its payload is the body, the query and the values in the path."""
-
-    method: Literal["GET", "POST", "DELETE"]
-    path: str
-    service: str
-    action: str
-
+from actionengine.http import HTTPRoute as Route
 
 _RECORD_TYPE = "/api/projects/{project_id}/record_types/{key}"
 _CHANGE = "/api/changes/{change_id}"
@@ -48,6 +37,7 @@ ROUTES = (
     Route("DELETE", f"{_CHANGE}/ops/{{op_id}}", "changes", "delete_patch_op"),
     Route("GET", f"{_CHANGE}/preview", "changes", "preview"),
     Route("GET", f"{_CHANGE}/snapshots", "changes", "list_snapshots"),
+    Route("GET", f"{_CHANGE}/transitions", "changes", "transitions"),
     Route("POST", f"{_CHANGE}/transition", "changes", "transition"),
     Route("POST", f"{_CHANGE}/execute", "changes", "execute"),
     Route("POST", f"{_CHANGE}/merge", "changes", "merge"),
@@ -85,8 +75,3 @@ ROUTES = (
     Route("POST", f"{_INVOICE}/pay", "invoices", "pay"),
     Route("GET", "/api/log", "action_log", "list"),
 )
-
-
-def payload_of(path: Mapping[str, Any], query: Mapping[str, Any], body: Any) -> Any:
-    """Return the payload of a request; values of the path win. The action refuses a body that is no object."""
-    return {**query, **body, **path} if isinstance(body, dict) else body

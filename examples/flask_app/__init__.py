@@ -1,91 +1,69 @@
 """The business behind Flask: a synchronous host."""
 
 import threading
+from functools import partial
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
-from returns.result import Failure, Result
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from actionengine import ActionError, RequestContext
+from actionengine.console import as_wsgi
+from actionengine.http import MAX_BODY_BYTES, RequestRefused, payload_of, read_json, to_response
 from examples.field_service.app import HostStorage, create_business
-from examples.field_service.feed import HEARTBEAT_INTERVAL, MEDIA_TYPE, NO_BUFFERING, feed, watch_of
-from examples.field_service.routes import ROUTES, Route, payload_of
-from examples.field_service.transport import (
-    MAX_BODY,
-    Answer,
-    answer,
-    describe,
-    read_json,
-    request_context,
-    slug_of,
-    transport_error,
-)
+from examples.field_service.discovery import DISCOVERY, discover
+from examples.field_service.documentation import document
+from examples.field_service.feed import FEED_HEADERS, HEARTBEAT_INTERVAL, asked_of, open_feed
+from examples.field_service.gateway import context_of, slug_of
+from examples.field_service.operators import console_with_demo_login
+from examples.field_service.routes import ROUTES
 
 
-def create_app(
-    storage: HostStorage, stopping: threading.Event | None = None, heartbeat: float = HEARTBEAT_INTERVAL
-) -> Flask:
+def create_app(storage: HostStorage, stopping: threading.Event, heartbeat: float = HEARTBEAT_INTERVAL) -> Flask:
     """Return a Flask application on a storage, which the caller closes. Live feeds end when `stopping` is set."""
-    stops = stopping or threading.Event()
-    app = Flask(__name__)
-    # One byte more than the maximum, so that a body without a declared length is found to be too long.
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY + 1
     engine = create_business(storage)
+    app = Flask(__name__)
+    console = as_wsgi(console_with_demo_login(engine), engine)
+    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/console": console})  # type: ignore[method-assign]
 
-    def context() -> Result[RequestContext, ActionError]:
-        return slug_of(request.headers).bind(engine.resolve_tenant).bind(lambda t: request_context(request.headers, t))
+    def context() -> RequestContext:
+        return context_of(request.headers, engine.resolve_tenant(slug_of(request.headers)))
 
-    def execute(service: str, action: str, payload: Result[Any, ActionError]) -> Response:
-        def run(ctx: RequestContext) -> Result[Any, ActionError]:
-            return payload.bind(lambda given: engine.execute_action(service, action, given, ctx))
+    def serve(call: Any, /, service: str, action: str, **path: str) -> Response:
+        ctx, body = context(), read_json(request.stream.read(MAX_BODY_BYTES + 1))
+        return _respond(call(service, action, payload_of(path, request.args.to_dict(), body), ctx))
 
-        return _respond(answer(context().bind(run)))
+    def services(**names: str) -> Response:
+        context()
+        return _respond(discover(engine, **names))
 
-    @app.post("/api/<service>/<action>")
-    def by_name(service: str, action: str) -> Response:
-        return execute(service, action, _body())
-
-    def serve(route: Route) -> None:
-        def view(**path: str) -> Response:
-            payload = _body().map(lambda body: payload_of(path, request.args.to_dict(), body))
-            return execute(route.service, route.action, payload)
-
-        rule = route.path.replace("{", "<").replace("}", ">")
-        app.add_url_rule(rule, f"{route.service}.{route.action}", view, methods=[route.method])
+    def add(rule: str, method: str, view: Any) -> None:
+        app.add_url_rule(rule.replace("{", "<").replace("}", ">"), f"{method} {rule}", view, methods=[method])
 
     for route in ROUTES:
-        serve(route)
-
-    @app.get("/api/services")
-    def services() -> Response:
-        return _respond(answer(context().bind(lambda ctx: engine.get_services())))
-
-    @app.get("/api/services/<service>")
-    def actions(service: str) -> Response:
-        return _respond(answer(context().bind(lambda ctx: engine.get_service_actions(service))))
-
-    @app.get("/api/services/<service>/<action>")
-    def action(service: str, action: str) -> Response:
-        return _respond(answer(context().bind(lambda ctx: engine.get_action(service, action)).map(describe)))
+        add(route.path, route.method, partial(serve, engine.execute_action, route.service, route.action))
+    for path in DISCOVERY:
+        add(path, "GET", services)
+    add("/api/{service}/{action}", "POST", partial(serve, engine.execute_action))
+    add("/api/{service}/{action}/preview", "POST", partial(serve, engine.preview))
 
     @app.get("/events")
     def events() -> Response:
-        ctx = context()
-        asked = watch_of(request.args, request.headers)
-        watch = ctx.bind(lambda who: engine.execute_action("events", "watch", asked, who))
-        if isinstance(watch, Failure):
-            return _respond(answer(watch))
-        messages = feed(engine, ctx.unwrap(), watch.unwrap(), stops, heartbeat)
-        return Response(messages, mimetype=MEDIA_TYPE, headers=NO_BUFFERING)
+        messages = open_feed(engine, context(), asked_of(request.args, request.headers), stopping, heartbeat)
+        return Response(messages, headers=FEED_HEADERS)
 
-    @app.get("/health")
-    def health() -> Response:
-        return _respond((200, {"data": "ok"}))
+    app.add_url_rule("/openapi.json", "document", lambda: jsonify(document(engine)))
+    app.add_url_rule("/health", "health", lambda: jsonify(data="ok"))
+
+    @app.errorhandler(ActionError)
+    @app.errorhandler(RequestRefused)
+    def failed(error: ActionError | RequestRefused) -> Response:
+        return _respond(error)
 
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response:
-        response = _respond(transport_error(error.code or 500, error.description or error.name))
+        response = _respond(RequestRefused(error.code or 500))
         if isinstance(error, MethodNotAllowed):
             response.allow.update(error.valid_methods or ())
         return response
@@ -93,17 +71,6 @@ def create_app(
     return app
 
 
-def _body() -> Result[Any, ActionError]:
-    """Read the body as JSON, up to its maximum length."""
-    body = request.get_data()
-    if len(body) > MAX_BODY:
-        raise RequestEntityTooLarge(f"the body is longer than {MAX_BODY} bytes")
-    return read_json(body)
-
-
-def _respond(given: Answer) -> Response:
-    status, body = given
-    response: Any = jsonify(body)
-    response.status_code = int(status)
-    assert isinstance(response, Response)
-    return response
+def _respond(answer: Any) -> Response:
+    response = to_response(answer)
+    return Response(response.body, response.status, dict(response.headers))

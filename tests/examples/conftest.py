@@ -1,4 +1,4 @@
-"""The two example hosts, each on either database, served on a port of its own on loopback."""
+"""The three example hosts, each on either database, served on a port of its own on loopback."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, product
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ import httpx
 import psycopg
 import pytest
 import uvicorn
+from examples.django_app import create_app as create_django_app
 from examples.embedded_postgres import make_database
 from examples.fastapi_app import create_app as create_fastapi_app
 from examples.fastapi_app.server import Server
@@ -60,6 +62,18 @@ def fresh_key() -> str:
 
 CARLA, TOM, MARIA = person("carla"), person("tom"), person("maria")
 BOT = agent("helper-bot")
+NOBODY = {"x-tenant-id": "acme"}
+
+
+def refused(response: httpx.Response, status: int, code: str) -> Any:
+    """The error in a response, which has to have this status and code."""
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/json"), response.text
+    assert set(response.json()) == {"error"}
+    error = response.json()["error"]
+    assert set(error) == {"code", "message", "details"}
+    assert error["code"] == code, error
+    assert error["message"]
+    return error
 
 
 @dataclass(frozen=True)
@@ -124,9 +138,14 @@ HEARTBEAT = 0.2
 
 
 @contextmanager
-def _served_by_flask(storage: HostStorage, relay: bool, workflows: str | None) -> Iterator[str]:
+def _served_by_wsgi(
+    create_app: Callable[[HostStorage, threading.Event, float], Any],
+    storage: HostStorage,
+    relay: bool,
+    workflows: str | None,
+) -> Iterator[str]:
     stopping = threading.Event()
-    server = make_server("127.0.0.1", 0, create_flask_app(storage, stopping, HEARTBEAT), threaded=True)
+    server = make_server("127.0.0.1", 0, create_app(storage, stopping, HEARTBEAT), threaded=True)
     assert isinstance(server, ThreadedWSGIServer)
     server.daemon_threads = False  # so that closing the server waits for its requests
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
@@ -161,7 +180,8 @@ def _served_by_fastapi(storage: HostStorage, relay: bool, workflows: str | None)
 
 
 SERVED: dict[str, Callable[[HostStorage, bool, str | None], AbstractContextManager[str]]] = {
-    "flask": _served_by_flask,
+    "flask": partial(_served_by_wsgi, create_flask_app),
+    "django": partial(_served_by_wsgi, create_django_app),
     "fastapi": _served_by_fastapi,
 }
 
@@ -234,39 +254,45 @@ def serve(name: str, storage: HostStorage, *, relay: bool = False, workflows: st
         yield Host(storage, client)
 
 
-USUAL = (("flask", "sqlite"), ("fastapi", "postgres"))
-HOSTS = [pair if pair in USUAL else pytest.param(pair, marks=pytest.mark.soak) for pair in product(SERVED, BACKENDS)]
-"""Either host on either database; two of the four start anew for each test only in the campaigns."""
+def hosts(*daily: tuple[str, str]) -> list[Any]:
+    """Return parameters for a fixture: each host on each database, those that are not daily only in the campaigns."""
+    pairs = product(SERVED, BACKENDS)
+    return [pair if pair in daily else pytest.param(pair, marks=pytest.mark.soak) for pair in pairs]
+
+
+HOSTS = hosts(("flask", "sqlite"), ("fastapi", "postgres"))
+
+
+@contextmanager
+def serving(request: pytest.FixtureRequest, relay: bool = False) -> Iterator[Host]:
+    """The host of a parameter, on a storage of its own."""
+    name, backend = request.param
+    with request.getfixturevalue("fresh_storage")(backend) as storage, serve(name, storage, relay=relay) as host:
+        yield host
 
 
 @pytest.fixture(params=HOSTS, ids="-".join, scope="module")
-def host(request: pytest.FixtureRequest, fresh_storage: FreshStorage) -> Iterator[Host]:
-    """Each host on one database, and in the soak on the other as well; shared by the tests of a file."""
-    name, backend = request.param
-    with fresh_storage(backend) as storage, serve(name, storage) as serving:
-        yield serving
+def host(request: pytest.FixtureRequest) -> Iterator[Host]:
+    """A host that the tests of a file share."""
+    with serving(request) as found:
+        yield found
 
 
 @pytest.fixture(params=HOSTS, ids="-".join)
-def fresh_host(request: pytest.FixtureRequest, fresh_storage: FreshStorage) -> Iterator[Host]:
-    """Either host on either database, with nothing in it but what it starts with."""
-    name, backend = request.param
-    with fresh_storage(backend) as storage, serve(name, storage) as serving:
-        yield serving
+def fresh_host(request: pytest.FixtureRequest) -> Iterator[Host]:
+    """A host with nothing in it but what it starts with."""
+    with serving(request) as found:
+        yield found
 
 
 @pytest.fixture(params=HOSTS, ids="-".join)
-def relaying_host(request: pytest.FixtureRequest, fresh_storage: FreshStorage) -> Iterator[Host]:
-    """Either host on either database, as it is started by hand: with what runs beside it."""
-    name, backend = request.param
-    with fresh_storage(backend) as storage, serve(name, storage, relay=True) as serving:
-        yield serving
+def relaying_host(request: pytest.FixtureRequest) -> Iterator[Host]:
+    """A host as it is started by hand: with what runs beside it."""
+    with serving(request, relay=True) as found:
+        yield found
 
 
-WORKING = [
-    pair if pair[1] == "sqlite" else pytest.param(pair, marks=pytest.mark.soak) for pair in product(SERVED, BACKENDS)
-]
-"""Either host on either database; on PostgreSQL only in the campaigns."""
+WORKING = hosts(("flask", "sqlite"), ("fastapi", "sqlite"))
 
 
 @contextmanager
@@ -279,22 +305,22 @@ def _working(request: pytest.FixtureRequest) -> Iterator[Host]:
             url: URL = request.getfixturevalue("seeded_database").set(database=storage.pools.name)
             upgrade(url.set(username="owner").render_as_string(hide_password=False), app_role=APP_ROLE)
             workflows = url.render_as_string(hide_password=False)
-        with serve(name, storage, relay=True, workflows=workflows) as serving:
-            yield serving
+        with serve(name, storage, relay=True, workflows=workflows) as host:
+            yield host
 
 
 @pytest.fixture(params=WORKING, ids="-".join, scope="module")
 def working_host(request: pytest.FixtureRequest) -> Iterator[Host]:
     """Either host, which takes the steps of workflows as well; shared by the tests of a file."""
-    with _working(request) as serving:
-        yield serving
+    with _working(request) as host:
+        yield host
 
 
 @pytest.fixture(params=WORKING, ids="-".join)
 def fresh_working_host(request: pytest.FixtureRequest) -> Iterator[Host]:
     """The same, with nothing in it but what it starts with."""
-    with _working(request) as serving:
-        yield serving
+    with _working(request) as host:
+        yield host
 
 
 def until(check: Callable[[], T], seconds: float = 90.0) -> T:
