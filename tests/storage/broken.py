@@ -25,7 +25,10 @@ from actionengine.storage.rows import (
     CLAIMED,
     Claim,
     ClaimAnswer,
+    EmittedEvent,
+    EventLink,
     IdempotentResult,
+    LogLink,
     LogQuery,
     LogRow,
     Record,
@@ -37,8 +40,10 @@ from actionengine.storage.tables import Row, Table
 from actionengine.testing import (
     ActionLogConformance,
     BudgetConformance,
+    CauseConformance,
     EventConformance,
     IdempotencyConformance,
+    LogSearchConformance,
     OutboxConformance,
     RecordsConformance,
     TablesConformance,
@@ -612,6 +617,55 @@ class PrincipalsMatchTheirActors(Broken, by=ActionLogConformance.test_rows_are_f
                 for row in found
                 if wanted is None or wanted in (f"{row.actor_type}:{row.actor_id}", *row.on_behalf_of)
             )
+
+
+class WordsMatchInPart(Broken, by=LogSearchConformance.test_rows_are_found_by_their_links_and_words):
+    """A search for `refun` also finds `refund`."""
+
+    class Unit(BrokenUnit):
+        async def read_log(self, query: LogQuery) -> Page[LogRow]:
+            found = await super().read_log(query._replace(words=()))
+            return Page(row for row in found if all(word in (row.reason or "").lower() for word in query.words))
+
+
+class AnyWordIsEnough(Broken, by=LogSearchConformance.test_rows_are_found_by_their_links_and_words):
+    """A search for several words also finds rows with one of them."""
+
+    class Unit(BrokenUnit):
+        async def read_log(self, query: LogQuery) -> Page[LogRow]:
+            return await super().read_log(query._replace(words=query.words[:1]))
+
+
+class RequestsAreNotCompared(Broken, by=LogSearchConformance.test_rows_are_found_by_their_links_and_words):
+    """A search by request finds all rows."""
+
+    class Unit(BrokenUnit):
+        async def read_log(self, query: LogQuery) -> Page[LogRow]:
+            return await super().read_log(query._replace(request_id=None))
+
+
+class LinkedRowsAreNewestFirst(Broken, by=CauseConformance.test_rows_are_found_by_any_of_several_values):
+    """Linked rows come newest first."""
+
+    class Unit(BrokenUnit):
+        async def find_log(self, link: LogLink, values: Sequence[str], limit: int) -> Page[LogRow]:
+            return Page(reversed(await super().find_log(link, values, limit)))
+
+
+class LinksHaveNoLimit(Broken, by=CauseConformance.test_links_are_followed_up_to_a_limit):
+    """All linked rows are read, however many there are."""
+
+    class Unit(BrokenUnit):
+        async def find_log(self, link: LogLink, values: Sequence[str], limit: int) -> Page[LogRow]:
+            return await super().find_log(link, values, 1000)
+
+
+class OneExecutionsEventsAreFound(Broken, by=CauseConformance.test_events_are_found_by_id_and_by_their_execution):
+    """Of several executions, only the events of the first one are found."""
+
+    class Unit(BrokenUnit):
+        async def find_events(self, link: EventLink, values: Sequence[str], limit: int) -> Page[EmittedEvent]:
+            return await super().find_events(link, values[:1], limit)
 
 
 # Tables

@@ -235,6 +235,7 @@ ROWS = RowsDialect(
     operator="OPERATOR(pg_catalog.{})",
     sorted="{}",
     limit=LIMIT,
+    count="pg_catalog.count(*)",
     page=postgres_page,
 )
 

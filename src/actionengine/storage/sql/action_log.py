@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from textwrap import indent
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import UUID
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 MAX_EXAMINED = 1000
 """The most rows of the log that are examined for a page. It ends after these, even if few of them match."""
+
+MAX_COUNTED = 5000
+"""The most entries of an index that are counted, to find the filter with the fewest rows."""
 
 CLOCK_TOLERANCE = timedelta(minutes=1)
 """The difference that is allowed between the time in a row's id and its `started_at`, in case the host's clock was set
@@ -146,13 +150,16 @@ def _matching(query: LogQuery, walk: Walk, rows: Sequence[Examined], log: LogRea
 
 def _walk_of(query: LogQuery, log: LogReader) -> Walk:
     """Return the walk that a page takes: the first one over so few rows that one page examines all of them; if there is
-    none, the first."""
+    none, the one over the fewest."""
     walks = _walks_of(query)
-    if len(walks) > 1:
-        for walk in walks:
-            if log.count(walk, MAX_EXAMINED) < MAX_EXAMINED:
-                return walk
-    return walks[0]
+    if len(walks) == 1:
+        return walks[0]
+    counts = []
+    for walk in walks:
+        counts.append(log.count(walk, MAX_COUNTED))
+        if counts[-1] <= MAX_EXAMINED:
+            return walk
+    return walks[counts.index(min(counts))]
 
 
 def _walks_of(query: LogQuery) -> list[Walk]:
@@ -197,8 +204,9 @@ def walk_statement(table: str, dialect: RowsDialect, column: str | None) -> str:
 
 
 def count_statement(table: str, dialect: RowsDialect, column: str, id: str = "id") -> str:
-    """Return the statement that gives a row for each row of a walk, with the same parameters."""
-    return _walk(table, dialect, column, "1", id)
+    """Return the statement that counts the rows of a walk, with the same parameters."""
+    walk = _walk(table, dialect, column, id, id)
+    return f"SELECT {dialect.count}\nFROM (\n{indent(walk, ' ' * 4)}\n) walked"
 
 
 def _walk(table: str, dialect: RowsDialect, column: str | None, columns: str, id: str) -> str:

@@ -28,7 +28,7 @@ class RowsDialect:
     with the `{columns}` that `column` describes. `given`, `read` and `any_of` are forms for a `{name}`: a column taken
     from `r`, a column as it is read, and one that equals any item of a JSON array. `lock` ends a query that locks its
     rows. `operator` is the form of an operator, `sorted` that of a column in an order that no index serves, and `limit`
-    the mark of a limit.
+    the mark of a limit. `count` is the number of rows.
     """
 
     schema: str
@@ -43,6 +43,7 @@ class RowsDialect:
     operator: str
     sorted: str
     limit: str
+    count: str
     page: Callable[[PageQuery], str]
 
 

@@ -37,7 +37,8 @@ class SQLiteLog:
     def count(self, walk: Walk, limit: int) -> int:
         """Return the number of rows of a walk, up to a limit."""
         assert walk.column is not None
-        return len(self._query(sql.COUNT_LOG[walk.column], self._parameters(walk, limit)))
+        ((number,),) = self._query(sql.COUNT_LOG[walk.column], self._parameters(walk, limit))
+        return int(number)
 
     def with_word(self, word: str, ids: Sequence[UUID]) -> list[UUID]:
         """Return those of the rows whose reason has a word."""

@@ -118,6 +118,7 @@ ROWS = RowsDialect(
     operator="{}",
     sorted="+{}",
     limit="?",
+    count="count(*)",
     page=sqlite_page,
 )
 
