@@ -18,6 +18,7 @@ demo-postgres: $(VENV)/demo-postgres.done
 	@$(BIN)/python -m examples.demo --postgres
 
 test: $(VENV)/test.done check
+	@$(BIN)/python -m tests.console.browser
 	$(BIN)/python -m pytest -q -m "not soak" --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/test.done

@@ -27,6 +27,7 @@ from benchmarks import (
     idle_memory,
     import_time,
     log_growth,
+    log_search,
     preview_cost,
     relay_drain,
     relay_latency,
@@ -48,6 +49,7 @@ BENCHMARKS: Mapping[str, Callable[..., list[Row]]] = {
     "governed_postgres": governed_postgres.run,
     "governed_peers": governed_peers.run,
     "log_growth": log_growth.run,
+    "log_search": log_search.run,
     "growth": growth.run,
     "idle_memory": idle_memory.run,
     "relay_drain": relay_drain.run,
@@ -71,7 +73,7 @@ def main() -> None:
     """Run the benchmarks that are asked for, and print their rows."""
     options = _arguments()
     progress = Console(stderr=True)
-    many = {"log_growth": options.log_rows, "change_merge": options.merge_ops}
+    many = {"log_growth": options.log_rows, "log_search": options.log_rows, "change_merge": options.merge_ops}
     rows: list[Row] = []
     for name in options.only or BENCHMARKS:
         with progress.status(name):
@@ -91,7 +93,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each benchmark takes, about (default: 5)")
     parser.add_argument(
-        "--log-rows", type=int, default=log_growth.MANY, help=f"of log_growth (default: {log_growth.MANY:,})"
+        "--log-rows",
+        type=int,
+        default=log_growth.MANY,
+        help=f"of log_growth and log_search (default: {log_growth.MANY:,})",
     )
     parser.add_argument(
         "--merge-ops", type=int, default=change_merge.MANY, help=f"of change_merge (default: {change_merge.MANY:,})"

@@ -35,6 +35,7 @@ from actionengine import (
 from actionengine.testing import Backend
 from tests.backends import BACKENDS, MODES, AnyStorage, open_storage, requested_database
 from tests.command_line import Run, run_command, run_command_process
+from tests.console.browser import describe_chromium
 from tests.faulty_proxy import FaultyProxy
 from tests.growth import open_growing_storage
 from tests.postgres import copy_database, started_postgres
@@ -108,6 +109,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         others = [{"sync": "async", "async": "sync"}.get(part, part) for part in parts]
         if f"{test}[{'-'.join(others)}]" in ids:
             item.add_marker(pytest.mark.soak)
+
+
+def pytest_report_header() -> str:
+    """Name the browser of the console's tests."""
+    return describe_chromium()
 
 
 def pytest_collection_finish() -> None:

@@ -368,6 +368,19 @@ def test_inputs_refuse_what_they_do_not_know(till: Till) -> None:
 # Lists
 
 
+def test_who_may_read_all_approvals_decides_none(till: Till) -> None:
+    id, operator = till.ask(), boss("olga", "approvals.read")
+
+    assert [each.id for each in till.do("approvals.list", {}, operator).unwrap().items] == [id]
+    assert till.do("approvals.get", {"approval_id": id}, operator).unwrap().status == "pending"
+    for decision in ("approve", "reject", "cancel"):
+        assert till.decide(decision, id, operator).failure().code is ErrorCode.FORBIDDEN
+    assert till.do("approvals.get", {"approval_id": id}, boss("bob", "approvals.reader")).failure().code is (
+        ErrorCode.NOT_FOUND
+    )
+    assert till.paid == []
+
+
 def test_approvals_are_listed_in_pages_of_what_one_may_see(till: Till) -> None:
     ids = [till.ask(number) for number in range(5)]
     till.decide("reject", ids[1], boss())

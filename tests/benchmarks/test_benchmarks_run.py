@@ -24,6 +24,14 @@ ROWS = {
         for write in ("records", "core")
     ],
     "log_growth": ["log_growth_action", "log_growth_subject", "log_growth_actor", "log_growth_newest"],
+    "log_search": [
+        f"log_search_{name}"
+        for name in (
+            *("request", "parent", "approval", "key", "rare_word", "some_word", "frequent_word", "frequent_words"),
+            *("rare_among_frequent", "word_and_subject", "word_and_actor", "word_and_no_outcome", "words_and_no_match"),
+            *("no_match", "whole_page", "tree"),
+        )
+    ],
     "growth": [],
     "idle_memory": ["idle_memory", "idle_memory_postgres", "idle_memory_connection"],
     "relay_drain": ["relay_drain_many_subjects", "relay_drain_one_subject"],

@@ -40,7 +40,7 @@ def test_executions_of_all_tenants_are_found_newest_first(each_desk: Desk) -> No
     assert found("--since", "1h") == found("--since", "2026-01-31T12:00+02:00") == [third, second, first]
     assert found("--until", "2026-01-31") == []
     shown = desk.run("log", "search", "--action", "payments.book", "--limit", "1")
-    assert shown.stderr == f"there are more: --before {third}\n"
+    assert shown.stderr == f"more: --before {third}\n"
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from playwright.sync_api import Browser, sync_playwright
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ROOT = Path(__file__).parents[2]
@@ -42,6 +44,8 @@ class Chromium:
     @contextmanager
     def started(self) -> Iterator[Browser]:
         """Start it for a block. Meanwhile no other event loop can run in this thread."""
+        from playwright.sync_api import sync_playwright  # Few tests need it, and importing it takes long.
+
         # Chromium's own sandbox refuses root, as which containers run tests.
         arguments = ["--no-sandbox"] if os.getuid() == 0 else []
         with sync_playwright() as playwright:

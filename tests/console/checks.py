@@ -126,6 +126,15 @@ def assert_fits(page: Page) -> None:
     assert widths[0] <= widths[1], (page.url, widths)
 
 
+def press_until_focused(page: Page, name: str, key: str = "Tab") -> None:
+    """Press a key until a control whose name begins with this one has the focus."""
+    for _ in range(200):
+        page.keyboard.press(key)
+        if page.evaluate("document.activeElement.textContent").strip().startswith(name):
+            return
+    raise AssertionError(f"{key} does not lead to {name!r}")
+
+
 def assert_keyboard(page: Page) -> list[str]:
     """Check that Tab reaches each control once, in the order of the page, with a visible focus; return the controls."""
     controls: list[str] = page.evaluate(_MARK_FOCUSABLE)

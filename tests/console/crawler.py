@@ -123,6 +123,7 @@ class Business:
     def __init__(self, site: Site, file: Path) -> None:
         self.site = site
         self._file = file
+        self._before: Dump | None = None
 
     def tenant(self, slug: str) -> Tenant:
         return self.site.engine.resolve_tenant(slug).unwrap()
@@ -163,14 +164,19 @@ class Business:
         with closing(sqlite3.connect(self._file)) as database:
             return [*map(Logged._make, database.execute(statement, (after,)))]
 
+    def _last_logged(self) -> str:
+        with closing(sqlite3.connect(self._file)) as database:
+            return str(database.execute("SELECT max(id) FROM ae_action_log").fetchone()[0])
+
     def press(self, caller: Caller, name: str, form: Form) -> tuple[Answer, bool, list[Logged]]:
         """Press a button; return the answer, whether anything was written besides keys, and the rows that it logged.
 
         Each write must come with a row of the action log.
         """
-        before, last = self.dump(), self.logged()[-1].id
+        before, last = self._before or self.dump(), self._last_logged()
         answer = caller.press(form, **{field[6:]: "because" for field in form.values if field.startswith("field.")})
         after, rows = self.dump(), self.logged(last)
+        self._before = after
         own = [row for row in rows if row.action == form.name and row.source == "console"]
         assert [row.actor for row in own] == [str(self.site.actors[name])], (form, answer.tags.text, rows)
         changed = {table for table in after if after[table] != before[table]}

@@ -114,10 +114,10 @@ class Answer:
 class Site:
     """The console of an engine, mounted for each tenant at `/t/{tenant}/console`. `actors` are its callers, by name."""
 
-    def __init__(self, engine: Engine, actors: Mapping[str, Actor]) -> None:
+    def __init__(self, engine: Engine, actors: Mapping[str, Actor], title: str = "Site") -> None:
         self.engine = engine
         self.actors = actors
-        console = create_console(engine, self._identify, title="Site")
+        console = create_console(engine, self._identify, title=title)
         self.app = Starlette(routes=[Mount("/t/{tenant}/console", console)], lifespan=self._lifespan)
         self._client = TestClient(self.app, follow_redirects=False)
 
@@ -144,6 +144,24 @@ class Site:
 
     def context(self, caller: str, tenant: Tenant) -> RequestContext:
         return RequestContext(tenant, self.actors[caller], source="check")
+
+    def things(self, slug: str) -> dict[str, str]:
+        """Return the ids of some things of a seeded tenant: an approval, an execution, a run and two changes."""
+        tenant = self.engine.resolve_tenant(slug).unwrap()
+        context = RequestContext(tenant, Actor.system("things"))
+
+        def first(name: str, **payload: Any) -> str:
+            service, action = name.split(".")
+            listed = self.engine.execute_action(service, action, payload, context).unwrap()
+            return str(next(iter(getattr(listed, "items", listed))).id)
+
+        return {
+            "approval": first("approvals.list", status="pending", requested_by="human:carla"),
+            "execution": first("action_log.list", action="payments.refund", outcome="succeeded"),
+            "run": first("workflows.list", status="paused"),
+            "change": first("changes.list", status="Ready"),
+            "broken": first("changes.list", status="Draft"),
+        }
 
     def caller(self, name: str | None, check: Callable[[Answer], None] = lambda answer: None) -> Caller:
         """Return a caller's browser. `check` sees each of its answers."""

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from examples.field_service.app import create_business, open_storage
 
-from tests.console import business, crawler
+from tests.console import crawler
 from tests.console.business import ACTORS
 from tests.console.crawler import ALL, Thing, crawl, declared_for, forged
-from tests.console.site import ROOT, Answer, Site
+from tests.console.serving import opened, seed
+from tests.console.site import ROOT, Answer
 
 HOSTILE = "<script>alert(1)</script>\"' {{7*7}} \u202e</textarea><img src=x onerror=alert(2)>"
 CANARY = "canary-of-globex"
@@ -33,11 +33,7 @@ MOST = 4
 @pytest.fixture(scope="module")
 def seeded_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("seeded") / "business.db"
-    with open_storage(str(file)) as storage:
-        engine = create_business(storage)
-        for slug, mark in TENANTS.items():
-            business.Business(engine, engine.resolve_tenant(slug).unwrap(), mark).seed()
-        business.deliver_badly(storage)
+    seed(file, TENANTS)
     return file
 
 
@@ -46,7 +42,7 @@ def shop(seeded_file: Path, tmp_path: Path) -> Iterator[crawler.Business]:
     """The business on a database of the test."""
     file = tmp_path / "business.db"
     shutil.copy(seeded_file, file)
-    with open_storage(str(file)) as storage, Site(create_business(storage), ACTORS) as site:
+    with opened(file) as site, site:
         yield crawler.Business(site, file)
 
 
@@ -143,8 +139,9 @@ def test_a_caller_that_is_not_signed_in_gets_nothing(shop: crawler.Business) -> 
         assert answer.status == 401
         assert HOSTILE[:8] not in answer.text
         assert answer.tags.buttons == []
-    for thing in shop.things("acme"):
+    things = shop.things("acme")
+    before = (shop.dump(), shop.logged())
+    for thing in things:
         for button, payload, _ in declared_for(thing):
-            before = (shop.dump(), [*shop.logged()])
             assert nobody.press(forged(button, payload)).status == 401
-            assert (shop.dump(), [*shop.logged()]) == before
+    assert (shop.dump(), shop.logged()) == before

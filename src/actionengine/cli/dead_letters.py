@@ -57,8 +57,10 @@ def redrive(
             if isinstance(result, Failure):
                 return result
             changed = result.unwrap()
-            done += changed.ids
-            if not changed.ids or not changed.remaining:
+            # A relay may have given up an event again meanwhile.
+            is_done = not changed.remaining or set(changed.ids) <= set(done)
+            done = tuple(dict.fromkeys((*done, *changed.ids)))
+            if is_done:
                 return Success(changed.model_copy(update={"ids": done}))
 
     found, code = operator.from_each(redrive_all)

@@ -14,7 +14,7 @@ from actionengine.cli.governed import governed
 from actionengine.cli.maintenance import time_before
 from actionengine.cli.operator import Operator
 from actionengine.cli.output import compact, write_item, write_listing
-from actionengine.cli.terminal import age, duration, iso, write_block
+from actionengine.cli.terminal import age, duration, iso, shortened, write_block
 from actionengine.cli.tree import write_tree
 from actionengine.storage.rows import Outcome
 
@@ -118,9 +118,9 @@ def write_line(tenant: str, entry: LogEntry) -> None:
     if entry.subjects:
         details.append(f"about {', '.join(entry.subjects)}")
     if entry.reason is not None:
-        details.append(f"reason: {entry.reason}")
+        details.append(f"reason: {shortened(entry.reason)}")
     if entry.error is not None:
-        details.append(f"error: {entry.error['code']}: {entry.error['message']}")
+        details.append(f"error: {entry.error['code']}: {shortened(entry.error['message'])}")
     write_block(title(tenant, entry), details)
 
 

@@ -198,8 +198,8 @@ class Operator:
         return items, cursor
 
     def _report(self, error: ActionError, tenant: Tenant) -> None:
-        if error.code is ErrorCode.UNAVAILABLE:
-            # The other tenants are in the same storage.
+        if error.code in (ErrorCode.UNAVAILABLE, ErrorCode.INVALID_INPUT):
+            # The other tenants are in the same storage, and get the same payload.
             self.refuse(error, tenant)
         report(error, tenant.slug, self._hint(error))
 

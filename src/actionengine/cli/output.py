@@ -39,7 +39,7 @@ def write_listing(operator: Operator, listing: Listing, block: Block, none: str,
         if not listing.items and not listing.code:
             write(none)
         if listing.next is not None:
-            typer.echo(f"there are more: {cursor_option} {escape(listing.next)}", err=True)
+            typer.echo(f"more: {cursor_option} {escape(listing.next)}", err=True)
     raise typer.Exit(int(listing.code))
 
 

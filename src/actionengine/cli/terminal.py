@@ -14,6 +14,8 @@ from rich.text import Text
 
 DEFAULT_WIDTH = 80
 MIN_WIDTH = 40
+MAX_LISTED_LENGTH = 500
+"""Characters of a text in a list, at most. The command that shows one thing has all of them."""
 
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Categories of characters that move the cursor, break lines, or change the direction of writing."""
@@ -54,6 +56,11 @@ def write_block(title: str, details: Iterable[str], indent: int = 0) -> None:
     write(*wrap(escape(title), indent))
     for detail in details:
         write(*wrap(escape(detail), indent + 2))
+
+
+def shortened(text: str) -> str:
+    """Return the part of a text that a list shows."""
+    return text if len(text) <= MAX_LISTED_LENGTH else f"{text[:MAX_LISTED_LENGTH]}..."
 
 
 def encodable(text: str) -> str:
