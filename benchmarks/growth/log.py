@@ -123,7 +123,7 @@ OPERATIONS = [
     replace(
         _listing("by request and subject", request_id="hot", subject="notes/hot"),
         at_worst="logarithmic",
-        why="the rows of each filter are counted to 1,000, until one has fewer",
+        why="the rows of each filter are counted to 5,000, until one has few",
     ),
     _listing("by a word that few have", text="FIRST"),
     _listing("by a word that most have", text="refund"),
