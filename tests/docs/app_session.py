@@ -69,9 +69,9 @@ class AppSession:
         return printed.replace(f"localhost:{self._port}", f"localhost:{PORT}")
 
     def close(self) -> None:
-        """Stop the server, as Ctrl-C does it."""
+        """Stop the server."""
         if self._server is not None:
-            os.killpg(self._server.pid, signal.SIGINT)
+            os.killpg(self._server.pid, signal.SIGTERM)
             self._server.wait(_PATIENCE)
             self._server = None
 
