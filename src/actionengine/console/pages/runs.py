@@ -70,6 +70,7 @@ PAGES = (
         view=list_runs,
         template="runs.html",
         action="workflows.list",
+        live=("runs",),
         in_navigation=True,
     ),
     Page(
@@ -78,6 +79,7 @@ PAGES = (
         view=show_run,
         template="run.html",
         action="workflows.get",
+        live=("runs",),
         buttons=(RESUME, CANCEL),
     ),
 )
