@@ -11,6 +11,7 @@ import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from hashlib import sha256
 from time import monotonic
 from typing import Any, NamedTuple, Self, TypeVar
 from uuid import UUID, uuid4
@@ -59,28 +60,31 @@ UNWATCHED_LIFETIME = 30.0
 """Seconds after which a stream ends, and the browser opens the next one. The shorter one is for servers that do not
 show when they shut down: they wait for their streams."""
 
+_NEWEST = 5
+"""Approvals whose ids a look compares."""
+
 _MAX_TENANTS = 1000
 """Tenants whose last look is kept."""
 
 _HEADERS = {"x-accel-buffering": "no", "cache-control": "no-store, no-transform"}
 _APPROVALS = tuple(f"approvals.{name}" for name in ("approve", "reject", "cancel"))
-_CURSOR = re.compile(r"(\d{1,18})-([0-9a-f-]{36})?")
+_CURSOR = re.compile(r"(\d{1,18})-([0-9a-f]{16})")
 
 
 class Cursor(NamedTuple):
-    """A state of a tenant: the position of its last event, and the id of its newest approval."""
+    """A state of a tenant: the position of its last event, and a digest of the ids of its newest approvals."""
 
     position: int
-    approval: str
+    approvals: str
 
     @classmethod
     def parse(cls, text: str | None) -> Self | None:
         """Return the cursor that a page or a browser sent; None for any other text."""
         match = _CURSOR.fullmatch(text or "")
-        return cls(int(match[1]), match[2] or "") if match else None
+        return cls(int(match[1]), match[2]) if match else None
 
     def __str__(self) -> str:
-        return f"{self.position}-{self.approval}"
+        return f"{self.position}-{self.approvals}"
 
 
 class Live:
@@ -113,8 +117,10 @@ class Live:
         read_at = monotonic()
 
         async def read(unit: UnitOfWork) -> Cursor:
-            newest = await unit.records(APPROVALS).list(limit=1, descending=True)
-            return Cursor(await unit.last_position(), newest[0].id if newest else "")
+            # No event is emitted for a request. Several are read, since one may commit after a newer one.
+            newest = await unit.records(APPROVALS).list(limit=_NEWEST, descending=True)
+            ids = "".join(record.id for record in newest)
+            return Cursor(await unit.last_position(), sha256(ids.encode()).hexdigest()[:16])
 
         cursor = await self._look(tenant, read)
         _remember(self._cursors, tenant.id, (read_at, cursor))
@@ -194,7 +200,7 @@ class Live:
 
     async def _changed(self, tenant: Tenant, since: Cursor, now: Cursor) -> set[str]:
         """Return the names of what has changed between two states."""
-        changed = {"approvals"} if since.approval != now.approval else set()
+        changed = {"approvals"} if since.approvals != now.approvals else set()
         if since.position != now.position:
             for name, types in (("approvals", _APPROVALS), ("runs", self._run_types)):
                 if name not in changed and types:
