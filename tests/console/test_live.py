@@ -9,23 +9,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from html import unescape
+from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from actionengine import CallbackPublisher, Relay
 from actionengine.console import as_wsgi, create_console, live
+from tests.console.live_server import SOON, Server, look_often, served
 from tests.console.till import Till, by
 from tests.waiting import wait_until
 
 CURSOR = re.compile(r"/live/poll\?after=([^\"&]*)")
-SOON = 30.0
-"""Seconds within which a stream must have told, on a busy machine."""
 
 
 def cursor_of(html: str) -> str:
@@ -43,8 +39,7 @@ def heard(till: Till, cursor: str, actor: str = "boss", tenant: str = "acme") ->
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let streams look often."""
-    for name in ("LOOK_INTERVAL", "LAG_INTERVAL", "PAUSE"):
-        monkeypatch.setattr(live, name, 0.001)
+    look_often(monkeypatch)
 
 
 # Polls
@@ -134,27 +129,6 @@ def test_a_region_that_is_read_again_leaves_the_notice(till: Till) -> None:
 # Streams
 
 
-class Server:
-    """The console of a till on uvicorn, and its streams. `caller` may change while streams are open."""
-
-    def __init__(self, till: Till, origin: str) -> None:
-        self.till = till
-        self.origin = origin
-
-    @contextmanager
-    def stream(self, actor: str = "boss", tenant: str = "acme", **headers: str) -> Iterator[Iterator[str]]:
-        """Open a stream, and give its lines."""
-        given = {**by(actor, tenant), **headers}
-        with httpx.stream("GET", f"{self.origin}/live", headers=given, timeout=SOON) as response:
-            assert response.status_code == 200, response.read()
-            assert response.headers["content-type"].startswith("text/event-stream")
-            assert response.headers["x-accel-buffering"] == "no"
-            assert "no-store" in response.headers["cache-control"]
-            lines = response.iter_lines()
-            assert next(lines) == "retry: 3000"
-            yield lines
-
-
 def next_event(lines: Iterator[str]) -> str:
     """Return the name of the next event."""
     return next(line.removeprefix("event: ") for line in lines if line.startswith("event: "))
@@ -162,22 +136,6 @@ def next_event(lines: Iterator[str]) -> str:
 
 def ids_in(lines: Iterator[str]) -> Iterator[str]:
     return (line.removeprefix("id: ") for line in lines if line.startswith("id: "))
-
-
-@contextmanager
-def served(till: Till) -> Iterator[Server]:
-    """Serve the console of a till, in a thread."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    app = Starlette(routes=[Mount("/", create_console(till.engine, till.identify))])
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    try:
-        yield Server(till, f"http://127.0.0.1:{listening.getsockname()[1]}")
-    finally:
-        server.should_exit = True
-        thread.join()
-        listening.close()
 
 
 @pytest.fixture
