@@ -34,7 +34,7 @@ _LIMIT = 50
 async def list_runs(visit: Visit) -> Mapping[str, Any]:
     """Return the variables of the list."""
     key, status = visit.parameter("key"), visit.parameter("status")
-    after = visit.parameter("after")
+    after = visit.cursor("after")
     payload = {"key": key, "status": status, "after": after, "limit": _LIMIT, "newest_first": True}
     runs = await visit.read("workflows.list", payload)
     return {
