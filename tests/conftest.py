@@ -77,6 +77,7 @@ LONGEST_FILES = (
     "examples/test_change_control.py",
     "crash/test_postgres_stopped.py",
     "docs/test_code_blocks.py",
+    "cli/test_new_app.py",
     "isolation/test_leftovers.py",
     "examples/test_workflows.py",
     "isolation/test_commit_time.py",

@@ -38,7 +38,6 @@ RIGHTS = {
     "deputy": ["payments.approve"],
     "clerk": ["payments.pay"],
     "auditor": ["action_log.read", "approvals.read"],
-    "operator": ["relay.read"],
     "guest": [],
 }
 

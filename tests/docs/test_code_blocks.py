@@ -19,6 +19,7 @@ import contextlib
 import importlib
 import io
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -163,6 +164,9 @@ def session(request: pytest.FixtureRequest, page: Path, tmp_path: Path) -> Itera
     if page not in APP_PAGES:
         yield None
         return
+    missing = [tool for tool in ("bash", "curl", "make") if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"the commands of the page need {' and '.join(missing)}: install them")
     session = AppSession(tmp_path, empty_database(request.getfixturevalue("postgres_server"), "shop_owner"))
     yield session
     session.close()

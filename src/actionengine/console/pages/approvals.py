@@ -64,7 +64,6 @@ PAGES = (
         view=list_approvals,
         template="approvals.html",
         action="approvals.list",
-        live=("approvals",),
         in_navigation=True,
     ),
     Page(
