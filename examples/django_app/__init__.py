@@ -42,7 +42,7 @@ def create_app(storage: HostStorage, stopping: threading.Event, heartbeat: float
         return StreamingHttpResponse(messages, headers=FEED_HEADERS)
 
     views: dict[str, dict[str, Any]] = {"/events": {"GET": events}}
-    views["/openapi.json"] = {"GET": lambda request: JsonResponse(document(engine))}
+    views["/openapi.json"] = {"GET": lambda request: JsonResponse(document(engine, request.META["SCRIPT_NAME"]))}
     views["/health"] = {"GET": lambda request: JsonResponse({"data": "ok"})}
     for method, path, *names in action_routes(engine):
         views[path] = {method: partial(serve, engine.execute_action, *names)}

@@ -14,8 +14,15 @@ _SECURITY = {
 """The headers of the gateway. A request needs the tenant, with a person or an agent or both."""
 
 
-def document(engine: Engine) -> dict[str, Any]:
+def document(engine: Engine, root_path: str) -> dict[str, Any]:
     """Return the document of all actions. It has nothing of any tenant."""
-    made = openapi(engine, title="Field service", routes=ROUTES, previews=True, security_schemes=_SECURITY)
+    made = openapi(
+        engine,
+        title="Field service",
+        root_path=root_path,
+        routes=ROUTES,
+        previews=True,
+        security_schemes=_SECURITY,
+    )
     made["security"] = [{"tenant": [], "user": []}, {"tenant": [], "agent": []}, {name: [] for name in _SECURITY}]
     return made

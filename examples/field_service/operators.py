@@ -18,7 +18,11 @@ from actionengine.console import create_console
 from examples.field_service.app import TENANTS
 from examples.field_service.gateway import GatewayHeaders, context_of, slug_of
 
-PEOPLE = ("maria", "max", "carla", "tom")
+_CHOICES = {
+    f"{tenant}.{person}": f"{person} of {name}"
+    for tenant, name in TENANTS.items()
+    for person in ("maria", "max", "carla", "tom")
+}
 _COOKIE = "demo_person"
 _POLICY = "default-src 'none'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
@@ -43,18 +47,18 @@ def identify_with(engine: Engine) -> Callable[[Request], Awaitable[RequestContex
 
 async def _choose(request: Request) -> Response:
     buttons = "".join(
-        f'<p><button name="who" value="{tenant}.{person}">{escape(f"{person} of {name}")}</button>'
-        for tenant, name in TENANTS.items()
-        for person in PEOPLE
+        f'<p><button name="who" value="{who}">{escape(label)}</button>' for who, label in _CHOICES.items()
     )
     page = f'<title>Demo login</title><h1>Demo login</h1><form method="post">{buttons}</form>'
     return HTMLResponse(f'<!doctype html><html lang="en">{page}</html>', headers={"content-security-policy": _POLICY})
 
 
 async def _sign_in(request: Request) -> Response:
-    """Write the chosen person into a cookie. Nothing is checked."""
-    (who,) = parse_qs((await request.body()).decode()).get("who", [""])
+    """Write the chosen person into a cookie. Nothing else is checked."""
+    (who, *_) = parse_qs((await request.body()).decode("latin-1")).get("who", [""])
     root = request.scope["root_path"]
+    if who not in _CHOICES:
+        return RedirectResponse(f"{root}/demo-login", 303)
     response = RedirectResponse(f"{root}/", 303)
     response.set_cookie(_COOKIE, who, path=f"{root}/", httponly=True, samesite="strict")
     return response

@@ -53,7 +53,7 @@ def create_app(storage: HostStorage, stopping: threading.Event, heartbeat: float
         messages = open_feed(engine, context(), asked_of(request.args, request.headers), stopping, heartbeat)
         return Response(messages, headers=FEED_HEADERS)
 
-    app.add_url_rule("/openapi.json", "document", lambda: jsonify(document(engine)))
+    app.add_url_rule("/openapi.json", "document", lambda: jsonify(document(engine, request.script_root)))
     app.add_url_rule("/health", "health", lambda: jsonify(data="ok"))
 
     @app.errorhandler(ActionError)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from actionengine import create_engine
+from actionengine.boundary import ModuleRoots
+from actionengine.changes import change_control_services, project_modules
 from actionengine.context import Tenant
 from tests.cli.desk import Desk, golden, ids_of, is_readable
 
@@ -88,3 +92,37 @@ def test_the_change_of_another_tenant_is_not_found(desk: Desk) -> None:
     for command in ("show", "diff"):
         done = desk.run("changes", command, id, "--tenant", "globex")
         assert (done.returncode, done.stdout) == (3, "")
+
+
+PATCH = """\
+--- a/notes.txt
++++ b/notes.txt
+@@ -1 +1 @@
+-hello
++good \x1b[31mbye\u202e, and a line that is longer than any terminal: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
+"""
+
+
+def test_the_diff_of_a_file_is_unified_and_not_wrapped(desk: Desk, tmp_path: Path) -> None:
+    services = change_control_services(modules=project_modules(ModuleRoots(tmp_path / "modules")))
+    desk.engine = create_engine(services=services, storage=desk.storage)
+    desk.serve(desk.engine)
+    project = desk.execute("projects.create", {"name": "Notes"}).unwrap()
+    folder = tmp_path / "modules" / str(desk.acme.id) / project.id
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("hello\n")
+    change = desk.execute("changes.create", {"project_id": project.id, "title": "Say goodbye"}).unwrap()
+    target = {"change_id": change.id, "type": "file", "selector": {"file_path": "notes.txt"}}
+    desk.execute("changes.add_target", target).unwrap()
+    op = {"change_id": change.id, "op_type": "edit_file", "payload": {"file_path": "notes.txt", "diff": PATCH}}
+    desk.execute("changes.add_patch_op", op).unwrap()
+
+    unknown = desk.run("changes", "diff", change.id)
+    before = desk.run("changes", "diff", change.id, "--engine", "cli_host:engine", ACTIONENGINE_URL="")
+    desk.execute("changes.merge", {"change_id": change.id}).unwrap()
+    after = desk.run("changes", "diff", change.id)
+
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "does not know the files" in unknown.stderr
+    assert before.stdout == after.stdout == PATCH.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
+    assert desk.json("changes", "diff", change.id)["files"][0]["diff"] == PATCH

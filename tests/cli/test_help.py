@@ -52,3 +52,14 @@ def test_the_completion_of_a_shell_is_shown(shell: str) -> None:
 
     assert done.returncode == 0
     assert "complete" in done.stdout.lower()
+
+
+def test_each_command_that_answers_can_answer_in_json() -> None:
+    without = {
+        " ".join(path)
+        for path, command in COMMANDS.items()
+        if not any("--json" in parameter.opts for parameter in command.params)
+    }
+
+    # These run until they are stopped, print lines of JSON anyway, or write files.
+    assert without == {"relay run", "runner work", "events", "new", "workflows upgrade"}

@@ -150,6 +150,11 @@ def test_an_odd_host_header_does_no_harm(till: Till, host: str) -> None:
     assert (answer.status_code, "evil" in answer.text) == (200, False)
 
 
+@pytest.mark.parametrize("address", ["/log?before=x", "/log?before=1", "/log?before=%00", "/log?before=" + "9" * 5000])
+def test_a_tampered_cursor_of_the_log_gets_a_page(till: Till, address: str) -> None:
+    assert till.get(address).status_code == 400
+
+
 @pytest.mark.parametrize("id", ["nothing", "x" * 3000, "%00", "%E2%80%AE", "%ff", "a%2Fb", "%3Cscript%3E"])
 def test_an_unknown_approval_gets_a_page(till: Till, id: str) -> None:
     answer = till.get(f"/approvals/{id}")

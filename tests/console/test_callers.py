@@ -85,7 +85,7 @@ def test_an_unknown_tenant_is_refused(till: Till) -> None:
 
 
 def test_a_context_without_a_tenant_or_an_actor_gets_a_page(till: Till) -> None:
-    for context, status in ((RequestContext(None), 401), (RequestContext(till.tenant()), 403)):
+    for context, status in ((RequestContext(None), 401), (RequestContext(till.tenant()), 401)):
         client = till.client_of(create_console(till.engine, partial(_given, context)))
         assert client.get("/approvals").status_code == status
 

@@ -38,6 +38,7 @@ RIGHTS = {
     "deputy": ["payments.approve"],
     "clerk": ["payments.pay"],
     "auditor": ["action_log.read", "approvals.read"],
+    "operator": ["relay.read"],
     "guest": [],
 }
 

@@ -309,6 +309,8 @@ def test_the_console_is_mounted_behind_its_login(host: Host) -> None:
         assert browser.get("/console/log").status_code == 200
         browser.post("/console/demo-login", data={"who": "acme.tom"})
         assert browser.get("/console/log").status_code == 403
+        for who in ("acme.nobody", "\xff", ""):
+            assert browser.post("/console/demo-login", data={"who": who}).url.path == "/console/demo-login"
         # The cookie is for the console alone.
         refused(browser.post("/api/customers/list", json={}), 401, "unauthenticated")
 

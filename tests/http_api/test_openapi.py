@@ -196,6 +196,11 @@ def test_security_schemes_are_alternatives() -> None:
     assert "security" not in DOCUMENT
 
 
+def test_a_document_behind_a_proxy_names_its_root() -> None:
+    assert openapi(engine_of(create_action("buy", None)), root_path="/shop")["servers"] == [{"url": "/shop"}]
+    assert "servers" not in DOCUMENT
+
+
 def test_strange_names_have_valid_paths_and_components() -> None:
     strange = create_service(name="Büro/1 {x}", description="x", actions=[create_action("a b?#", dict[str, int])])
     document = openapi(create_engine(services=[strange], storage=InMemoryStorage()))

@@ -205,6 +205,7 @@ ON_POSTGRESQL: dict[str, set[str]] = {
 OTHERS = {
     "ae_budget_counters(tenant_id, budget, scope)": "budgets: tests/storage/test_indexes.py",
     "ae_change_targets(tenant_id, id)": "a target is unique by its id",
+    "ae_maintenance(id)": "an operator's calls",
     "ae_migrations(version_num)": "Alembic's own",
     "ae_outbox_returns(queue)": "relays",
     "ae_outbox(tenant_id, queue, position)": "relays",
@@ -217,7 +218,7 @@ OTHERS = {
 """Indexes that no operation of a tenant reads, and their purposes."""
 
 ON_SQLITE_ALONE = {"ae_relay_lease(queue)"}
-ON_POSTGRESQL_ALONE = {"ae_outbox_unreleased", "ae_outbox_returns(queue)", "ae_signing_keys(id)"}
+ON_POSTGRESQL_ALONE = {"ae_maintenance(id)", "ae_outbox_unreleased", "ae_outbox_returns(queue)", "ae_signing_keys(id)"}
 
 LARGER = "UPDATE pg_class SET reltuples = reltuples * 100 WHERE relkind IN ('r', 'i') AND relname LIKE 'ae\\_%'"
 """Settings under which the planner expects the rows of a host in use: with few rows, it reads all of a tenant's."""

@@ -28,13 +28,13 @@ from actionengine.cli.errors import Commands, answer_in_json, fail
 from actionengine.cli.events import events, projection
 from actionengine.cli.log import log
 from actionengine.cli.new import new
-from actionengine.cli.output import write_json
+from actionengine.cli.output import write_answer
 from actionengine.cli.partitions import partition
 from actionengine.cli.protection import find_problems
 from actionengine.cli.retention import purge_tenant, retention
 from actionengine.cli.runner import runner
 from actionengine.cli.runs import runs
-from actionengine.cli.terminal import write
+from actionengine.cli.terminal import escape
 from actionengine.cli.workflows import workflows
 from actionengine.context import Tenant
 from actionengine.storage.pages import MAX_PAGE
@@ -84,8 +84,10 @@ def upgrade_command(
     sql: Annotated[
         bool, typer.Option("--sql", help="Print the SQL for an empty database, and change nothing.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Upgrade the schema to the newest version, as its owner."""
+    answer_in_json(json)
     if sql:
         print(upgrade_sql(dialect_of(url), app_role, relay_role, operator_role))
         return
@@ -95,9 +97,9 @@ def upgrade_command(
     else:
         with owner(url) as connection:
             upgrade(connection, app_role, relay_role, operator_role)
-    print(f"the schema is at version {HEAD}")
-    for role in filter(None, (app_role, relay_role, operator_role)):
-        print(f"the role {role} has its grants")
+    roles = [role for role in (app_role, relay_role, operator_role) if role is not None]
+    lines = (f"the schema is at version {HEAD}", *(escape(f"the role {role} has its grants") for role in roles))
+    write_answer(json, {"version": HEAD, "roles": roles}, *lines)
 
 
 @db.command(epilog=example("db current --url sqlite:///app.db"))
@@ -109,10 +111,8 @@ def current(url: Url, json: Json = False) -> None:
     else:
         with owner(url) as connection:
             version = schema_version(connection)
-    if json:
-        write_json({"version": version, "newest": HEAD})
-        return
-    print("there is no schema" if version is None else f"version {version} of {HEAD}")
+    line = "there is no schema" if version is None else f"version {version} of {HEAD}"
+    write_answer(json, {"version": version, "newest": HEAD}, line)
 
 
 @db.command(epilog=example("db check --metadata app.models:Base"))
@@ -127,8 +127,10 @@ def check(
         list[str] | None,
         typer.Option(help="A table with a column tenant_id that needs no protection: table, or schema.table; repeat."),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Check the role, the schema, the signing key and the protection of tables, as a host does when it starts."""
+    answer_in_json(json)
     declared = None if metadata is None else imported_metadata(metadata)
     check_exists(url)
     if dialect_of(url) == "sqlite":
@@ -148,7 +150,7 @@ def check(
             problems = find_problems(connection, declared, unprotected or ())
     if problems:
         fail("\n".join(problems))
-    print(f"the schema is at version {HEAD}, and a host can work with it")
+    write_answer(json, {"version": HEAD}, f"the schema is at version {HEAD}, and a host can work with it")
 
 
 @db.command("protect", epilog=example("db protect invoices --app-role app"))
@@ -158,35 +160,41 @@ def protect_command(
     schema: Annotated[str | None, typer.Option(help="The schema of the table.")] = None,
     tenant_column: Annotated[str, typer.Option(help="The column with the tenant of a row.")] = "tenant_id",
     app_role: Annotated[str | None, typer.Option(help="Grant this role the rights of a handler (PostgreSQL).")] = None,
+    json: Json = False,
 ) -> None:
     """Protect a table of the host and its partitions, as its owner. The command can be repeated."""
+    answer_in_json(json)
     check_exists(url)
     with owner(url) as connection:
         protect(connection, table, schema, tenant_column, app_role)
-    print(f"the table {table} is protected")
+    write_answer(json, {"table": table}, escape(f"the table {table} is protected"))
 
 
 @db.command("sign", epilog=example("db sign --url postgresql://owner@localhost/app"))
-def sign_command(url: Url, signing_key: SigningKey = None) -> None:
+def sign_command(url: Url, signing_key: SigningKey = None, json: Json = False) -> None:
     """Make the database verify the tenant of each transaction (PostgreSQL). Without a key, create one."""
+    answer_in_json(json)
     if dialect_of(url) == "sqlite":
         fail("SQLite verifies no signatures: it has no row-level security")
     key = signing_key or secrets.token_urlsafe(32)
     with owner(url) as connection:
         id = sign(connection, key)
-    print(f"stored the signing key {id}; each host needs it:")
-    if signing_key is None:
-        print(f"ACTIONENGINE_SIGNING_KEY={key}")
+    created = None if signing_key is not None else key
+    lines = [f"stored the signing key {id}; each host needs it:"]
+    if created is not None:
+        lines.append(f"ACTIONENGINE_SIGNING_KEY={created}")
+    write_answer(json, {"id": id, "key": created}, *lines)
 
 
 @db.command("unsign", epilog=example("db unsign --signing-key the-key-before"))
-def unsign_command(url: Url, signing_key: SigningKey = None) -> None:
+def unsign_command(url: Url, signing_key: SigningKey = None, json: Json = False) -> None:
     """Remove a signing key that no host uses any more."""
+    answer_in_json(json)
     if signing_key is None:
         fail("give the key to remove: --signing-key")
     with owner(url) as connection:
         found = unsign(connection, signing_key)
-    print("the key is removed" if found else "there was no such key")
+    write_answer(json, {"removed": found}, "the key is removed" if found else "there was no such key")
 
 
 @tenant.command(epilog=example("tenant create acme --name 'Acme Plumbing'"))
@@ -201,19 +209,17 @@ def create(
     answer_in_json(json)
     with open_storage(url, signing_key) as storage:
         created = storage.create_tenant(slug=slug, name=name)
-    if json:
-        write_json(_as_json(created))
-    else:
-        print(created.id)
+    write_answer(json, _as_json(created), str(created.id))
 
 
 @tenant.command(epilog=example("tenant delete acme"))
-def delete(slug: str, url: Url, signing_key: SigningKey = None) -> None:
+def delete(slug: str, url: Url, signing_key: SigningKey = None, json: Json = False) -> None:
     """Delete a tenant: no action is executed for it any more. Its rows stay."""
+    answer_in_json(json)
     with open_storage(url, signing_key) as storage:
         if not storage.delete_tenant(slug=slug):
             fail(f"there is no tenant {slug!r}")
-    print(f"the tenant {slug!r} is deleted")
+    write_answer(json, {"slug": slug}, f"the tenant {slug!r} is deleted")
 
 
 @tenant.command("list", epilog=example("tenant list --json"))
@@ -224,10 +230,8 @@ def list_tenants(url: Url, signing_key: SigningKey = None, json: Json = False) -
     with open_storage(url, signing_key) as storage:
         while page := storage.list_tenants(after=found[-1].slug if found else None, limit=MAX_PAGE):
             found += page
-    if json:
-        write_json({"items": list(map(_as_json, found)), "next": None})
-    else:
-        write(*(f"{each.id}  {each.slug}" for each in found), *([] if found else ["there are no tenants"]))
+    lines = [f"{each.id}  {each.slug}" for each in found] or ["there are no tenants"]
+    write_answer(json, {"items": list(map(_as_json, found)), "next": None}, *lines)
 
 
 def _as_json(tenant: Tenant) -> dict[str, str]:
@@ -247,7 +251,4 @@ def purge(
     with open_storage(url, signing_key) as storage:
         while found := storage.purge_expired_keys(limit=batch):
             purged += found
-    if json:
-        write_json({"purged": purged})
-    else:
-        print(f"purged {purged} keys")
+    write_answer(json, {"purged": purged}, f"purged {purged} keys")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -9,7 +10,7 @@ from returns.result import Failure
 
 from actionengine.cli.common import Json, SigningKey, Url, counted, example, imported, open_storage
 from actionengine.cli.errors import answer_in_json, fail
-from actionengine.cli.output import write_json
+from actionengine.cli.output import write_answer
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.context import Tenant
 from actionengine.events.projections.progress import progress_bar
@@ -38,14 +39,15 @@ def events(
 
 
 @projection.command(epilog=example("projection rebuild app.views:board --tenant acme"))
-def rebuild(name: Named, tenant: Slug) -> None:
+def rebuild(name: Named, tenant: Slug, json: Json = False) -> None:
     """Rebuild a projection beside the live one, and switch to it. An interrupted rebuild continues when repeated."""
+    answer_in_json(json)
     found = _projection(name)
-    with progress_bar(f"{found.name} of {tenant}") as show:
+    with nullcontext() if json else progress_bar(f"{found.name} of {tenant}") as show:
         answer = found.rebuild(_tenant(found.storage, tenant), show)
     if isinstance(answer, Failure):
         fail(str(answer.failure()))
-    print(f"applied {answer.unwrap()} events")
+    write_answer(json, {"applied": answer.unwrap()}, f"applied {answer.unwrap()} events")
 
 
 @projection.command(epilog=example("projection status app.views:board --tenant acme"))
@@ -57,13 +59,9 @@ def status(name: Named, tenant: Slug, json: Json = False) -> None:
     if isinstance(answer, Failure):
         fail(str(answer.failure()))
     known = answer.unwrap()
-    if json:
-        write_json(known)
-        return
     rebuilding = "" if known.rebuilding is None else f", a rebuild is at position {known.rebuilding}"
-    print(
-        f"generation {known.generation} is at position {known.position}, {counted(known.lag)} events behind{rebuilding}"
-    )
+    progress = f"generation {known.generation} is at position {known.position}"
+    write_answer(json, known, f"{progress}, {counted(known.lag)} events behind{rebuilding}")
 
 
 def _tenant(storage: Storage, slug: str) -> Tenant:

@@ -21,6 +21,14 @@ def write_json(value: Any) -> None:
     typer.echo(json.dumps(_to_json(value)))
 
 
+def write_answer(is_json: bool, document: Any, *lines: str) -> None:
+    """Print a JSON document, or these lines for people, which are escaped already."""
+    if is_json:
+        write_json(document)
+    else:
+        write(*lines)
+
+
 def with_tenant(tenant: str, item: Any) -> dict[str, Any]:
     """Return the JSON form of an action's output, with the slug of its tenant."""
     return {"tenant": tenant, **_to_json(item)}

@@ -20,6 +20,7 @@ from actionengine.console.callers import Callers, Identify
 from actionengine.console.commands import Commands, return_address
 from actionengine.console.errors import ErrorPage, error_page
 from actionengine.console.flash import read_flash, remove_flash
+from actionengine.console.live import Live
 from actionengine.console.page import Page
 from actionengine.console.pages import PAGES
 from actionengine.console.rendering import render
@@ -95,12 +96,15 @@ class _Application:
         self._commands = Commands(buttons, allowed_origins)
         reads = [action for page in pages for action in (page.action, *page.reads) if action is not None]
         self._callers = Callers(engine, identify, [*filter(has, reads), *buttons])
+        self._live = Live(engine, self._callers.visit_of)
 
     def asgi(self) -> ASGIApp:
         """Return the ASGI application."""
         app = Starlette(
             routes=[
                 Route("/static/{hash}/{name}", self._show_static, methods=["GET"]),
+                Route("/live", self._endpoint(self._live.stream), methods=["GET"]),
+                Route("/live/poll", self._endpoint(self._live.poll), methods=["GET"]),
                 Route("/do/{service}/{action}", self._endpoint(self._press), methods=["POST"]),
                 *(route for _, route in self._pages),
                 *(Route(page.path, self._endpoint(_show_absent(page)), methods=["GET"]) for page in self._absent),
@@ -139,12 +143,18 @@ class _Application:
         """Return a page, with the problem of a pressed button at its top."""
         if page.action is not None and page.action not in visit.may:
             raise await self._forbidden(page.action, visit)
+        live = await self._live.variables(visit) if page.live else None
         variables = await page.view(visit)
         if isinstance(variables, Response):
             return variables
-        done = read_flash(visit.request, self._commands.buttons)
-        shared = {**self._layout(visit, page.title), "problem": problem, "done": done, **variables}
+        # A region that is read again does not show what was done: the whole page does.
+        is_region = "hx-request" in visit.request.headers
+        done = read_flash(visit.request, self._commands.buttons) if not is_region else None
+        shared = {**self._layout(visit, page.title), "live": live, "problem": problem, "done": done, **variables}
         response = HTMLResponse(render(page.template, shared))
+        if is_region:
+            # No other response has this header, so that an error, or the login page of the host, replaces no region.
+            response.headers["hx-reswap"] = "outerMorph"
         problem = shared["problem"]
         if problem is not None:
             response.status_code = problem.status
@@ -218,6 +228,7 @@ class _Application:
             "title": title,
             "links": links,
             "section": "/" + visit.path.split("/")[1] if visit.path else "",
+            "live": None,
             "problem": None,
             "done": None,
         }

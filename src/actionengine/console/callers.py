@@ -34,9 +34,11 @@ class Callers:
         self._actions = tuple(dict.fromkeys(actions))
 
     async def visit_of(self, request: Request) -> Visit:
-        """Return the visit of an identified caller. Raises `ErrorPage` for another one, and `ActionError` where its
+        """Return the visit of an identified actor. Raises `ErrorPage` for another caller, and `ActionError` where its
         rights cannot be read."""
         context = await self._identify(request)
+        if context.actor is None:
+            raise _refused(ErrorCode.UNAUTHENTICATED)
         answer = await self._engine.can_each(context, map(split, self._actions), None, "async")
         if isinstance(answer, Failure):
             raise answer.failure()

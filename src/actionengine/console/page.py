@@ -28,6 +28,7 @@ class Page:
         action: the action that it reads, as `service.action`: a caller that may not execute it has no such page, and
             an engine without it neither. None for a page of every caller.
         reads: further actions that the view reads where the caller may (`visit.may`).
+        live: the names on which regions of its template are read again (see `live.py`).
         in_navigation: whether the navigation has a link to it.
         buttons: the actions that it offers. The console executes no other ones.
     """
@@ -38,5 +39,6 @@ class Page:
     template: str = ""
     action: str | None = None
     reads: tuple[str, ...] = ()
+    live: tuple[str, ...] = ()
     in_navigation: bool = False
     buttons: tuple[Button, ...] = ()

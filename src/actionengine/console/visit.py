@@ -18,7 +18,8 @@ from actionengine.context import RequestContext
 from actionengine.engine import Engine
 from actionengine.pipeline.preview import Preview
 
-_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+POSITION = re.compile("[0-9]{1,9}")
 
 NO_FORM: Mapping[str, str] = {}
 
@@ -98,11 +99,11 @@ class Visit:
         """Return a parameter of the query; None for one that is absent or empty."""
         return self.request.query_params.get(name) or None
 
-    def cursor(self, name: str) -> str | None:
-        """Return the cursor of a list whose items have UUIDs; None for its first page. Raises `ErrorPage` for a value
-        that no page has linked to."""
+    def cursor(self, name: str, form: re.Pattern[str] = UUID) -> str | None:
+        """Return the cursor of a list, by default the UUID of an item; None for its first page. Raises `ErrorPage` for
+        a value that no page has linked to."""
         given = self.parameter(name)
-        if given is not None and not _UUID.fullmatch(given):
+        if given is not None and not form.fullmatch(given):
             raise ErrorPage(400, "The address is not valid", f"Its {name} is not one of a page before. Begin again.")
         return given
 

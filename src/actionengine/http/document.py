@@ -57,6 +57,7 @@ def openapi(
     title: str = "Actions",
     version: str = "1",
     prefix: str = "/api",
+    root_path: str = "",
     routes: Iterable[HTTPRoute] = (),
     actions: Iterable[ActionDescription] | None = None,
     previews: bool = False,
@@ -73,6 +74,7 @@ def openapi(
         title: the title of the API.
         version: the version of the API.
         prefix: the path before `/{service}/{action}`.
+        root_path: the path below which a proxy serves the host, such as `/shop`.
         routes: the routes by resource. A route to an action that is not in the document is left out.
         actions: the actions to describe, such as `engine.catalogue(context).unwrap()` for those that one caller may
             execute. Without it, all.
@@ -98,7 +100,10 @@ def openapi(
                 operations.add(route, action.name if number == 1 else f"{action.name}.{number}")
     if previews:
         document.add_preview(f"{prefix}/{{service}}/{{action}}/preview")
-    return document.made(title, version, tags, security_schemes or {})
+    made = document.made(title, version, tags, security_schemes or {})
+    if root_path:
+        made["servers"] = [{"url": root_path}]
+    return made
 
 
 class _Document:

@@ -64,6 +64,7 @@ PAGES = (
         view=list_approvals,
         template="approvals.html",
         action="approvals.list",
+        live=("approvals",),
         in_navigation=True,
     ),
     Page(

@@ -10,7 +10,7 @@ from actionengine.changes.states import STATUSES
 from actionengine.console.buttons import Button, Offer
 from actionengine.console.page import Page
 from actionengine.console.pages.paging import next_after
-from actionengine.console.visit import Visit
+from actionengine.console.visit import POSITION, Visit
 from actionengine.errors import ActionError, ErrorCode
 
 EXECUTE = Button(
@@ -44,7 +44,7 @@ _NOT_APPLICABLE = (ErrorCode.CONFLICT, ErrorCode.UNPROCESSABLE, ErrorCode.NOT_FO
 
 async def list_changes(visit: Visit) -> Mapping[str, Any]:
     """Return the variables of the list."""
-    status, after = visit.parameter("status"), visit.parameter("after")
+    status, after = visit.parameter("status"), visit.cursor("after")
     changes = await visit.read("changes.list", {"status": status, "after": after, "limit": _LIMIT})
     return {
         "changes": changes,
@@ -59,8 +59,8 @@ async def show_change(visit: Visit) -> Mapping[str, Any]:
     """Return the variables of one change."""
     about = {"change_id": visit.path_parameter("id")}
     change = await visit.read("changes.get", about)
-    after = visit.parameter("after")
-    listing = {**about, "after": int(after) if after is not None and after.isdecimal() else after, "limit": _LIMIT}
+    after = visit.cursor("after", POSITION)
+    listing = {**about, "after": None if after is None else int(after), "limit": _LIMIT}
     ops = await visit.read("changes.list_patch_ops", listing)
     preview, problem = await _preview(visit, change)
     transitions = await visit.read("changes.transitions", about)

@@ -50,7 +50,7 @@ async def search_log(visit: Visit) -> Mapping[str, Any]:
     """Return the variables of the search. A filter that is not valid is explained above the form, which keeps it."""
     filters = (*FILTERS, *MORE_FILTERS)
     given = {each.name: value for each in filters if (value := visit.parameter(each.name)) is not None}
-    before = visit.parameter("before")
+    before = visit.cursor("before")
     variables = {
         "given": given,
         "before": before,

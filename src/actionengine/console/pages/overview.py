@@ -62,5 +62,13 @@ async def _read(visit: Visit, action: str, payload: Mapping[str, Any]) -> Card:
 
 
 PAGES = (
-    Page(path="/", title="Overview", view=show_overview, template="overview.html", reads=_READS, in_navigation=True),
+    Page(
+        path="/",
+        title="Overview",
+        view=show_overview,
+        template="overview.html",
+        reads=_READS,
+        live=("approvals", "runs", "lag"),
+        in_navigation=True,
+    ),
 )

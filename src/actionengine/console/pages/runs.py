@@ -34,7 +34,7 @@ _LIMIT = 50
 async def list_runs(visit: Visit) -> Mapping[str, Any]:
     """Return the variables of the list."""
     key, status = visit.parameter("key"), visit.parameter("status")
-    after = visit.parameter("after")
+    after = visit.cursor("after")
     payload = {"key": key, "status": status, "after": after, "limit": _LIMIT, "newest_first": True}
     runs = await visit.read("workflows.list", payload)
     return {
@@ -70,6 +70,7 @@ PAGES = (
         view=list_runs,
         template="runs.html",
         action="workflows.list",
+        live=("runs",),
         in_navigation=True,
     ),
     Page(
@@ -78,6 +79,7 @@ PAGES = (
         view=show_run,
         template="run.html",
         action="workflows.get",
+        live=("runs",),
         buttons=(RESUME, CANCEL),
     ),
 )
