@@ -254,3 +254,11 @@ def test_an_interrupt_has_an_exit_code_of_its_own(desk: Desk) -> None:
     desk.serve(interrupted)
 
     assert desk.run("approvals", "list", "--engine", "cli_host:engine", ACTIONENGINE_URL="").returncode == 130
+
+
+def test_roles_are_read_from_the_environment(desk: Desk) -> None:
+    command = ("log", "search", "--tenant", "acme")
+
+    assert desk.run(*command, ACTIONENGINE_ROLES="auditor").returncode == 4
+    assert desk.run(*command, ACTIONENGINE_ROLES="auditor operator").returncode == 0
+    assert desk.run(*command, "--role", "operator", ACTIONENGINE_ROLES="auditor").returncode == 0

@@ -10,6 +10,7 @@ import pytest
 import typer.main
 
 from actionengine.cli.commands import app
+from tests.cli.desk import Desk
 from tests.command_line import run_command
 
 ROOT: Any = typer.main.get_command(app)
@@ -52,6 +53,22 @@ def test_the_completion_of_a_shell_is_shown(shell: str) -> None:
 
     assert done.returncode == 0
     assert "complete" in done.stdout.lower()
+
+
+def test_a_shell_completes_commands_and_tenants(desk: Desk) -> None:
+    def complete(line: str, url: str = desk.url) -> list[str]:
+        words = line.split(" ")
+        environment = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1), "ACTIONENGINE_URL": url}
+        done = run_command(_ROOT_COMPLETE="complete_bash", **environment)
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    assert {"list", "show", "approve", "reject"} <= set(complete("root approvals "))
+    assert complete("root approvals list --tenant ") == ["acme", "globex"]
+    assert complete("root approvals list --tenant glo") == ["globex"]
+    assert complete("root approvals list --tenant globexx") == []
+    assert complete("root log search --tenant a", "sqlite:///nothing.db") == []
+    assert complete("root log search --tenant a", "postgresql://nobody@127.0.0.1:1/nothing") == []
 
 
 def test_each_command_that_answers_can_answer_in_json() -> None:

@@ -15,6 +15,7 @@ from returns.result import Failure
 from actionengine.bootstrap import create_engine
 from actionengine.builtin.operators import OPERATOR, OPERATOR_PERMISSIONS
 from actionengine.cli.common import Json, SigningKey, check_driver, check_exists, dialect_of, example, imported
+from actionengine.cli.completion import complete_tenant
 from actionengine.cli.errors import ExitCode, answer_in_json, fail, refuse
 from actionengine.cli.operator import Operator
 from actionengine.context import Actor, ActorType, Tenant
@@ -40,7 +41,10 @@ OptionalUrl = Annotated[
         help="The database, as an operator's role: postgresql://user:password@host/database, or sqlite:///file",
     ),
 ]
-TenantSlug = Annotated[str | None, typer.Option(help="The slug of the tenant; by default all tenants.")]
+TenantSlug = Annotated[
+    str | None,
+    typer.Option(autocompletion=complete_tenant, help="The slug of the tenant; by default all tenants."),
+]
 ActorName = Annotated[
     str | None,
     typer.Option(
