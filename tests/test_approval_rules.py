@@ -304,6 +304,35 @@ def test_only_who_asked_cancels(till: Till) -> None:
     assert till.paid == []
 
 
+READERS = {
+    "boss": boss(),
+    "reader": boss("reader", "approvals.read"),
+    "requester": boss("ann"),
+    "requester, spelled otherwise": boss(" ANN"),
+    "integration of that name": Actor.integration("ann", permissions=["pay.approve"]),
+    "agent": Actor.ai("bot", permissions=["pay.approve"]),
+    "agent of the boss": Actor.ai("bot", permissions=["pay.approve"], on_behalf_of=boss()),
+    "workflow": Actor.workflow("nightly", permissions=["pay.approve"]),
+    "stranger": boss("stranger", "pay.other"),
+    "system": Actor.system(),
+}
+
+
+@pytest.mark.parametrize("decision", ["approve", "reject", "cancel"])
+@pytest.mark.parametrize("reader", READERS)
+def test_an_approval_says_what_its_reader_can_do(till: Till, decision: str, reader: str) -> None:
+    id, actor = till.ask(), READERS[reader]
+    may = "can_cancel" if decision == "cancel" else "can_decide"
+    got = till.do("approvals.get", {"approval_id": id}, actor)
+    listed = till.do("approvals.list", {}, actor).unwrap().items
+    can = [getattr(each, may) for each in (*listed, *([got.unwrap()] if isinstance(got, Success) else []))]
+    decided = till.decide(decision, id, actor)
+    assert set(can) <= {isinstance(decided, Success)}, decided
+    assert can or not isinstance(decided, Success)
+    later = till.do("approvals.get", {"approval_id": id}, Actor.system()).unwrap()
+    assert (later.can_decide, later.can_cancel) == (not isinstance(decided, Success), False)
+
+
 @pytest.mark.parametrize("first", ["approve", "reject", "cancel"])
 @pytest.mark.parametrize("second", ["approve", "reject", "cancel"])
 def test_what_is_decided_stays_decided(till: Till, first: str, second: str) -> None:
