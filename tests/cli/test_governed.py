@@ -72,6 +72,12 @@ def test_a_tenant_that_denies_operators_is_named_and_the_others_are_shown(desk: 
     error = json.loads(line)
     assert (error["tenant"], error["error"]["code"]) == ("globex", "forbidden")
     assert desk.json("approvals", "show", id)["tenant"] == "acme"
+    (theirs,) = desk.execute("action_log.list", {"action": "roles.define"}, tenant=desk.globex).unwrap().items
+    (ours, *_) = desk.json("log", "search", "--tenant", "acme")["items"]
+    assert desk.json("log", "show", ours["id"])["tenant"] == "acme"
+    refused = desk.run("log", "show", theirs.id)
+    assert (refused.returncode, refused.stdout) == (4, "")
+    assert refused.stderr.startswith("globex: ")
 
 
 @pytest.mark.parametrize(

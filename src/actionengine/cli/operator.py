@@ -22,6 +22,10 @@ _MAX_PAGES = 20
 """Pages that a listing reads of one tenant: a page is short where few of the examined rows match."""
 
 
+_SAME_FOR_ALL = (ErrorCode.UNAVAILABLE, ErrorCode.INVALID_INPUT)
+"""Errors that each tenant would give: all are in the same storage, and get the same payload."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """An item of a tenant, as its action returned it."""
@@ -94,23 +98,22 @@ class Operator:
 
     def find(self, name: str, payload: Mapping[str, Any]) -> tuple[Tenant, Any]:
         """Return the thing that an action finds in the named tenant, or in the first of all tenants that has it."""
-        code = None
-        missing = None
+        refusals: list[tuple[ActionError, Tenant]] = []
         for tenant in self.tenants():
             result: Result[Any, ActionError] = self.execute(tenant, name, payload)
             if isinstance(result, Success):
                 return tenant, result.unwrap()
-            error = result.failure()
-            if error.code is ErrorCode.NOT_FOUND:
-                missing = error
-                continue
+            refusals.append((result.failure(), tenant))
+            if result.failure().code in _SAME_FOR_ALL:
+                break
+        others = [(error, tenant) for error, tenant in refusals if error.code is not ErrorCode.NOT_FOUND]
+        for error, tenant in others:
             self._report(error, tenant)
-            code = code or exit_code(error)
-        if code is not None:
-            raise typer.Exit(int(code))
-        if missing is None:
+        if others:
+            raise typer.Exit(int(exit_code(others[0][0])))
+        if not refusals:
             fail("there is no tenant", ExitCode.NOT_FOUND)
-        refuse(missing, self.tenant.slug if self.tenant is not None else None)
+        refuse(refusals[0][0], self.tenant.slug if self.tenant is not None else None)
 
     def from_each(self, ask: Callable[[Tenant], Result[Any, ActionError]]) -> tuple[list[Found], ExitCode]:
         """Ask for the named tenant, or for each of all tenants. Return the values and the exit code. A refused tenant
@@ -198,8 +201,7 @@ class Operator:
         return items, cursor
 
     def _report(self, error: ActionError, tenant: Tenant) -> None:
-        if error.code in (ErrorCode.UNAVAILABLE, ErrorCode.INVALID_INPUT):
-            # The other tenants are in the same storage, and get the same payload.
+        if error.code in _SAME_FOR_ALL:
             self.refuse(error, tenant)
         report(error, tenant.slug, self._hint(error))
 
