@@ -18,6 +18,7 @@ from benchmarks import (
     budget_cost,
     catalogue,
     change_merge,
+    console_log_search,
     document_guard,
     event_cost,
     full_pipeline,
@@ -50,6 +51,7 @@ BENCHMARKS: Mapping[str, Callable[..., list[Row]]] = {
     "governed_peers": governed_peers.run,
     "log_growth": log_growth.run,
     "log_search": log_search.run,
+    "console_log_search": console_log_search.run,
     "growth": growth.run,
     "idle_memory": idle_memory.run,
     "relay_drain": relay_drain.run,
@@ -73,7 +75,8 @@ def main() -> None:
     """Run the benchmarks that are asked for, and print their rows."""
     options = _arguments()
     progress = Console(stderr=True)
-    many = {"log_growth": options.log_rows, "log_search": options.log_rows, "change_merge": options.merge_ops}
+    logs = dict.fromkeys(("log_growth", "log_search", "console_log_search"), options.log_rows)
+    many = {**logs, "change_merge": options.merge_ops}
     rows: list[Row] = []
     for name in options.only or BENCHMARKS:
         with progress.status(name):
@@ -96,7 +99,7 @@ def _arguments() -> argparse.Namespace:
         "--log-rows",
         type=int,
         default=log_growth.MANY,
-        help=f"of log_growth and log_search (default: {log_growth.MANY:,})",
+        help=f"of the benchmarks of logs (default: {log_growth.MANY:,})",
     )
     parser.add_argument(
         "--merge-ops", type=int, default=change_merge.MANY, help=f"of change_merge (default: {change_merge.MANY:,})"

@@ -85,15 +85,15 @@ SEARCHES: dict[str, dict[str, Any]] = {
 def run(seconds: float, many: int = MANY) -> list[Row]:
     """Each search in a long log, against the same in a short one on the same server."""
     with database() as long, database(long) as short:
-        apps = [_filled(long.app_url, long.superuser_url, many), _filled(short.app_url, short.superuser_url, FEW)]
+        apps = [filled(long.app_url, long.superuser_url, many), filled(short.app_url, short.superuser_url, FEW)]
         rows = [_row(name, apps, many, seconds / (len(SEARCHES) + 1)) for name in (*SEARCHES, "tree")]
         for app, _ in apps:
             app.storage.close()
     return rows
 
 
-def _filled(app_url: str, superuser_url: str, rows: int) -> tuple[Application, str]:
-    """Return the application, and a row that has executed another one."""
+def filled(app_url: str, superuser_url: str, rows: int) -> tuple[Application, str]:
+    """Return an application with a log of so many rows, and a row of it that has executed another one."""
     app = with_workers(app_url, 1)
     with psycopg.connect(superuser_url, autocommit=True) as connection:
         connection.execute("SET session_replication_role = replica")
@@ -112,7 +112,7 @@ def _row(name: str, apps: list[tuple[Application, str]], many: int, seconds: flo
     for call in calls.values():
         for _ in range(WARM_UP):
             call()
-    times = take_samples({length: partial(_percentile, call) for length, call in calls.items()}, seconds)
+    times = take_samples({length: partial(percentile, call) for length, call in calls.items()}, seconds)
     what = "action_log.tree" if name == "tree" else f"action_log.list by {SEARCHES[name] or 'parent_id'}"
     return Row(
         f"log_search_{name}",
@@ -132,7 +132,7 @@ def _call(name: str, app: Application, parent: str) -> Call:
     return lambda: execute("action_log", "list", asked, operator).unwrap()
 
 
-def _percentile(call: Callable[[], object]) -> float:
+def percentile(call: Callable[[], object]) -> float:
     """Return the 95th percentile of the calls: the second longest of 40."""
     times = []
     with settled():

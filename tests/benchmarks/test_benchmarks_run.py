@@ -32,6 +32,10 @@ ROWS = {
             *("no_match", "whole_page", "tree"),
         )
     ],
+    "console_log_search": [
+        f"console_log_search_{name}"
+        for name in ("newest", "words", "some_word", "subject", "request", "many_filters", "no_match")
+    ],
     "growth": [],
     "idle_memory": ["idle_memory", "idle_memory_postgres", "idle_memory_connection"],
     "relay_drain": ["relay_drain_many_subjects", "relay_drain_one_subject"],
