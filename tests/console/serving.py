@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import uvicorn
 from examples.field_service.app import create_business, open_storage
 from starlette.types import ASGIApp
 
+from actionengine import Actor, Service
 from tests.console.business import ACTORS, Business, deliver_badly
 from tests.console.site import Site
 
@@ -26,10 +27,12 @@ def seed(file: Path, marks: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def opened(file: Path, title: str = "Site") -> Iterator[Site]:
-    """Open the business of a database, and give its console."""
+def opened(
+    file: Path, title: str = "Site", *, services: Sequence[Service] = (), actors: Mapping[str, Actor] = ACTORS
+) -> Iterator[Site]:
+    """Open the business of a database, with further services, and give its console."""
     with open_storage(str(file)) as storage:
-        yield Site(create_business(storage), ACTORS, title)
+        yield Site(create_business(storage, *services), actors, title)
 
 
 @contextmanager

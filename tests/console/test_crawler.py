@@ -6,12 +6,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from tests.console import crawler
-from tests.console.business import ACTORS
+from tests.console.business import ACTORS, SYSTEM, Business
 from tests.console.crawler import ALL, Thing, crawl, declared_for, forged
+from tests.console.random_business import ask_at_random, give_random_role, random_actor, random_services
 from tests.console.serving import opened, seed
 from tests.console.site import ROOT, Answer
 
@@ -75,8 +77,8 @@ def test_each_link_leads_to_a_page(shop: crawler.Business, caller: str, request:
     assert shop.dump() == before
 
 
-@callers("maria", "bot")
-def test_buttons_are_those_that_can_allows(shop: crawler.Business, caller: str) -> None:
+def check_buttons(shop: crawler.Business, caller: str) -> None:
+    """Check that each page offers a button exactly if pressing it does something, and that the rest is refused."""
     browser = shop.site.caller(caller, check)
     for thing, answer in opens(shop, caller, shop.things("acme")):
         offered = thing.offered(answer)
@@ -88,12 +90,12 @@ def test_buttons_are_those_that_can_allows(shop: crawler.Business, caller: str) 
                 assert is_allowed, (thing, button)
                 continue
             pressed, is_written, logged = shop.press(browser, caller, forged(button, payload))
-            assert not is_written, (thing, button, pressed.tags.text)
+            assert not is_written, (thing, button.action, offered, logged, pressed.status, pressed.tags.text[-600:])
             assert is_allowed or [row.outcome for row in logged] == ["denied"], (thing, button, logged)
 
 
-@callers("maria")
-def test_an_offered_button_is_never_forbidden(shop: crawler.Business, caller: str) -> None:
+def press_all(shop: crawler.Business, caller: str) -> None:
+    """Press each button that a page offers, until none is left, and check that none is forbidden."""
     browser = shop.site.caller(caller, check)
     for thing, _ in opens(shop, caller, shop.things("acme")):
         pressed: list[tuple[str, str]] = []
@@ -110,6 +112,34 @@ def test_an_offered_button_is_never_forbidden(shop: crawler.Business, caller: st
             assert [row.outcome for row in logged] != ["denied"], (thing, left[0])
             if answer.status == 303:
                 assert browser.open(answer.location).status == 200
+
+
+@callers("maria", "bot")
+def test_buttons_are_those_that_can_allows(shop: crawler.Business, caller: str) -> None:
+    check_buttons(shop, caller)
+
+
+@callers("maria")
+def test_an_offered_button_is_never_forbidden(shop: crawler.Business, caller: str) -> None:
+    press_all(shop, caller)
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 60))])
+def test_random_rights_have_their_buttons(seeded_file: Path, tmp_path: Path, seed: int) -> None:
+    random = Random(seed)
+    file = tmp_path / "business.db"
+    shutil.copy(seeded_file, file)
+    services = random_services(random)
+    actor = random_actor(random)
+    with opened(file, services=services, actors={**ACTORS, actor.id: actor}) as site, site:
+        business = Business(site.engine, site.engine.resolve_tenant("acme").unwrap(), HOSTILE)
+        ask_at_random(business, services, random.choice([SYSTEM, ACTORS["carla"], actor]))
+        resources = [f"workflow_run/{site.things('acme')['run']}", f"change/{site.things('acme')['change']}", "thing/1"]
+        give_random_role(business, random, actor, resources)
+        crawl(site.caller(actor.id, check), 2)
+        shop = crawler.Business(site, file)
+        check_buttons(shop, actor.id)
+        press_all(shop, actor.id)
 
 
 @callers("maria")
