@@ -6,7 +6,6 @@ import asyncio
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ from actionengine import (
 )
 from actionengine.storage.sql.grants import grants as upgrade_grants
 from tests.storage.backends import SQLDatabase, SQLStorage, engine_on
-from tests.waiting import PATIENCE, wait_until
 
 
 def put(data: Any, ctx: ActionContext) -> Result[Any, Any]:
@@ -251,24 +249,6 @@ def test_a_closed_storage_opens_again(sql_storage: SQLStorage) -> None:
     sql_storage.close()
 
     engine.execute_action("notes", "put", {}, context).unwrap()
-
-
-def test_close_closes_the_connections_of_other_threads_loops(sql_storage: SQLStorage) -> None:
-    engine, context = notes_on(sql_storage), as_ann(sql_storage)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    execution = engine.execute_action_async("notes", "put", {}, context)
-    asyncio.run_coroutine_threadsafe(execution, loop).result(PATIENCE).unwrap()
-    pools: list[Any] = [each[loop].pool for each in sql_storage.pools._async_engines.values() if loop in each]
-    assert [pool.checkedin() for pool in pools] == [1]
-
-    sql_storage.close()
-
-    wait_until(lambda: pools[0].checkedin() == 0)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(PATIENCE)
-    loop.close()
 
 
 def test_nothing_is_opened_before_it_is_used(sql_database: SQLDatabase) -> None:

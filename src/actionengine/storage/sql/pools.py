@@ -188,18 +188,16 @@ class Pools:
         return driver is not None and driver.heard < self._doubted_since
 
     def close(self) -> None:
-        """Close the connections of sync mode. Event loops that run in other threads close theirs soon; those of this
-        thread's loop, and of loops that run no more, are abandoned."""
+        """Close the connections of sync mode, and abandon those of event loops."""
         with self._lock:
             stacks = list(self._stacks.values())
-            others = [pair for each in self._async_engines.values() for pair in each.items()]
+            others = [other for each in self._async_engines.values() for other in each.values()]
             self._release_all()
         for stack in stacks:
             stack.clear()
             stack.engine.dispose()
-        for loop, other in others:
-            if not _dispose_in(loop, other):
-                other.sync_engine.dispose(close=False)
+        for other in others:
+            other.sync_engine.dispose(close=False)
 
     async def aclose(self) -> None:
         """Close this event loop's connections, and those that `close` closes."""
@@ -272,24 +270,6 @@ class Pools:
         if self._new_driver is not None:
             watch(engine, self._new_driver, is_own=True)
             engine.dialect.initialize = _initialize_later  # type: ignore[method-assign]
-
-
-def _dispose_in(loop: asyncio.AbstractEventLoop, engine: AsyncEngine) -> bool:
-    """Return whether a loop runs in another thread, and make it close the idle connections of its engine."""
-    try:
-        if not loop.is_running() or loop is asyncio.get_running_loop():
-            return False
-    except RuntimeError:
-        # No loop runs in this thread.
-        pass
-    disposal = engine.dispose()
-    try:
-        asyncio.run_coroutine_threadsafe(disposal, loop)
-    except RuntimeError:
-        # The loop was closed meanwhile.
-        disposal.close()
-        return False
-    return True
 
 
 IS_TAKING: ContextVar[bool] = ContextVar("IS_TAKING", default=False)
