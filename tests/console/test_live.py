@@ -8,15 +8,21 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from actionengine import CallbackPublisher, Relay
 from actionengine.console import as_wsgi, create_console, live
+from actionengine.storage.sql.storage import SQLStorage
+from tests.backends import BACKENDS, open_storage, requested_database
 from tests.console.live_server import SOON, Server, look_often, served
 from tests.console.till import Till, by
 from tests.waiting import wait_until
@@ -124,6 +130,32 @@ def test_a_region_that_is_read_again_leaves_the_notice(till: Till) -> None:
 
     assert "Rejected" not in till.get("/approvals", **{"HX-Request": "true"}).text
     assert "Rejected" in till.get("/approvals").text
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_each_storage_tells_what_has_changed(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    with open_storage(kind, tmp_path, requested_database(request, kind)) as storage:
+        till = Till(storage)
+
+        @asynccontextmanager
+        async def close(app: Starlette) -> AsyncIterator[None]:
+            yield
+            if isinstance(storage, SQLStorage):
+                await storage.aclose()
+
+        console = create_console(till.engine, till.identify)
+        with Till.client_of(Starlette(routes=[Mount("", console)], lifespan=close)) as client:
+            till.client = client
+            cursor = cursor_of(till.get("/approvals").text)
+            assert heard(till, cursor) == []
+            till.ask(tenant="globex")
+            assert heard(till, cursor) == []
+            approval = till.ask()
+            assert heard(till, cursor) == ["approvals"]
+            cursor = cursor_of(till.get("/approvals", "operator").text)
+            till.press(till.forms(f"/approvals/{approval}")["approvals.reject"])
+            # The decision is an event that no relay has delivered.
+            assert heard(till, cursor, "operator") == ["approvals", "lag"]
 
 
 # Streams

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -15,6 +16,7 @@ from actionengine import (
     CallbackPublisher,
     Event,
     PostgresStorage,
+    PublishError,
     Relay,
     RequestContext,
     StorageError,
@@ -53,6 +55,37 @@ def test_a_handlers_own_sql_takes_nothing_out_of_the_outbox(harness: SQLHarness,
 
     assert loot.errors
     assert harness.numbers_of(harness.attacker)["ae_outbox"] >= before
+
+
+@pytest.mark.parametrize(
+    "call", ["ae_tenant_redrive('{{{}}}', 'events')", "ae_tenant_skip('{{{}}}', 'mine', 'events')"]
+)
+def test_a_handlers_own_sql_decides_about_its_own_letters_only(harness: SQLHarness, call: str) -> None:
+    harness.work(harness.victim, f"dead-{uuid4()}")
+    with PostgresStorage(harness.database.app_url, signing_key=KEY if harness.is_signed else None) as storage:
+        Relay(storage, CallbackPublisher(_refuse)).drain()
+        letter = next(
+            each.event.id
+            for each in Relay(storage, CallbackPublisher(_refuse)).dead_letters(limit=1000)
+            if each.event.tenant_id == harness.victim.tenant.id and not each.skipped
+        )
+
+    with harness.untouched(harness.victim):
+        loot = harness.attack([f"SELECT id FROM public.{call.format(letter)} AS id"])
+
+    assert not any(letter in str(row) for row in loot.seen)
+    with psycopg.connect(harness.database.app_url) as connection:
+        # Without an action there is no tenant to decide for.
+        assert connection.execute(f"SELECT count(*) FROM public.{call.format(letter)}".encode()).fetchone() == (0,)
+    with PostgresStorage(harness.database.app_url, signing_key=KEY if harness.is_signed else None) as storage:
+        relay = Relay(storage, CallbackPublisher(lambda event: None))
+        assert relay.redrive([letter]) == 1
+        relay.redrive()
+        relay.drain()
+
+
+def _refuse(event: Event) -> None:
+    raise PublishError("no route", retry=False)
 
 
 def test_what_is_no_event_keeps_no_relay_from_its_work(harness: SQLHarness) -> None:

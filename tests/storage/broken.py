@@ -41,6 +41,7 @@ from actionengine.testing import (
     ActionLogConformance,
     BudgetConformance,
     CauseConformance,
+    DeadLetterConformance,
     EventConformance,
     IdempotencyConformance,
     LogSearchConformance,
@@ -800,6 +801,37 @@ class SettlingForgetsTheRest(Broken, by=OutboxConformance.test_what_is_in_neithe
             taken = [entry for name in self._taken() for entry in self._queues.lanes[name]]
             rest = [PendingEvent(entry.position, entry.event, 0) for entry in taken if entry.event.id not in refused]
             await super().settle([*delivered, *rest], failed)
+
+
+# Dead letters of a tenant
+
+
+class DecisionsAreImmediate(Broken, by=DeadLetterConformance.test_a_rollback_leaves_dead_letters_as_they_are):
+    """A dead letter is redriven before the commit."""
+
+    class Unit(BrokenUnit):
+        async def redrive(self, queue: str, ids: Sequence[str]) -> Sequence[str]:
+            found = await super().redrive(queue, ids)
+            with self._data.queues.lock:
+                self._data.queues.redrive(found)
+            return found
+
+
+class LettersAreShared(Broken, by=DeadLetterConformance.test_dead_letters_of_another_tenant_are_out_of_reach):
+    """A tenant decides about the dead letters of all."""
+
+    class Unit(BrokenUnit):
+        def _letters_of(self, queue: str, later_than: str) -> list[DeadLetter]:
+            return [entry.letter(queue) for entry in self._data.queues.dead.values()]
+
+
+class SkipsAreRepeated(Broken, by=DeadLetterConformance.test_a_skipped_event_frees_its_subject_at_the_commit):
+    """A skipped event is skipped again, with a second reason."""
+
+    class Unit(BrokenUnit):
+        async def skip(self, queue: str, ids: Sequence[str], reason: str) -> Sequence[str]:
+            await super().skip(queue, ids, reason)
+            return list(ids)
 
 
 # Budgets
