@@ -35,6 +35,7 @@ from actionengine.authorization.questions import MAX_QUESTIONS
 from actionengine.boundary.files.files import MAX_BYTES as MOST_FILE_BYTES
 from actionengine.boundary.idempotency.working_copy import MAX_DIFF_BYTES
 from actionengine.builtin import roles
+from actionengine.builtin.action_log import MAX_SEARCH_LENGTH, MAX_SEARCH_WORDS
 from actionengine.changes import change_control_services, drafts, executor, transform
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.conditions import conditions
@@ -252,6 +253,8 @@ ROWS: dict[str, Limit] = {
     "key of a workflow": Limit("workflows.define", 100, lambda n: {"key": text(n), "definition": definition()}),
     "steps": Limit("workflows.define", MAX_STEPS, lambda n: {"key": "w", "definition": definition(n)}),
     "trigger": Limit("triggers.create", MAX_TRIGGER_BYTES, trigger),
+    "text of a search": Limit("action_log.list", MAX_SEARCH_LENGTH, lambda n: {"text": text(n)}),
+    "words of a search": Limit("action_log.list", MAX_SEARCH_WORDS, lambda n: {"text": " ".join(map(str, range(n)))}),
     "reason to cancel": Limit("workflows.cancel", 2000, lambda n: {"run_id": "r", "reason": text(n)}),
     **{
         f"page of {name}": Limit(name, most, lambda n, name=name: listing(name, limit=n))  # type: ignore[misc]
