@@ -36,6 +36,7 @@ from actionengine.boundary.files.files import MAX_BYTES as MOST_FILE_BYTES
 from actionengine.boundary.idempotency.working_copy import MAX_DIFF_BYTES
 from actionengine.builtin import roles
 from actionengine.builtin.action_log import MAX_SEARCH_LENGTH, MAX_SEARCH_WORDS
+from actionengine.builtin.cause_tree import MAX_NODES
 from actionengine.changes import change_control_services, drafts, executor, transform
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.conditions import conditions
@@ -53,6 +54,7 @@ from actionengine.storage.pages import MAX_PAGE, MAX_PAGE_BYTES
 from actionengine.storage.records import MAX_ID_LENGTH, ROLE_ASSIGNMENTS
 from actionengine.storage.rows import MAX_FLUSHED_SUBJECTS, MAX_SUBJECT_LENGTH
 from actionengine.storage.sql.action_log import MAX_EXAMINED
+from actionengine.storage.words import MAX_WORDS
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS
 from actionengine.text.names import MAX_PERMISSION_LENGTH
 from actionengine.workflows import workflow_services
@@ -478,6 +480,9 @@ CONSTANTS = {
     "a cursor": MAX_ID_LENGTH,
     "the JSON of a page": MAX_PAGE_BYTES,
     "rows of the log": MAX_EXAMINED,
+    "the text of a search": MAX_SEARCH_LENGTH,
+    "words of a reason": MAX_WORDS,
+    "a tree of causes": MAX_NODES,
     "the name of a role": roles.MAX_ROLE_NAME_LENGTH,
     "the rules of a role": roles.MAX_RULES,
     "the roles of an actor": roles.MAX_ASSIGNED_ROLES,
