@@ -20,8 +20,8 @@ PLAN: Final = "x-plan"
 
 _QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 """A string of RFC 9651, as the IETF's draft on the header `Idempotency-Key` asks for."""
-_PLAIN_KEY = re.compile(r"[!#-+\--~]*")
-"""Visible ASCII without quotes and commas, as most clients send a key. A server that gets two keys joins them with a
+_PLAIN_KEY = re.compile(r"[ !#-+\--~]*")
+"""Printable ASCII without quotes and commas, as most clients send a key. A server that gets two keys joins them with a
 comma."""
 _TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 """The header `traceparent` of W3C Trace Context."""
@@ -112,5 +112,5 @@ def _key(value: str | None) -> str | None:
     raise ActionError(
         ErrorCode.INVALID_INPUT,
         "the header Idempotency-Key has to be one idempotency key of ASCII characters, such as "
-        '"8e03978e-40d5-43dd-bc93-6894a57f9324"; put a key with spaces, commas or quotes into double quotes',
+        '"8e03978e-40d5-43dd-bc93-6894a57f9324"; put a key with commas or quotes into double quotes',
     )
