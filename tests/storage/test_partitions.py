@@ -8,6 +8,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from random import Random
+from time import monotonic
 from uuid import UUID
 
 import psycopg
@@ -479,6 +481,32 @@ def test_a_partition_is_dropped_under_writers(host: Host, past: Month) -> None:
     assert failures == []
     assert len(host.positions()) == len(booked)
     assert len(host.logged(action="jobs.book")) == min(len(booked), 1000)
+
+
+@pytest.mark.soak
+def test_commands_that_are_killed_at_random_lose_nothing(host: Host) -> None:
+    random = Random(17)
+    command = [sys.executable, "-c", "from actionengine.cli import main; main()", "db", "partition"]
+    first = MONTH.plus(-30)
+    make(host.database, first.start, 30)
+    make(host.database, NOW, 0)
+    kept = [write_log(host.database, host.tenant, first.plus(number).start).id for number in range(12, 31, 3)]
+    calls = [["make", "--months", "12"]] + [["drop", "--older-than", f"{age}mo"] for age in range(30, 18, -1)]
+    booked = 0
+    for call in calls:
+        with subprocess.Popen(
+            [*command, *call, "--url", host.database.owner_url], stderr=subprocess.DEVNULL
+        ) as process:
+            deadline = monotonic() + random.uniform(0.5, 2.5)
+            while monotonic() < deadline and process.poll() is None:
+                host.book(str(booked))
+                booked += 1
+            process.kill()
+        assert run_command("db", "partition", *call, "--url", host.database.owner_url).returncode == 0
+        assert run_command("db", "check", "--url", host.database.app_url).returncode == 0
+    assert len(host.positions()) == min(booked, 1000)
+    assert set(kept) <= set(host.pages(100))
+    assert attached(host.database, "ae_action_log")[-1] == str(MONTH.plus(12))
 
 
 # Refusals

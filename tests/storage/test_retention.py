@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -37,6 +39,8 @@ from actionengine.storage.sql.maintenance.leaving import delete_own_rows, own_ta
 from actionengine.storage.sql.maintenance.months import Month
 from actionengine.storage.sql.maintenance.partitions import detach_partitions
 from actionengine.storage.sql.maintenance.retention import delete_old_log
+from actionengine.storage.sql.maintenance.rows import SIDES
+from actionengine.storage.sql.maintenance.sqlite import without_triggers
 from actionengine.storage.sql.maintenance.work import Maintenance, act_for
 from actionengine.storage.sql.protection import protect
 from actionengine.storage.sql.storage import SQLStorage
@@ -44,6 +48,7 @@ from tests.backends import SQLITE_FILE, AnyStorage, open_storage, requested_data
 from tests.changes.sync_harness import SyncHarness
 from tests.command_line import run_command
 from tests.storage.partitioned import make, write_event, write_log
+from tests.waiting import wait_until
 
 METADATA = MetaData()
 NOTES = Table(
@@ -259,6 +264,52 @@ def test_a_host_writes_while_old_rows_are_deleted(host: Host, all_are_old: None)
     assert sum(batch.rows for batch in batches) >= 4
     host.do("book", "after")
     assert host.counts()["ae_documents"] == 8
+
+
+@pytest.mark.soak
+def test_a_killed_retention_leaves_no_subject_without_its_row(host: Host) -> None:
+    old = datetime.now(UTC) - timedelta(days=40)
+    for number in range(60):
+        host.do("book", str(number))
+    before = (old + timedelta(days=39)).date().isoformat()
+    # The rows become old: their ids are rewritten, as no clock of a host can be.
+    _make_old(host, old)
+    host.deliver()
+    command = [sys.executable, "-c", "from actionengine.cli import main; main()", "retention", "run", "--batch", "1"]
+    with subprocess.Popen([*command, "--older-than", before, "--url", host.url], stdout=subprocess.DEVNULL) as process:
+        wait_until(lambda: host.counts().get("ae_action_log", 0) < 55)
+        process.kill()
+    left = host.counts()
+    assert 0 < left["ae_action_log"] < 60
+
+    done = host.retain("--older-than", before)
+
+    assert (done.returncode, host.counts()) == (0, {"ae_documents": 60})
+
+
+def _make_old(host: Host, time: datetime) -> None:
+    """Give all rows of the log and all events ids and times of the past."""
+    url = host.url.replace("postgresql://owner", "postgresql+psycopg://postgres")
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        is_sqlite = connection.dialect.name == "sqlite"
+        if is_sqlite:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+        tables = ["ae_action_log", *SIDES, "ae_events"]
+        with without_triggers(connection, tables) if is_sqlite else nullcontext():
+            # The first twelve digits of an id are its time.
+            prefix = f"{int(time.timestamp() * 1000):012x}"
+            prefix = f"{prefix[:8]}-{prefix[8:]}"
+            for table in tables[:-1]:
+                column = "id" if table == "ae_action_log" else "log_id"
+                new = f"'{prefix}' || substr(CAST({column} AS text), 14)"
+                value = new if is_sqlite else f"CAST({new} AS uuid)"
+                connection.exec_driver_sql(f"UPDATE {table} SET {column} = {value}")
+            at = time.isoformat(timespec="microseconds")
+            connection.execute(text("UPDATE ae_events SET occurred_at = :at"), {"at": at if is_sqlite else time})
+    engine.dispose()
 
 
 def test_an_age_that_is_none_is_refused() -> None:
