@@ -67,7 +67,15 @@ _MAX_TENANTS = 1000
 """Tenants whose last look is kept."""
 
 _HEADERS = {"x-accel-buffering": "no", "cache-control": "no-store, no-transform"}
-_APPROVALS = tuple(f"approvals.{name}" for name in ("approve", "reject", "cancel"))
+# The package of workflows needs an extra that a host with a console may not have.
+_TYPES = {
+    "approvals": ("approvals.approve", "approvals.reject", "approvals.cancel"),
+    "runs": tuple(
+        f"workflows.{name}" for name in ("started", "resumed", "step_completed", "paused", "ended", "purged")
+    ),
+}
+"""The types of the events that change what a region shows."""
+
 _CURSOR = re.compile(r"(\d{1,18})-([0-9a-f]{16})")
 
 
@@ -97,7 +105,6 @@ class Live:
         self._streams: Counter[UUID] = Counter()
         self._cursors: dict[UUID, tuple[float, Cursor]] = {}
         self._outboxes: dict[UUID, tuple[float, tuple[QueueStatus, ...]]] = {}
-        self._run_types = tuple(type for type in engine.event_types if type.startswith("workflows."))
 
     async def variables(self, visit: Visit) -> Mapping[str, Any] | None:
         """Return the variables of `live.html` for a page that hears names; None where none can be heard. The cursor is
@@ -202,8 +209,8 @@ class Live:
         """Return the names of what has changed between two states."""
         changed = {"approvals"} if since.approvals != now.approvals else set()
         if since.position != now.position:
-            for name, types in (("approvals", _APPROVALS), ("runs", self._run_types)):
-                if name not in changed and types:
+            for name, types in _TYPES.items():
+                if name not in changed:
                     count = self._engine.storage.count_events_async
                     if await count(tenant, after=since.position, limit=1, types=types):
                         changed.add(name)
