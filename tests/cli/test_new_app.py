@@ -231,10 +231,10 @@ def test_empty_folder_is_filled(tmp_path: Path, run: Run) -> None:
 def test_failed_write_leaves_nothing(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     write = Path.write_text
 
-    def write_until_the_disk_is_full(file: Path, text: str) -> int:
+    def write_until_the_disk_is_full(file: Path, *text: str) -> int:
         if file.name == "Makefile":
             raise OSError(28, "No space left on device", str(file))
-        return write(file, text)
+        return write(file, *text)
 
     monkeypatch.setattr(Path, "write_text", write_until_the_disk_is_full)
     refused = run("new", "shop", "--directory", str(tmp_path))

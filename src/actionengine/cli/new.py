@@ -105,7 +105,7 @@ def _library(path: Path) -> Path:
     project = path / "pyproject.toml"
     is_ours = path.name.startswith("actionengine-") and path.suffix == ".whl"
     if project.is_file():
-        is_ours = tomllib.loads(project.read_text()).get("project", {}).get("name") == "actionengine"
+        is_ours = tomllib.loads(project.read_text("utf-8")).get("project", {}).get("name") == "actionengine"
     if not is_ours:
         raise typer.BadParameter(f"{path} is no checkout and no wheel of actionengine", param_hint="'--actionengine'")
     return path.resolve()
@@ -120,7 +120,7 @@ def _write(target: Path, framework: Framework, replacements: dict[str, str]) -> 
         for part in ("common", framework.value):
             for template in (TEMPLATES / part).rglob("*-tpl"):
                 path = template.relative_to(TEMPLATES / part).as_posix().removesuffix("-tpl")
-                _write_file(app / path.replace("my_app", target.name), template.read_text(), replacements)
+                _write_file(app / path.replace("my_app", target.name), template.read_text("utf-8"), replacements)
         app.replace(target)
 
 
@@ -128,4 +128,4 @@ def _write_file(file: Path, text: str, replacements: dict[str, str]) -> None:
     for old, given in replacements.items():
         text = text.replace(old, given)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+    file.write_text(text, "utf-8")
