@@ -235,7 +235,7 @@ def test_a_deep_tree_is_cut_at_both_ends(office: Office) -> None:
     assert [node.depth for node in tree.nodes] == list(range(len(tree.nodes)))
     assert tree.root == id_at(START, MAX_LEVELS // 2 + 1)
     above, below = tree.truncated
-    assert above.startswith(f"the causes of execution {id_at(START, MAX_LEVELS // 2)}")
+    assert above.startswith(f"execution {id_at(START, MAX_LEVELS // 2)} and its causes")
     assert below.startswith("effects of execution")
     assert [node.is_complete for node in tree.nodes] == [True] * (len(tree.nodes) - 1) + [False]
 
@@ -251,6 +251,19 @@ def test_a_tree_ends_with_its_bytes(office: Office) -> None:
 
     assert len(tree.nodes) == 4
     assert len(tree.truncated) == 1
+
+
+def test_a_large_way_to_a_thing_is_cut_above_it(office: Office) -> None:
+    large = b'"%b"' % (b"x" * (1024 * 1024))
+    chain = [office.row(number, parent_id=id_at(START, number - 1) if number else None) for number in range(10)]
+    office.record(*(row._replace(input=large) for row in chain))
+
+    tree = office.tree(id=id_at(START, 8))
+
+    assert [node.id for node in tree.nodes] == [id_at(START, number) for number in range(5, 9)]
+    above, below = tree.truncated
+    assert above.startswith(f"execution {id_at(START, 4)} and its causes")
+    assert below.startswith("effects of execution")
 
 
 def _loops(office: Office) -> Iterator[list[LogRow]]:
@@ -277,7 +290,8 @@ def test_rows_that_cause_each_other_make_a_tree(office: Office, number: int) -> 
 
 def test_a_run_without_its_document_is_in_the_tree(office: Office) -> None:
     start = event_row(office.tenant, type="workflows.started", subject="workflow_run/gone", action_id=id_at(START, 1))
-    office.record(office.row(1), office.row(2, request_id="gone"), events=[start])
+    starter = office.row(1)._replace(subjects=("workflow_run/gone",))
+    office.record(starter, office.row(2, request_id="gone"), events=[start])
 
     tree = office.tree(id=id_at(START, 1))
 

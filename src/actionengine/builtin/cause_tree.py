@@ -139,39 +139,43 @@ class _Tree:
         """Add the way from the cause of all to a thing, and then the effects of all that is in the tree."""
         level = await self._way_to(start)
         for cause, thing in zip((None, *level), level, strict=False):
-            self._add(cause and cause.key, thing)
+            self._put(cause and cause.key, thing)
         for _ in range(MAX_LEVELS):
             if not level:
                 return
             effects = await self._causes.effects_of(level, MAX_NODES - len(self._things) + 1)
             self._incomplete.update((thing.key, None) for thing in level if thing.kind in effects.unread)
             found = sorted(effects.found, key=lambda each: each[1].id)
-            level = [thing for cause, thing in found if thing.key not in self._things and self._add(cause, thing)]
+            level = [thing for cause, thing in found if self._add(cause, thing)]
         self._incomplete.update((thing.key, None) for thing in level)
 
     async def _way_to(self, thing: Thing) -> list[Thing]:
         """Return the cause of all, the thing that it caused, and so on to the given one."""
-        way = {thing.key: thing}
+        way, size = {thing.key: thing}, _bytes_of(thing)
         cause = await self._causes.cause_of(thing)
         while cause is not None and cause.key not in way:
-            if len(way) == MAX_LEVELS:
+            if len(way) == MAX_LEVELS or size >= MAX_TREE_BYTES:
                 self._cut_off = cause
                 break
             way[cause.key] = cause
+            size += _bytes_of(cause)
             cause = await self._causes.cause_of(cause)
         return list(way.values())[::-1]
 
-    def _add(self, cause: Key | None, thing: Thing) -> bool:
-        """Add a thing below its cause, if there is room. Return whether there was."""
-        if len(self._things) == MAX_NODES or self._bytes >= MAX_TREE_BYTES:
-            if cause is not None:
-                self._incomplete[cause] = None
+    def _add(self, cause: Key, thing: Thing) -> bool:
+        """Add a new thing below its cause, if there is room. Return whether it was added."""
+        if thing.key in self._things or cause not in self._things:
             return False
+        if len(self._things) >= MAX_NODES or self._bytes >= MAX_TREE_BYTES:
+            self._incomplete[cause] = None
+            return False
+        self._put(cause, thing)
+        return True
+
+    def _put(self, cause: Key | None, thing: Thing) -> None:
         self._things[thing.key] = thing
         self._children.setdefault(cause, []).append(thing)
-        row = thing.row
-        self._bytes += sum(len(each or b"") for each in (row.input, row.output, row.error)) if row is not None else 0
-        return True
+        self._bytes += _bytes_of(thing)
 
     def nodes(self, now: datetime) -> Iterator[CauseNode]:
         """Yield the nodes, each before those that it caused; these by their ids, which begin with their time."""
@@ -193,7 +197,10 @@ class _Tree:
         """Return what is left out, as sentences."""
         left_out = []
         if self._cut_off is not None:
-            left_out.append(f"the causes of {self._cut_off.kind} {self._cut_off.id}: at most {MAX_LEVELS} are followed")
+            left_out.append(
+                f"{self._cut_off.kind} {self._cut_off.id} and its causes: at most {MAX_LEVELS} are followed, and "
+                f"{MAX_TREE_BYTES >> 20} MiB"
+            )
         if self._incomplete:
             (kind, id), *others = self._incomplete
             more = f" and {len(others)} more" if others else ""
@@ -202,6 +209,11 @@ class _Tree:
                 f"{MAX_TREE_BYTES >> 20} MiB"
             )
         return tuple(left_out)
+
+
+def _bytes_of(thing: Thing) -> int:
+    row = thing.row
+    return sum(len(each or b"") for each in (row.input, row.output, row.error)) if row is not None else 0
 
 
 def _description(thing: Thing, now: datetime) -> dict[str, Any]:
