@@ -291,6 +291,8 @@ def test_the_document_has_every_action(host: Host) -> None:
     for service in host.get("/api/services").json()["data"]:
         for action in service["actions"]:
             assert "post" in document["paths"][f"/api/{service['name']}/{action}"]
+    body = document["paths"]["/api/payments/capture"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["$ref"].rpartition("/")[2] in ("Capture", "payments.capture.input")  # FastAPI names the action's model
     capture = json.dumps(document["paths"]["/api/payments/capture"])
     assert "dempotency" in capture
     assert "payments.capture" in capture
