@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from actionengine import ActionError, RequestContext
 from actionengine.http import BodyLimit, HTTPRoute, RequestRefused, action_routes, by_path, payload_of, to_response
-from examples.fastapi_app.documentation import Key, docs, payload_of_type
+from examples.fastapi_app.documentation import Key, body_annotation, docs
 from examples.field_service.app import HostStorage, create_business
 from examples.field_service.background import running
 from examples.field_service.discovery import DISCOVERY, discover
@@ -34,7 +34,7 @@ def create_app(
         return context_of(request.headers, await engine.resolve_tenant_async(slug_of(request.headers)))
 
     def act(call: Any, routes: dict[str, HTTPRoute]) -> Any:
-        payload: Any = payload_of_type(engine, routes)
+        payload: Any = body_annotation(engine, routes)
 
         async def view(request: Request, data: payload, idempotency_key: Key = None) -> Response:
             ctx, query, route = await context(request), request.query_params, routes[request.method]

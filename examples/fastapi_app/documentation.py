@@ -13,7 +13,7 @@ Key = Annotated[str | None, Header(description="A key for this request and its r
 """The header `Idempotency-Key`. It is read with the others."""
 
 
-def payload_of_type(engine: Engine, routes: Mapping[str, HTTPRoute]) -> Any:
+def body_annotation(engine: Engine, routes: Mapping[str, HTTPRoute]) -> Any:
     """Return the annotation of a body: FastAPI documents the action's own model, and does not validate.
 
     The pipeline validates after authorization, and its refusals are on the action log.
