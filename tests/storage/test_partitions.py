@@ -133,6 +133,8 @@ def test_a_host_works_on_while_its_tables_are_partitioned(host: Host) -> None:
     assert attached(host.database, "ae_action_log") == months_from(MONTH.plus(1), 3)
     assert attached(host.database, "ae_events") == months_from(MONTH, 4)
     assert host.positions()[-1] == MONTH.first_position
+    granted = run_command("db", "upgrade", "--app-role", "app", "--url", host.database.owner_url)
+    assert granted.returncode == 0, granted.stderr
     assert run_command("db", "check", "--url", host.database.app_url).returncode == 0
 
 
