@@ -68,6 +68,8 @@ LONGEST_FILES = (
     "crash/test_silent_network.py",
     "workflows_crash/test_several_workers.py",
     "storage/test_postgres.py",
+    "console/test_pages.py",
+    "console/test_crawler.py",
     "benchmarks/test_growth.py",
     "storage/test_sqlite.py",
     "durable/test_runner_command_line.py",
