@@ -256,6 +256,9 @@ def test_more_streams_than_are_allowed_are_told_to_poll(server: Server, monkeypa
 @pytest.mark.parametrize("how", ["signed out", "closed"])
 def test_a_stream_ends_with_the_rights_of_its_caller(server: Server, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "CHECK_INTERVAL", 0.05)
+    for name in ("UNWATCHED_LIFETIME", "BEAT_INTERVAL"):
+        # Nothing else ends the stream, or keeps the connection from timing out.
+        monkeypatch.setattr(live, name, 3600.0)
     till = server.till
     with server.stream() as lines:
         if how == "closed":
