@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -159,3 +160,14 @@ def test_a_nested_action_that_uses_the_database_adds_a_savepoint(
     sent = count_sync(storage, engine, "nesting_writer", request_of, tmp_path / "trace")
 
     assert sent.statements == ["BEGIN", "WITH", "SAVEPOINT", "INSERT", "RELEASE", "WITH", "COMMIT"]
+
+
+def test_the_words_of_a_reason_take_no_further_statement(
+    storage: PostgresStorage, engine: Engine, request_of: Callable[[], RequestContext], tmp_path: Path
+) -> None:
+    def with_reason() -> RequestContext:
+        return replace(request_of(), reason="Refund for ticket 4711", request_id="request-1")
+
+    sent = count_sync(storage, engine, "nesting", with_reason, tmp_path / "trace")
+
+    assert sent == Traffic(["BEGIN", "WITH", "WITH", "COMMIT"], round_trips=2)
