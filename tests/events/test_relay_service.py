@@ -30,8 +30,9 @@ from actionengine.storage.rows import Recording, Route
 from actionengine.testing import Backend, run_in_mode
 from actionengine.testing.backend import make_tenant
 from actionengine.testing.rows import event_row
-from tests.backends import MODES, AnyStorage, open_storage, requested_database
+from tests.backends import MODES, AnyStorage, open_storage
 from tests.harness import ANN, Harness, expect, refused
+from tests.postgres import copy_database
 
 OPERATOR = Actor.human("oscar", roles=["operator"])
 READER = Actor.human("rita", roles=["reader"])
@@ -110,10 +111,14 @@ class Desk(Harness):
 
 @pytest.fixture(scope="module", params=["memory-sync", "memory-async", "sqlite-async", "postgres-sync"])
 def shared_backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    """Memory in both modes, and each database in one."""
+    """Memory in both modes, and each database in one: a database of its own, since dead letters stay in it."""
     kind, mode = request.param.split("-")
+    database = None
+    if kind == "postgres":
+        server, template = (request.getfixturevalue(f"postgres_{name}") for name in ("server", "template"))
+        database = copy_database(server, template, "relay")
     storage: AnyStorage
-    with open_storage(kind, tmp_path_factory.mktemp("relay"), requested_database(request, kind)) as storage:
+    with open_storage(kind, tmp_path_factory.mktemp("relay"), database) as storage:
         backend = MODES[mode](storage)
         yield backend
         backend.close()
