@@ -72,6 +72,7 @@ INDEXES: dict[str, set[str]] = {
     "FIND_LOG_OF_PRINCIPAL": {LOG, "ae_action_log_principals, its key"},
     "FIND_LOG_OF_SUBJECT": {LOG, "ae_action_log_subjects, its key"},
     "FIND_LOG_OF_WORD": {LOG, "ae_action_log_words, its key"},
+    "LOG_WITH_SUBJECT": {"ae_action_log_subjects, its key"},
     "LOG_WITH_WORD": {"ae_action_log_words, its key"},
     "FIND_TENANT": {"ae_tenants(slug)"},
     "FIND_TENANT_BY_ID": {"ae_tenants, its key"},
@@ -197,6 +198,7 @@ ON_POSTGRESQL: dict[str, set[str]] = {
     "COUNT_LOG by principal": {"ae_action_log_principals(tenant_id, principal, log_id)"},
     "COUNT_LOG by subject": {"ae_action_log_subjects(tenant_id, subject, log_id)"},
     "COUNT_LOG by word": {LOG_WORD},
+    "LOG_WITH_SUBJECT": {"ae_action_log_subjects(tenant_id, subject, log_id)"},
     "LOG_WITH_WORD": {LOG_WORD},
     "READ_EVENTS_OF_TYPES": {EVENT, EVENT_TYPE},
 }

@@ -39,6 +39,10 @@ class LogSearchConformance(Conformance):
             ({"parent_id": PARENT, "request_id": "request-1"}, "c"),
             ({"approval_id": "approval", "outcome": "failed"}, "b"),
             ({"idempotency_key": "key", "approval_id": "approval", "subject": "notes/1"}, "b"),
+            ({"approval_id": "approval", "subject": "notes/1"}, "b"),
+            ({"approval_id": "approval", "subject": "notes/2"}, "a"),
+            ({"request_id": "request-1", "principal": "human:x"}, ""),
+            ({"words": ("4711",), "subject": "notes/1"}, ""),
             ({"request_id": "request-1", "since": START + timedelta(seconds=1)}, "c"),
             ({"words": ("refund",)}, "dcba"),
             ({"words": ("refund", "4711")}, "ca"),
@@ -74,7 +78,11 @@ class LogSearchConformance(Conformance):
         nothing: dict[str, Any] = dict.fromkeys(("parent_id", "approval_id", "request_id", "idempotency_key"))
         names: dict[str, str] = {}
         for number, (name, fields) in enumerate(differing.items()):
-            about = {"subjects": ("notes/1",), "on_behalf_of": ("human:x",)} if name in "bd" else {}
+            is_about_1 = name in "bd"
+            about = {
+                "subjects": ("notes/1",) if is_about_1 else ("notes/2",),
+                "on_behalf_of": ("human:x",) if is_about_1 else (),
+            }
             started_at = START + timedelta(seconds=number)
             row = log_row(
                 backend.tenant,

@@ -38,9 +38,9 @@ class PostgresLog:
         ((number,),) = self._query(sql.COUNT_LOG[walk.column], self._parameters(walk, limit))
         return int(number)
 
-    def with_word(self, word: str, ids: Sequence[UUID]) -> list[UUID]:
-        """Return those of the rows whose reason has a word."""
-        return [id for (id,) in self._query(sql.LOG_WITH_WORD, (array(ids), self._tenant_id, word))]
+    def having(self, column: str, value: str, ids: Sequence[UUID]) -> list[UUID]:
+        """Return those of the rows that have a subject, or a word of the reason."""
+        return [id for (id,) in self._query(sql.LOG_WITH[column], (array(ids), self._tenant_id, value))]
 
     def read(self, ids: Sequence[UUID]) -> list[tuple[LogRow, int]]:
         """Return the rows with these ids, newest first, with their bytes, up to those of a page."""

@@ -279,6 +279,9 @@ FROM pg_catalog.unnest(%s::pg_catalog.uuid[]) wanted (id), LATERAL (
     LIMIT 1
 ) found
 """
+LOG_WITH_SUBJECT = LOG_WITH_WORD.replace("word", "subject")
+LOG_WITH = {"subject": LOG_WITH_SUBJECT, "word": LOG_WITH_WORD}
+"""The statements that find those of several rows that have a value in a table beside the log."""
 
 # The second step.
 _LOGGED = PageQuery(

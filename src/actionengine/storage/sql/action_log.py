@@ -78,8 +78,8 @@ class LogReader(Protocol):
     def count(self, walk: Walk, limit: int) -> int:
         """Return the number of rows of a walk, up to a limit, from its index alone."""
 
-    def with_word(self, word: str, ids: Sequence[UUID]) -> Sequence[UUID]:
-        """Return those of at most `MAX_EXAMINED` rows whose reason has a word."""
+    def having(self, column: str, value: str, ids: Sequence[UUID]) -> Sequence[UUID]:
+        """Return those of at most `MAX_EXAMINED` rows that have a `subject`, or a `word` of the reason."""
 
     def read(self, ids: Sequence[UUID]) -> Sequence[tuple[LogRow, int]]:
         """Return the rows with these ids, newest first, with their bytes, up to those of a page."""
@@ -141,9 +141,10 @@ def read_page(query: LogQuery, log: LogReader) -> Page[LogRow]:
 def _matching(query: LogQuery, walk: Walk, rows: Sequence[Examined], log: LogReader) -> list[UUID]:
     """Return the rows that match the query, in their order."""
     ids = [row.id for row in rows if query.matches(row)]
-    for word in query.words:
-        if ids and (walk.column, walk.value) != ("word", word):
-            having = set(log.with_word(word, ids))
+    beside = [("subject", query.subject), *(("word", word) for word in query.words)]
+    for column, value in beside:
+        if ids and value is not None and (walk.column, walk.value) != (column, value):
+            having = set(log.having(column, value, ids))
             ids = [id for id in ids if id in having]
     return ids
 

@@ -40,9 +40,9 @@ class SQLiteLog:
         ((number,),) = self._query(sql.COUNT_LOG[walk.column], self._parameters(walk, limit))
         return int(number)
 
-    def with_word(self, word: str, ids: Sequence[UUID]) -> list[UUID]:
-        """Return those of the rows whose reason has a word."""
-        return [UUID(id) for (id,) in self._query(sql.LOG_WITH_WORD, (self._tenant_id, word, _array(ids)))]
+    def having(self, column: str, value: str, ids: Sequence[UUID]) -> list[UUID]:
+        """Return those of the rows that have a subject, or a word of the reason."""
+        return [UUID(id) for (id,) in self._query(sql.LOG_WITH[column], (self._tenant_id, value, _array(ids)))]
 
     def read(self, ids: Sequence[UUID]) -> list[tuple[LogRow, int]]:
         """Return the rows with these ids, newest first, with their bytes, up to those of a page."""

@@ -284,6 +284,9 @@ SELECT log_id
 FROM main.ae_action_log_words
 WHERE tenant_id = ? AND word = ? AND log_id IN (SELECT value FROM json_each(?))
 """
+LOG_WITH_SUBJECT = LOG_WITH_WORD.replace("word", "subject")
+LOG_WITH = {"subject": LOG_WITH_SUBJECT, "word": LOG_WITH_WORD}
+"""The statements that find those of several rows that have a value in a table beside the log."""
 
 # The second step.
 _LOGGED = PageQuery(
