@@ -322,7 +322,7 @@ READERS = {
 @pytest.mark.parametrize("reader", READERS)
 def test_an_approval_says_what_its_reader_can_do(till: Till, decision: str, reader: str) -> None:
     id, actor = till.ask(), READERS[reader]
-    may = "can_cancel" if decision == "cancel" else "can_decide"
+    may = {"approve": "can_approve", "reject": "can_decide", "cancel": "can_cancel"}[decision]
     got = till.do("approvals.get", {"approval_id": id}, actor)
     listed = till.do("approvals.list", {}, actor).unwrap().items
     can = [getattr(each, may) for each in (*listed, *([got.unwrap()] if isinstance(got, Success) else []))]

@@ -14,7 +14,7 @@ def test_waiting_approvals_are_listed(till: Till) -> None:
     page = till.get("/approvals").text
     assert f'href="/approvals/{id}"' in page
     assert "ticket 4711" in page
-    assert "you may decide" in page
+    assert "you may approve" in page
     assert "None is rejected." in till.get("/approvals?status=rejected").text
 
 

@@ -106,8 +106,6 @@ def press_all(shop: crawler.Business, caller: str) -> None:
                 break
             pressed.append((left[0].name, left[0].values["payload"]))
             answer, _, logged = shop.press(browser, caller, left[0])
-            if "started the run" in answer.tags.text:
-                continue  # The step of a workflow itself refuses the approval of the actor that started the run.
             assert answer.status in (303, 202, 409, 422), answer.tags.text
             assert [row.outcome for row in logged] != ["denied"], (thing, left[0])
             if answer.status == 303:

@@ -629,6 +629,9 @@ async def test_the_starter_approves_only_with_by_starter(harness: Harness) -> No
     run = await harness.run(approval("ok"))
     own = await harness.run(approval("ok", by_starter=True))
 
+    for each, by, may in ((run, ANN, False), (run, BOB, True), (own, ANN, True)):
+        pending = expect(await harness.ask("approvals.get", {"approval_id": each.approval_id}, by=by))
+        assert (pending.can_decide, pending.can_approve) == (True, may)
     refused(await harness.approve(run, by=ANN), FORBIDDEN, "human:ann started the run", "another actor")
     for same in (Actor.human("ANN\u200b", (), ANN.permissions), Actor.integration("ann", (), ANN.permissions)):
         refused(await harness.approve(run, by=same), FORBIDDEN, "started the run")

@@ -81,6 +81,7 @@ class _Rights(NamedTuple):
     is_requester: bool
     may_see: bool
     may_decide: bool
+    may_approve: bool
 
 
 class Approval(Output):
@@ -121,8 +122,13 @@ class Approval(Output):
     )
     can_decide: bool = Field(
         default=False,
-        description="True if you may approve and reject it: it is pending, you have the permission, and neither you "
-        "nor an actor that you act for asked for it.",
+        description="True if you may reject it: it is pending, you have the permission, and neither you nor an actor "
+        "that you act for asked for it.",
+    )
+    can_approve: bool = Field(
+        default=False,
+        description="True if you may approve it: you may reject it, and did not start the workflow run that waits for "
+        "it.",
     )
     can_cancel: bool = Field(default=False, description="True if you may cancel it: it is pending, and your own.")
 
@@ -149,6 +155,7 @@ class Approval(Output):
             events=effects and effects.events,
             omitted=effects.omitted if effects is not None else 0,
             can_decide=rights is not None and rights.may_decide and pending.is_open(now),
+            can_approve=rights is not None and rights.may_approve and pending.is_open(now),
             can_cancel=rights is not None and rights.is_requester and pending.is_open(now),
         )
 
@@ -261,8 +268,11 @@ async def _logged_result(action_id: str, ctx: InternalContext) -> Any:
 @sync_and_async
 async def _approve(data: DecideApproval, ctx: InternalContext) -> Result[ApprovalResult, ActionError]:
     pending = await _for_decision(data, ctx)
-    decided = await _decide(pending, "approved", data, ctx)
     assert ctx.actor is not None
+    reason = _reason_not_to_approve(pending, ctx.actor)
+    if reason is not None:
+        raise ActionError(ErrorCode.FORBIDDEN, reason)
+    decided = await _decide(pending, "approved", data, ctx)
     granted = {policy: approver.actor for policy, approver in pending.granted.items()} | {pending.policy: ctx.actor}
     name = f"{pending.service}.{pending.action}"
     approved = GrantedApproval(pending.id, str(ctx.actor), granted, name, pending.created_at, pending.request_key)
@@ -333,6 +343,16 @@ def _reason_not_to_decide(pending: PendingApproval, decider: Actor) -> str | Non
     return None
 
 
+def _reason_not_to_approve(pending: PendingApproval, decider: Actor) -> str | None:
+    """Return why a decider that may reject an approval may not approve it: the action excludes one of its chain. None
+    where it may."""
+    reasons = {identity_of(name): reason for name, reason in pending.excluded_approvers.items()}
+    for each in decider.chain:
+        if (reason := reasons.get(identity_of(each))) is not None:
+            return f"{each} {reason}: another actor has to decide"
+    return None
+
+
 async def _check_open(pending: PendingApproval, ctx: InternalContext) -> None:
     status = _status(pending, await ctx.unit_of_work.now())
     if status != "pending":
@@ -397,7 +417,9 @@ async def _rights(pending: PendingApproval, ctx: InternalContext) -> _Rights:
     is_allowed = not is_requester and await ctx.is_allowed(pending.permission, pending.resource)
     may_see = is_requester or is_allowed or await ctx.is_allowed(READ_PERMISSION)
     assert ctx.actor is not None
-    return _Rights(is_requester, may_see, is_allowed and _reason_not_to_decide(pending, ctx.actor) is None)
+    may_decide = is_allowed and _reason_not_to_decide(pending, ctx.actor) is None
+    may_approve = may_decide and _reason_not_to_approve(pending, ctx.actor) is None
+    return _Rights(is_requester, may_see, may_decide, may_approve)
 
 
 _reading = partial(declare, read_only=True)

@@ -38,6 +38,7 @@ FailureWrite = Callable[[UnitOfWork], Awaitable[None]]
 AfterCommitCallback = Callable[[], object]
 AskedWrite = Callable[[UnitOfWork, str], Awaitable[None]]
 """Takes the unit of work that stores an approval, and the approval's id."""
+NO_APPROVERS: Mapping[str, str] = {}
 
 
 class GrantedApproval(NamedTuple):
@@ -105,6 +106,8 @@ class Execution:
     """Calls that follow the outermost commit."""
     when_asked: AskedWrite | None = None
     """A write in the transaction that stores the pending approval of this execution."""
+    excluded_approvers: Mapping[str, str] = NO_APPROVERS
+    """Actors (`type:id`), beside the requesters, that may not approve this execution, each with the reason."""
     document_checks: dict[str, DocumentValidator | None] | None = None
     """Of the root: the check of each collection's documents. Kept until another execution runs in this unit of work."""
     external_effect_count = 0
@@ -187,6 +190,7 @@ class Execution:
         self.after_failure = ()
         self.after_commit = ()
         self.when_asked = None
+        self.excluded_approvers = NO_APPROVERS
         self.document_checks = None
         self.external_effect_count = 0
         if self.capture is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
@@ -181,6 +181,11 @@ class InternalContext(ActionContext):
         """Register a write in the transaction that stores the pending approval of this execution: both are stored, or
         neither."""
         self._port.execution.when_asked = write
+
+    def exclude_approvers(self, reasons: Mapping[str, str]) -> None:
+        """Name the actors (`type:id`), beside the requesters, that may not approve this execution. Each has a reason,
+        such as `started the run 17`."""
+        self._port.execution.excluded_approvers = reasons
 
     def emit_asked(self, event_type: EventType, payload: BaseModel, subject: str) -> None:
         """Emit an event about the writes of `when_asked`, after the end of the handler."""

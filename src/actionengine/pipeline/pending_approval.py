@@ -39,7 +39,8 @@ class PendingApproval(BaseModel):
     None where that `shows_payload`: nothing in it is masked. A `pending` one may have expired, and is marked so later.
     `policy` is the action whose policy applies; `permission` is what it named and `resource` what it was about when the
     approval was asked for; `has_secret_resource` says that a secret is in its name. `granted` are the policies that
-    earlier approvals have satisfied, with their approvers. `effects` are what the approval binds; None where it binds
+    earlier approvals have satisfied, with their approvers. `excluded_approvers` (`type:id`) are those, beside the
+    requesters, that may not approve, each with the reason. `effects` are what the approval binds; None where it binds
     the payload only. `request_key` is the same for the same request by the same requester, None where an idempotency
     key takes its place. `action_id` is the execution on the action log that followed the approval,
     `further_approval_id` the approval that it waits for, and `failure` the error of the last attempt, which left the
@@ -56,6 +57,7 @@ class PendingApproval(BaseModel):
     resource: str | None
     has_secret_resource: bool = False
     granted: dict[str, StoredActor]
+    excluded_approvers: dict[str, str] = {}
     status: ApprovalStatus
     requester: StoredActor | None
     source: str
@@ -104,6 +106,7 @@ class PendingApproval(BaseModel):
             resource=needed.resource,
             has_secret_resource=needed.resource is not None and execution.secrets.are_in(needed.resource),
             granted=_stored(execution.approved.granted) if execution.approved else {},
+            excluded_approvers=dict(execution.excluded_approvers),
             status="pending",
             requester=StoredActor.of(request.actor) if request.actor else None,
             source=request.source,

@@ -50,7 +50,7 @@ async def show_approval(visit: Visit) -> Mapping[str, Any]:
     approval = await visit.read("approvals.get", {"approval_id": visit.path_parameter("id")})
     payload = {"approval_id": approval.id}
     buttons = await visit.offer(
-        Offer(APPROVE, payload, when=approval.can_decide),
+        Offer(APPROVE, payload, when=approval.can_approve),
         Offer(REJECT, payload, when=approval.can_decide),
         Offer(CANCEL, payload, when=approval.can_cancel),
     )

@@ -13,7 +13,6 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import ApprovalPolicy
 from actionengine.conditions.conditions import evaluate
 from actionengine.conditions.templates import render
-from actionengine.context import identity_of
 from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.errors import SerializationFailure
@@ -94,7 +93,6 @@ async def perform(context: StepContext, step: Step, records: str | None = None) 
 
     If `records` is a permission, a step that changes documents asks for `<records>.<collection>.<operation>`.
     """
-    _check_approver(context, step)
     if records is not None and isinstance(step, RecordMutationStep | RecordLockStep):
         await context.ctx.authorize_async(f"{records}.{step.collection}.{step.operation}")
     return await _HANDLERS[step.type](context, step)
@@ -113,6 +111,14 @@ def initiators(run: Record) -> frozenset[str]:
     return frozenset((run.data["started_by"], *run.data["ancestors"], *(principal.names if principal else ())))
 
 
+def excluded_approvers(run: Record, step: Step) -> dict[str, str]:
+    """Return the actors that may not approve a step or its action, each with the reason: they started the run, so it
+    would be an approval of their own request."""
+    if isinstance(step, ApprovalStep) and step.by_starter:
+        return {}
+    return dict.fromkeys(initiators(run), f"started the run {run.id}")
+
+
 def description(run: Record, step: Step) -> str:
     """Return the description of a step for the action log and for approvers."""
     if isinstance(step, ApprovalStep):
@@ -123,23 +129,6 @@ def description(run: Record, step: Step) -> str:
             return step.message
     suffix = f" ({step.action})" if isinstance(step, ActionStep) else ""
     return f"workflow {run.data['workflow_key']}, run {run.id}, step {step.name}{suffix}"
-
-
-def _check_approver(context: StepContext, step: Step) -> None:
-    """Refuse an approval, of a step or of an action's policy, by an actor that started the run: it would be an approval
-    of its own request."""
-    approved = context.ctx.approved
-    if approved is None or (isinstance(step, ApprovalStep) and step.by_starter):
-        return
-    refused = set(map(identity_of, initiators(context.run)))
-    for approver in approved.granted.values():
-        for each in approver.chain:
-            if identity_of(each) in refused:
-                raise ActionError(
-                    ErrorCode.FORBIDDEN,
-                    f"{each} started the run {context.run.id}: another actor has to decide",
-                    {"run_id": context.run.id},
-                )
 
 
 async def _action(context: StepContext, step: ActionStep) -> StepResult:

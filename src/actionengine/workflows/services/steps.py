@@ -36,7 +36,7 @@ from actionengine.workflows.models import RunCursor
 from actionengine.workflows.permissions import WorkflowPermissions
 from actionengine.workflows.runs.run import RunStepper, check_actor, check_workflow_actor
 from actionengine.workflows.runs.start import start_run
-from actionengine.workflows.runs.step_handlers import description, perform
+from actionengine.workflows.runs.step_handlers import description, excluded_approvers, perform
 from actionengine.workflows.runs.store import derived_run_id, open_store
 from actionengine.workflows.services.triggers import sees
 
@@ -139,6 +139,7 @@ async def _perform(data: StepInput, ctx: InternalContext, records: str | None) -
         return await _continue_refused(stepper, pending)
     ctx.when_asked(stepper.pause_when_asked)
     step = stepper.step
+    ctx.exclude_approvers(excluded_approvers(stepper.run, step))
     try:
         if (limit_error := stepper.limit_error()) is not None:
             await stepper.fail_at_limit(limit_error)
