@@ -104,7 +104,7 @@ class Desk:
         return self.engine.execute_action(service, action, payload, context)
 
     def ask_for_refund(self, amount: int = 7, tenant: Tenant | None = None, **options: Any) -> str:
-        """Let the bot ask for a refund. Return the id of the approval."""
+        """Ask for a refund as the bot. Return the id of the approval."""
         error = self.execute("payments.refund", {"amount": amount}, BOT, tenant, **options).failure()
         return str(error.details["approval_id"])
 

@@ -118,7 +118,7 @@ def forged(button: Button, payload: Mapping[str, Any]) -> Form:
 
 
 class Business:
-    """What a crawler knows of the business besides the console: its database, and all things of a tenant."""
+    """The crawler's knowledge of the business besides the console: its database, and all things of a tenant."""
 
     def __init__(self, site: Site, file: Path) -> None:
         self.site = site

@@ -21,7 +21,7 @@ SOON = 30.0
 
 
 def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let streams look often, and repeat names at once."""
+    """Make streams look often, and repeat names at once."""
     for name in ("LOOK_INTERVAL", "LAG_INTERVAL", "PAUSE"):
         monkeypatch.setattr(live, name, 0.001)
 

@@ -44,7 +44,7 @@ def heard(till: Till, cursor: str, actor: str = "boss", tenant: str = "acme") ->
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let streams look often."""
+    """Make streams look often."""
     look_often(monkeypatch)
 
 

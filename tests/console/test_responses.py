@@ -1,4 +1,4 @@
-"""What all responses have in common: headers, methods, static files, and pages for what goes wrong."""
+"""The common parts of all responses: headers, methods, static files, and pages for what goes wrong."""
 
 from __future__ import annotations
 

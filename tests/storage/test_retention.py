@@ -134,7 +134,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
 
 @pytest.fixture
 def all_are_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the command line believe that it is a week later."""
+    """Move the clock of the command line by a week."""
     import actionengine.cli.retention as module
 
     class Later(datetime):

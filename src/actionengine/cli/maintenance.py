@@ -1,4 +1,4 @@
-"""What the commands of an owner share: the actor, the transactions, and times in the past."""
+"""The parts that the commands of an owner share: the actor, the transactions, and times in the past."""
 
 from __future__ import annotations
 

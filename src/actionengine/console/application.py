@@ -117,7 +117,7 @@ class _Application:
     def _endpoint(self, respond: _Respond) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             token = def_in_threads.set(True)
-            visit = self._nobody(request)
+            visit = self._anonymous(request)
             try:
                 visit = await self._callers.visit_of(request)
                 return await respond(visit)
@@ -194,11 +194,11 @@ class _Application:
         raise problem or _not_found()
 
     async def _show_static(self, request: Request) -> Response:
-        return self._static.respond(request) or self._show_error(self._nobody(request), _not_found())
+        return self._static.respond(request) or self._show_error(self._anonymous(request), _not_found())
 
     async def _on_no_route(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        visit = self._nobody(request)
+        visit = self._anonymous(request)
         if not visit.path:
             # The console is mounted, and the address ends with its prefix.
             return RedirectResponse(visit.url("/"), 308)
@@ -213,7 +213,7 @@ class _Application:
         html = render("error.html", {**self._layout(visit, error.title), "error": error})
         return HTMLResponse(html, error.status, headers=dict(error.headers))
 
-    def _nobody(self, request: Request) -> Visit:
+    def _anonymous(self, request: Request) -> Visit:
         """Return the visit of a caller that is not identified."""
         return Visit(self._engine, request, RequestContext(None), frozenset())
 

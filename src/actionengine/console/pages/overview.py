@@ -23,7 +23,7 @@ _READS = ("approvals.list", "relay.status", "action_log.list", "workflows.list",
 
 
 class Card(NamedTuple):
-    """What a read returned, or the error that it failed with; both None where the caller may not read it."""
+    """The value that a read returned, or the error that it failed with; both None where the caller may not read it."""
 
     value: Any = None
     error: ActionError | None = None

@@ -23,7 +23,7 @@ _NO_ID = UUID(int=0)
 
 @contextmanager
 def deleting(connection: Connection, tables: Sequence[str]) -> Iterator[None]:
-    """Let the block delete rows of tables that refuse it otherwise. On PostgreSQL, all maintenance may."""
+    """Allow the block to delete rows of tables that refuse it otherwise. On PostgreSQL, all maintenance may."""
     if connection.dialect.name == "sqlite":
         with without_triggers(connection, tables):
             yield

@@ -120,7 +120,7 @@ class Maintenance:
 
 
 def act_for(connection: Connection, tenant: UUID | None, signing_key: str | None = None) -> None:
-    """Let the transaction read and write a tenant's rows of the host's tables, as an action does."""
+    """Allow the transaction to read and write a tenant's rows of the host's tables, as an action does."""
     if connection.dialect.name == "sqlite":
         named = None if tenant is None else str(tenant)
         driver: Any = connection.connection.driver_connection
