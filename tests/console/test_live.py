@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import socket
@@ -21,6 +22,7 @@ from starlette.routing import Mount
 
 from actionengine import CallbackPublisher, Relay
 from actionengine.console import as_wsgi, create_console, live
+from actionengine.storage.errors import StorageUnavailable
 from actionengine.storage.sql.storage import SQLStorage
 from tests.backends import BACKENDS, open_storage, requested_database
 from tests.console.live_server import SOON, Server, look_often, served
@@ -251,6 +253,41 @@ def test_more_streams_than_are_allowed_are_told_to_poll(server: Server, monkeypa
 
     # The closed stream has given up its place.
     wait_until(is_free)
+
+
+def test_streams_that_open_at_once_keep_to_the_bound(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "MAX_STREAMS_OF_TENANT", 2)
+    callers = 20
+
+    async def open_all() -> list[int]:
+        statuses: list[int] = []
+        all_answered = asyncio.Event()
+
+        async def open_one(client: httpx.AsyncClient) -> None:
+            async with client.stream("GET", f"{server.origin}/live", headers=by("boss")) as response:
+                statuses.append(response.status_code)
+                if len(statuses) == callers:
+                    all_answered.set()
+                await all_answered.wait()
+
+        async with httpx.AsyncClient(timeout=SOON) as client:
+            await asyncio.gather(*(open_one(client) for _ in range(callers)))
+        return statuses
+
+    assert sorted(asyncio.run(open_all())) == [200] * 2 + [503] * (callers - 2)
+
+
+@pytest.mark.parametrize("path", ["/live", "/live/poll"])
+def test_live_pages_say_that_storage_is_unavailable(till: Till, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*given: Any) -> Any:
+        raise StorageUnavailable("the server has gone")
+
+    monkeypatch.setattr(live.Live, "_look", fail)
+    answer = till.get(path)
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "the storage is unavailable" in answer.text
+    assert till.get("/approvals").status_code == 200
 
 
 @pytest.mark.parametrize("how", ["signed out", "closed"])

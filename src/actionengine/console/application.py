@@ -29,7 +29,8 @@ from actionengine.console.static_files import StaticFiles
 from actionengine.console.visit import Visit, split
 from actionengine.context import RequestContext
 from actionengine.engine import Engine
-from actionengine.errors import ActionError, ConfigurationError
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode
+from actionengine.storage.errors import StorageUnavailable
 from actionengine.text.names import shortened
 
 logger = logging.getLogger("actionengine")
@@ -125,6 +126,10 @@ class _Application:
                 return self._show_error(visit, error)
             except ActionError as error:
                 return self._show_error(visit, error_page(error))
+            except StorageUnavailable:
+                # Live pages look at the storage outside of an action.
+                unavailable = ActionError(ErrorCode.UNAVAILABLE, "the storage is unavailable: retry later")
+                return self._show_error(visit, error_page(unavailable))
             except Exception:
                 logger.exception("the console raised an error for %r", shortened(request.scope["path"]))
                 return self._show_error(visit, ErrorPage(500, "The page failed", "The server's log says why."))

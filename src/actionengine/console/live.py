@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from actionengine.concurrency.abandonable import def_in_threads
 from actionengine.console.errors import ErrorPage
@@ -95,6 +96,26 @@ class Cursor(NamedTuple):
         return f"{self.position}-{self.approvals}"
 
 
+class _Stream(StreamingResponse):
+    """A stream that has its place among the open ones from the moment in which it is made: others ask for theirs before
+    its first byte is sent."""
+
+    def __init__(self, messages: AsyncIterator[bytes], open_streams: Counter[UUID], tenant_id: UUID) -> None:
+        super().__init__(messages, headers=_HEADERS, media_type="text/event-stream")
+        self._open_streams = open_streams
+        self._tenant_id = tenant_id
+        open_streams[tenant_id] += 1
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the messages, and give up the place."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._open_streams[self._tenant_id] -= 1
+            if not self._open_streams[self._tenant_id]:
+                del self._open_streams[self._tenant_id]
+
+
 class Live:
     """The streams of a console, and its answers to polls."""
 
@@ -154,15 +175,15 @@ class Live:
         tenant, _ = _watched(visit)
         if _is_wsgi(visit):
             raise ErrorPage(404, "There is no stream", "Under WSGI a stream would occupy a worker: pages poll instead.")
+        sent = visit.request.headers.get("last-event-id") or visit.parameter("after")
+        since = Cursor.parse(sent) or await self.cursor(tenant)
         if self._streams.total() >= MAX_STREAMS or self._streams[tenant.id] >= MAX_STREAMS_OF_TENANT:
             raise ErrorPage(
                 503, "Too many pages are open", "This page is read again every 30 s.", {"retry-after": "30"}
             )
-        sent = visit.request.headers.get("last-event-id") or visit.parameter("after")
-        since = Cursor.parse(sent) or await self.cursor(tenant)
         if visit.request.method == "HEAD":
             return Response(headers=_HEADERS, media_type="text/event-stream")
-        return StreamingResponse(self._messages(visit, since), headers=_HEADERS, media_type="text/event-stream")
+        return _Stream(self._messages(visit, since), self._streams, tenant.id)
 
     async def _messages(self, visit: Visit, since: Cursor) -> AsyncIterator[bytes]:
         tenant, names = _watched(visit)
@@ -173,7 +194,6 @@ class Live:
         outbox: tuple[QueueStatus, ...] | None = None
         waiting: set[str] = set()
         sent: dict[str, float] = {}
-        self._streams[tenant.id] += 1
         try:
             yield b"retry: 3000\nid: %b\n\n" % str(since).encode()
             while monotonic() < until and not getattr(server, "should_exit", False):
@@ -200,10 +220,6 @@ class Live:
         except (ActionError, ErrorPage, StorageError):
             # The caller has lost its rights, or the storage is out of reach. The next request says which.
             return
-        finally:
-            self._streams[tenant.id] -= 1
-            if not self._streams[tenant.id]:
-                del self._streams[tenant.id]
 
     async def _changed(self, tenant: Tenant, since: Cursor, now: Cursor) -> set[str]:
         """Return the names of what has changed between two states."""
