@@ -77,6 +77,18 @@ def test_another_value_is_a_crash(till: Till, value: Any, caplog: pytest.LogCapt
     assert "has to return a RequestContext" in caplog.text
 
 
+@pytest.mark.parametrize("how", ["form", "body"])
+def test_identify_may_read_the_form(till: Till, how: str) -> None:
+    async def identify(request: Request) -> RequestContext:
+        await getattr(request, how)()
+        return till.context("acme", "boss")
+
+    till.client = till.client_of(create_console(till.engine, identify))
+    form = till.forms(f"/approvals/{till.ask()}")["approvals.approve"]
+    assert till.press(form).status_code == 303
+    assert till.paid() == 1
+
+
 def test_an_unknown_tenant_is_refused(till: Till) -> None:
     def identify(request: Request) -> RequestContext:
         return RequestContext(till.engine.resolve_tenant("nobody").unwrap())

@@ -182,3 +182,13 @@ def test_threads_share_a_wsgi_console(till: Till) -> None:
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(decide, ids)) == [303] * 8
     assert till.paid() == 8
+
+
+def test_a_prefix_adds_no_attribute_to_the_cookie(till: Till) -> None:
+    console = create_console(till.engine, till.identify)
+    till.client = asgi(Starlette(routes=[Mount("/t/{name}/console", console)]))
+    form = till.forms(f"/t/a;Domain=example.com;b/console/approvals/{till.ask()}")["approvals.reject"]
+    answer = till.press(form)
+    assert answer.status_code == 303
+    assert "Path=/t/a%3BDomain=example.com%3Bb/console/;" in answer.headers["set-cookie"]
+    assert "Rejected" in till.get(answer.headers["location"], cookie="actionengine_done=approvals.reject").text

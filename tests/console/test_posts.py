@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -75,6 +77,11 @@ def test_an_origin_that_is_none_is_refused(till: Till, origins: Any) -> None:
         ("/\\evil.example", "/%5Cevil.example"),
         ("https://evil.example/", "/"),
         ("javascript:alert(1)", "/"),
+        ("/../sign-out", "/"),
+        ("/approvals/%2E%2e", "/"),
+        ("/.%2f..//evil.example", "/"),
+        ("/..\\evil.example", "/"),
+        ("/approvals?after=..", "/approvals?after=.."),
         ("/a\r\nset-cookie: x=1", "/a%0D%0Aset-cookie:%20x=1"),
         ("", "/"),
     ],
@@ -144,3 +151,35 @@ def test_a_key_of_another_form_is_refused(till: Till, form: Form) -> None:
     answer = till.press(form, comment="two")
     assert answer.status_code == 422
     assert till.paid() == 1
+
+
+def test_a_client_that_hangs_up_executes_nothing(till: Till, form: Form, caplog: pytest.LogCaptureFixture) -> None:
+    body = urlencode(form).encode()
+    received: list[dict[str, Any]] = [
+        {"type": "http.request", "body": body, "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+    headers = {"content-type": "application/x-www-form-urlencoded", **by("boss")}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": form.action,
+        "root_path": "",
+        "scheme": "http",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+
+    async def receive() -> Any:
+        return received.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(create_console(till.engine, till.identify)(scope, receive, send))
+
+    assert sent[0]["status"] == 400
+    assert till.paid() == 0
+    # It is no fault of the application.
+    assert caplog.records == []

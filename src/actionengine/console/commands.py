@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from pydantic_core import from_json
 from returns.result import Failure
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
 from actionengine.console.buttons import Button
@@ -75,10 +75,16 @@ async def read_form(request: Request) -> dict[str, str]:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
         raise ErrorPage(415, "This is no form", f"The console takes {_FORM} only.")
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise ErrorPage(413, "The form is too large", f"A form has at most {MAX_BODY_BYTES} bytes.")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise ErrorPage(413, "The form is too large", f"A form has at most {MAX_BODY_BYTES} bytes.")
+    except RuntimeError:
+        # `identify` has read the form, and the request keeps it.
+        return {name: value for name, value in (await request.form()).multi_items() if isinstance(value, str)}
+    except ClientDisconnect:
+        raise ErrorPage(400, "The form is incomplete", "The connection ended within it.") from None
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict"))
     except ValueError:
@@ -88,7 +94,8 @@ async def read_form(request: Request) -> dict[str, str]:
 def return_address(form: Mapping[str, str]) -> str:
     """Return the address below the root of the console to which a form leads back; the overview for none."""
     address = form.get("return", "")
-    return address if address.startswith("/") else "/"
+    steps = unquote(address.partition("?")[0]).replace("\\", "/").split("/")
+    return address if address.startswith("/") and not {".", ".."}.intersection(steps) else "/"
 
 
 def _payload(button: Button, form: Mapping[str, str]) -> dict[str, Any]:

@@ -23,8 +23,9 @@ POSITION = re.compile("[0-9]{1,9}")
 
 NO_FORM: Mapping[str, str] = {}
 
-_SAFE = "/~:@!$&'()*+,;="
-"""Characters that stay as they are in a path, besides letters, digits and `_.-`."""
+_SAFE = "/~:@!$&'()*+,="
+"""Characters that stay as they are in a path, besides letters, digits and `_.-`. A semicolon would end the path of a
+cookie."""
 
 
 class Visit:
