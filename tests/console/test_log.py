@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from html import unescape
 from typing import Any, get_args
+from urllib.parse import quote
 
 import pytest
+from returns.result import Success
 
 from actionengine import Actor, InMemoryStorage, RequestContext, create_action, create_engine, create_service
 from actionengine.builtin.action_log import GetExecution
+from actionengine.console import create_console
 from actionengine.console.pages.catalogue import fields_of, type_in_words
 from actionengine.console.pages.paging import next_after
 from actionengine.console.pages.runs import STATUSES
 from actionengine.workflows.models import RunStatus
 from tests.console.site import Caller, Site, query_of
+from tests.console.till import Till
 
 LOG = "/log?action=work.do"
 
@@ -134,6 +140,24 @@ def test_the_catalogue_is_that_of_its_caller(site: Site, reader: Caller) -> None
     refused = reader.get("/catalogue/work/do")
     assert (refused.status, "work.do" in refused.tags.text) == (403, True)
     assert reader.get("/catalogue/work/undo").status == reader.get("/catalogue/none/do").status == 404
+
+
+def test_each_name_of_an_action_has_its_page() -> None:
+    names = ["do", "a/b", "/", "a b", "a%2Fb", "%", "a?b#c", "ü", "a;b", "<b>"]
+    actions = [create_action(name=name, description="", handler=lambda data, ctx: Success(None)) for name in names]
+    storage = InMemoryStorage()
+    acme = storage.create_tenant(slug="acme", name="Acme")
+    services = [create_service(name=name, description="", actions=actions) for name in names]
+    engine = create_engine(services=services, storage=storage)
+    context = RequestContext(acme, Actor.human("ann"))
+    client = Till.client_of(create_console(engine, lambda request: context))
+
+    links = [unescape(link) for link in re.findall(r'href="(/catalogue/[^"]+)"', client.get("/catalogue").text)]
+    own = links[: len(names) ** 2]
+    assert len(set(own)) == len(names) ** 2
+    for link in own:
+        # This client decodes a path twice, and servers do it once.
+        assert client.get(quote(link)).status_code == 200, link
 
 
 @pytest.mark.parametrize("path", ["/runs", "/runs/1", "/changes", "/changes/1"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
+from urllib.parse import unquote
 
 from returns.result import Failure
 
@@ -21,14 +22,14 @@ async def list_actions(visit: Visit) -> Mapping[str, Any]:
     if isinstance(listed, Failure):
         raise listed.failure()
     by_service = groupby(listed.unwrap(), lambda each: each.name.rpartition(".")[0])
-    actions = {service: tuple(each) for service, each in by_service}
+    actions = {service: [(_path(each.name), each) for each in found] for service, found in by_service}
     about = {each.name: each.description for each in visit.engine.get_services().unwrap()}
     return {"services": [(name, about[name], found) for name, found in actions.items()]}
 
 
 async def show_action(visit: Visit) -> Mapping[str, Any]:
     """Return the variables of one action. Raises `ErrorPage` for one that the caller may not execute."""
-    service, name = visit.path_parameter("service"), visit.path_parameter("action")
+    service, name = (unquote(visit.path_parameter(each)) for each in ("service", "action"))
     answer = await visit.engine.can_async(visit.context, service, name)
     if isinstance(answer, Failure):
         raise answer.failure()
@@ -50,6 +51,11 @@ async def show_action(visit: Visit) -> Mapping[str, Any]:
         "output_schema": described.output_schema,
         "examples": described.examples,
     }
+
+
+def _path(name: str) -> str:
+    """Return the path of the page of an action. Servers decode a path, so that a slash in a name is encoded twice."""
+    return "/catalogue/" + name.replace("%", "%25").replace("/", "%2F").replace(".", "/")
 
 
 def fields_of(schema: JsonSchema) -> list[Mapping[str, Any]]:
