@@ -9,9 +9,17 @@ from typing import Any, get_args
 from urllib.parse import quote
 
 import pytest
-from returns.result import Success
+from returns.result import Result, Success
 
-from actionengine import Actor, InMemoryStorage, RequestContext, create_action, create_engine, create_service
+from actionengine import (
+    ActionContext,
+    Actor,
+    InMemoryStorage,
+    RequestContext,
+    create_action,
+    create_engine,
+    create_service,
+)
 from actionengine.builtin.action_log import GetExecution
 from actionengine.console import create_console
 from actionengine.console.pages.catalogue import fields_of, type_in_words
@@ -158,6 +166,38 @@ def test_each_name_of_an_action_has_its_page() -> None:
     for link in own:
         # This client decodes a path twice, and servers do it once.
         assert client.get(quote(link)).status_code == 200, link
+
+
+def test_a_host_has_services_of_these_names_itself() -> None:
+    storage = InMemoryStorage()
+    acme = storage.create_tenant(slug="acme", name="Acme")
+    done: list[str] = []
+
+    def do(data: Any, ctx: ActionContext) -> Result[list[Any], Any]:
+        done.append("done")
+        return Success([{"id": "x"}])
+
+    names = {"changes": ("list", "get", "merge"), "workflows": ("list", "get", "cancel")}
+    services = [
+        create_service(
+            name=service,
+            description="",
+            actions=[create_action(name=name, description="", handler=do) for name in actions],
+        )
+        for service, actions in names.items()
+    ]
+    engine = create_engine(services=services, storage=storage)
+    context = RequestContext(acme, Actor.human("ann", permissions=["*"]))
+    client = Till.client_of(create_console(engine, lambda request: context))
+
+    overview = client.get("/").text
+    assert "/changes" not in overview
+    assert "/runs" not in overview
+    for path in ("/runs", "/runs/1", "/changes", "/changes/1"):
+        assert client.get(path).status_code == 404
+    for path in ("/do/changes/merge", "/do/workflows/cancel"):
+        assert client.post(path, data={"key": "k", "payload": "{}"}).status_code == 404
+    assert done == []
 
 
 @pytest.mark.parametrize("path", ["/runs", "/runs/1", "/changes", "/changes/1"])

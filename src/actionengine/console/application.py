@@ -30,6 +30,7 @@ from actionengine.console.visit import Visit, split
 from actionengine.context import RequestContext
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
+from actionengine.pipeline.plan import SYNC_AND_ASYNC
 from actionengine.storage.errors import StorageUnavailable
 from actionengine.text.names import shortened
 
@@ -85,7 +86,9 @@ class Console:
 class _Application:
     def __init__(self, engine: Engine, identify: Identify, title: str, allowed_origins: frozenset[str]) -> None:
         def has(action: str) -> bool:
-            return isinstance(engine.get_action(*split(action)), Success)
+            # A host may have a service `changes` or `workflows` of its own, which is another thing.
+            found = engine.get_action(*split(action))
+            return isinstance(found, Success) and hasattr(found.unwrap().handler, SYNC_AND_ASYNC)
 
         self._engine = engine
         self._static = StaticFiles()
@@ -243,7 +246,7 @@ def _show_absent(page: Page) -> _Respond:
     """Return the answer for a page whose service the engine does not have."""
 
     async def show(visit: Visit) -> Response:
-        message = f"It needs the action {page.action}, and this application does not have it."
+        message = f"It needs the action {page.action} of actionengine, and this application does not have it."
         raise ErrorPage(404, "There is no such page here", message)
 
     return show
