@@ -50,7 +50,7 @@ def test_redriving_is_on_the_log_of_the_tenant(each_desk: Desk) -> None:
 
     done = desk.run("relay", "redrive", id, "--tenant", "acme", "--reason", "the partner knows it now")
 
-    assert (done.returncode, done.stdout) == (0, "1 dead letters will be delivered again\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "1 dead letter will be delivered again\n"), done.stderr
     (row,) = desk.log(action="relay.redrive")
     assert (row.actor_id, row.reason, row.subjects) == ("olga", "the partner knows it now", (f"events/{id}",))
     assert desk.log(desk.globex) == []
@@ -84,7 +84,7 @@ def test_skipping_needs_a_reason_and_a_tenant(desk: Desk) -> None:
     )
     assert by_ai.returncode == 4
     skipped = desk.run("relay", "skip", id, "--reason", "it is old", "--tenant", "acme")
-    assert skipped.stdout == "1 dead letters are skipped\n"
+    assert skipped.stdout == "1 dead letter skipped\n"
     assert "skipped: it is old" in desk.run("relay", "dead-letters").stdout
     (row,) = [each for each in desk.log(action="relay.skip") if each.outcome == "succeeded"]
     assert (row.actor_id, row.input["reason"]) == ("olga", "it is old")

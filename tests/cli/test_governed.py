@@ -148,6 +148,7 @@ def test_a_tenant_that_closes_during_the_command_is_named(desk: Desk, monkeypatc
         (("--engine", "tests.cli.desk:refund_async"), 1, ""),
         (("--engine", "tests.cli.test_governed:make_engine"), 2, "is not an Engine"),
         (("--url", "sqlite:///nothing.db"), 1, "there is no file"),
+        (("--url", "postgresql://operator@127.0.0.1:1/shop"), 6, "out of reach"),
         (("--url", "sqlite:///host.db", "--engine", "cli_host:engine"), 2, "leave out --url, or --engine"),
         (("--limit", "0"), 2, "--limit"),
     ],

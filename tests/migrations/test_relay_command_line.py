@@ -40,9 +40,10 @@ from tests.command_line import Run
 class Host:
     """A host with a database at `url`."""
 
-    def __init__(self, storage: PostgresStorage | SQLiteStorage, url: str) -> None:
+    def __init__(self, storage: PostgresStorage | SQLiteStorage, url: str, owner_url: str) -> None:
         self.storage = storage
         self.url = url
+        self.owner_url = owner_url
         action = create_action(name="tell", description="", handler=lambda data: Success(None))
         service = create_service(name="desk", description="", actions=[action])
         self.engine: Engine = create_engine(services=[service], storage=storage)
@@ -71,14 +72,14 @@ on_sqlite = pytest.mark.parametrize("host", ["sqlite", pytest.param("postgres", 
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
     storage: PostgresStorage | SQLiteStorage
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'host.db'}"
+        url = owner_url = f"sqlite:///{tmp_path / 'host.db'}"
         storage = SQLiteStorage(url)
     else:
         database: Database = request.getfixturevalue("fresh_postgres_database")
-        url = database.app_url
+        owner_url, url = database
         storage = PostgresStorage(url)
     with storage:
-        yield Host(storage, url)
+        yield Host(storage, url, owner_url)
 
 
 def test_what_is_due_is_delivered_as_cloudevents(run: Run, host: Host) -> None:
@@ -146,11 +147,11 @@ def test_a_dead_letter_is_listed_skipped_and_redriven(run: Run, host: Host) -> N
     assert "nobody wants this" in listed
 
     skipped = run("relay", "skip", id, "--reason", "it is old", "--url", host.url)
-    assert skipped.stdout == "1 dead letters are skipped\n"
+    assert skipped.stdout == "1 dead letter skipped\n"
     assert "skipped: it is old" in run("relay", "dead-letters", "--url", host.url).stdout
     assert run("relay", "redrive", "--all", "--url", host.url).stdout == "0 dead letters will be delivered again\n"
 
-    assert run("relay", "redrive", id, "--url", host.url).stdout == "1 dead letters will be delivered again\n"
+    assert run("relay", "redrive", id, "--url", host.url).stdout == "1 dead letter will be delivered again\n"
     done = run("relay", "run", "--publisher", "stdout:", "--url", host.url, "--drain")
     delivered = {json.loads(line)["type"]: json.loads(line)["id"] for line in done.stdout.splitlines()}
     assert delivered["desk.tell"] == id
@@ -200,6 +201,19 @@ def test_a_tenants_history_is_printed_as_cloudevents(run: Run, host: Host) -> No
     assert rest.splitlines() == lines[1:]
     assert run("events", "--tenant", "acme", "--type", "other", "--url", host.url).stdout == ""
     assert "there is no tenant 'globex'" in run("events", "--tenant", "globex", "--url", host.url).stderr
+
+
+def test_the_owner_reads_the_history_of_a_closed_tenant(run: Run, host: Host) -> None:
+    host.tell(number=1)
+    host.storage.delete_tenant(slug="acme")
+
+    printed = run("events", "--tenant", "acme", "--url", host.owner_url).stdout
+
+    assert json.loads(printed)["data"]["input"] == {"number": 1}
+    assert "there is no tenant 'globex'" in run("events", "--tenant", "globex", "--url", host.owner_url).stderr
+    if host.owner_url != host.url:
+        refused = run("events", "--tenant", "acme", "--url", host.url)
+        assert (refused.returncode, "connect as the owner" in refused.stderr) == (1, True)
 
 
 @on_sqlite

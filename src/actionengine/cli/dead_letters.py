@@ -78,7 +78,7 @@ def skip(
     required."""
     if operator.reason is None:
         fail("say why these events are given up: --reason", ExitCode.USAGE)
-    _change(operator, "relay.skip", {"ids": ids, "reason": operator.reason, "queue": queue}, "are skipped")
+    _change(operator, "relay.skip", {"ids": ids, "reason": operator.reason, "queue": queue}, "skipped")
 
 
 def _change(operator: Operator, action: str, payload: dict[str, object], done: str) -> None:
@@ -93,7 +93,8 @@ def _write_changed(operator: Operator, found: Iterable[Found], done: str) -> Non
     if operator.json:
         write_json({"items": [with_tenant(each.tenant, each.item) for each in found], "next": None})
     else:
-        write(f"{sum(len(each.item.ids) for each in found)} dead letters {done}")
+        number = sum(len(each.item.ids) for each in found)
+        write(f"{number} dead letter{'s' if number != 1 else ''} {done}")
 
 
 def _write_letter(tenant: str, letter: DeadLetterEntry) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 from returns.result import Failure
+from sqlalchemy.exc import ProgrammingError
 
-from actionengine.cli.common import Json, SigningKey, Url, counted, example, imported, open_storage
+from actionengine.cli.common import Json, SigningKey, Url, counted, example, imported, open_storage, owner
 from actionengine.cli.errors import answer_in_json, fail
 from actionengine.cli.output import write_answer
 from actionengine.concurrency.run_sync import run_sync
@@ -18,6 +19,7 @@ from actionengine.events.projections.projection import Projection
 from actionengine.events.publishers.cloudevents import to_structured
 from actionengine.events.replay import replay
 from actionengine.storage.port import Storage
+from actionengine.storage.sql.maintenance.leaving import find_closed_tenant
 
 projection = typer.Typer(no_args_is_help=True, help="Views that are computed from events.")
 
@@ -32,9 +34,13 @@ def events(
     after: Annotated[int, typer.Option(help="Only events after this position.")] = 0,
     signing_key: SigningKey = None,
 ) -> None:
-    """Print a tenant's events in commit order, each as a CloudEvent in a line of JSON."""
+    """Print a tenant's events in commit order, each as a CloudEvent in a line of JSON.
+
+    The owner of the tables reads those of a closed tenant too, until they are purged.
+    """
     with open_storage(url, signing_key) as storage:
-        for event in replay(storage, _tenant(storage, tenant), types=type or None, after=after):
+        found = run_sync(storage.find_tenant(tenant, "sync")) or _closed_tenant(url, tenant)
+        for event in replay(storage, found, types=type or None, after=after):
             print(to_structured(event, "actionengine")[1].decode())
 
 
@@ -69,6 +75,15 @@ def _tenant(storage: Storage, slug: str) -> Tenant:
     if found is None:
         fail(f"there is no tenant {slug!r}")
     return found
+
+
+def _closed_tenant(url: str, slug: str) -> Tenant:
+    try:
+        with owner(url) as connection:
+            return Tenant(find_closed_tenant(connection, slug), slug)
+    except ProgrammingError:
+        # Only the owner reads the directory of tenants.
+        fail(f"there is no tenant {slug!r}; if it is closed, connect as the owner of the tables")
 
 
 def _projection(name: str) -> Projection:

@@ -20,6 +20,7 @@ from actionengine.cli.errors import ExitCode, answer_in_json, fail, refuse
 from actionengine.cli.operator import Operator
 from actionengine.context import Actor, ActorType, Tenant
 from actionengine.engine import BlockingEngine, Engine
+from actionengine.storage.errors import StorageUnavailable
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sqlite.storage import SQLiteStorage
 
@@ -43,7 +44,7 @@ OptionalUrl = Annotated[
 ]
 TenantSlug = Annotated[
     str | None,
-    typer.Option(autocompletion=complete_tenant, help="The slug of the tenant; by default all tenants."),
+    typer.Option(autocompletion=complete_tenant, help="The slug of the tenant. Without it, a listing is of all tenants."),
 ]
 ActorName = Annotated[
     str | None,
@@ -217,4 +218,7 @@ def _open_storage(url: str, signing_key: str | None) -> SQLStorage:
             f"operator`",
             ExitCode.FORBIDDEN,
         )
+    except StorageUnavailable as error:
+        storage.close()
+        fail(str(error), ExitCode.UNAVAILABLE)
     return storage
