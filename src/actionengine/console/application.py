@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from actionengine.concurrency.abandonable import def_in_threads
 from actionengine.console.callers import Callers, Identify
 from actionengine.console.commands import Commands, return_address
-from actionengine.console.errors import ErrorPage, error_page
+from actionengine.console.errors import ErrorPage, error_page, refusal_text
 from actionengine.console.flash import read_flash, remove_flash
 from actionengine.console.live import Live
 from actionengine.console.page import Page
@@ -176,8 +176,8 @@ class _Application:
         answer = await self._engine.can_async(visit.context, *split(action))
         if isinstance(answer, Failure):
             raise answer.failure()
-        needs = f"It needs the permission {needed}." if needed is not None else f"It reads {action}."
-        return ErrorPage(403, "You may not open this page", f"{needs} The answer was: {answer.unwrap().reason}.")
+        reads = f"It reads {action}. " if needed is None else ""
+        return ErrorPage(403, "You may not open this page", reads + refusal_text(needed, answer.unwrap().reason))
 
     async def _press(self, visit: Visit) -> Response:
         button, form = await self._commands.read(visit)

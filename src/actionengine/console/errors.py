@@ -57,3 +57,10 @@ def error_page(error: ActionError) -> ErrorPage:
     title = _TITLES.get(error.code, "The action failed")
     approval = error.details.get("approval_id") if error.code is ErrorCode.APPROVAL_REQUIRED else None
     return ErrorPage(error.code.http_status, title, error.message, headers, approval)
+
+
+def refusal_text(permission: str | None, reason: str) -> str:
+    """Return the sentences for a caller that may not: the permission that it needs, and the reason if it says more."""
+    needs = f"It needs the permission {permission}." if permission is not None else ""
+    answer = f"The answer was: {reason}." if reason != f"needs the permission {permission}" else ""
+    return f"{needs} {answer}".strip()

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from returns.result import Failure
 
-from actionengine.console.errors import ErrorPage
+from actionengine.console.errors import ErrorPage, refusal_text
 from actionengine.console.page import Page
 from actionengine.console.visit import Visit
 
@@ -36,8 +36,8 @@ async def show_action(visit: Visit) -> Mapping[str, Any]:
     action = visit.engine.get_action(service, name).unwrap()
     permission = answer.unwrap()
     if not permission.allowed:
-        needs = f"It needs the permission {action.permission}. " if action.permission is not None else ""
-        raise ErrorPage(403, "You may not execute this action", f"{needs}The answer was: {permission.reason}.")
+        message = refusal_text(action.permission, permission.reason)
+        raise ErrorPage(403, "You may not execute this action", message)
     listed = await visit.engine.catalogue_async(visit.context, [service])
     described = next(each for each in listed.unwrap() if each.name == f"{service}.{name}")
     schema = described.input_schema
