@@ -44,7 +44,9 @@ OptionalUrl = Annotated[
 ]
 TenantSlug = Annotated[
     str | None,
-    typer.Option(autocompletion=complete_tenant, help="The slug of the tenant. Without it, a listing is of all tenants."),
+    typer.Option(
+        autocompletion=complete_tenant, help="The slug of the tenant. Without it, a listing is of all tenants."
+    ),
 ]
 ActorName = Annotated[
     str | None,
