@@ -54,6 +54,8 @@ def test_no_cache_stores_an_answer() -> None:
         ("rate_limited", {}, None),
         ("rate_limited", {"retry_after": "soon"}, None),
         ("rate_limited", {"retry_after": float("inf")}, None),
+        ("rate_limited", {"retry_after": float("nan")}, None),
+        ("rate_limited", {"retry_after": 10**400}, f"1{400 * '0'}"),
         ("rate_limited", {"retry_after": -1}, None),
         ("rate_limited", {"retry_after": True}, None),
         ("unavailable", {}, "1"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from math import ceil, isfinite
+from math import ceil, inf
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field
@@ -112,7 +112,7 @@ def _response(status: int, body: dict[str, Any], retry_after: int | None = None)
 def _retry_after(error: ActionError) -> int | None:
     """Return whole seconds, rounded up. A budget that is too small for the amount has none: a retry cannot succeed."""
     seconds = error.details.get("retry_after")
-    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and isfinite(seconds) and seconds >= 0:
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < inf:
         return ceil(seconds)
     return _RETRY_AFTER if error.code in _RETRYABLE else None
 
