@@ -23,6 +23,7 @@ from starlette.routing import Mount
 from actionengine import CallbackPublisher, Relay
 from actionengine.console import as_wsgi, create_console, live
 from actionengine.storage.errors import StorageUnavailable
+from actionengine.storage.port import UnitOfWork
 from actionengine.storage.sql.storage import SQLStorage
 from tests.backends import BACKENDS, open_storage, requested_database
 from tests.console.live_server import SOON, Server, look_often, served
@@ -48,6 +49,50 @@ def heard(till: Till, cursor: str, actor: str = "boss", tenant: str = "acme") ->
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make streams look often."""
     look_often(monkeypatch)
+
+
+def test_a_tenant_is_looked_at_once_at_a_time(till: Till) -> None:
+    looks = live._Looks[int](till.engine)
+    begun: list[int] = []
+
+    async def ask_while_one_reads() -> list[int]:
+        may_end = asyncio.Event()
+
+        async def read(unit: UnitOfWork) -> int:
+            begun.append(len(begun))
+            if begun[-1]:
+                await may_end.wait()
+            return begun[-1]
+
+        first = await looks.at(till.tenant(), 0, read)
+        slow = asyncio.create_task(looks.at(till.tenant(), 0, read))
+        await asyncio.sleep(0)
+        meanwhile = [await looks.at(till.tenant(), 0, read) for _ in range(3)]
+        other = await looks.at(till.tenant("globex"), 3600, lambda unit: _value(7))
+        may_end.set()
+        second = await slow
+        return [first, *meanwhile, other, second, await looks.at(till.tenant(), 3600, read)]
+
+    assert asyncio.run(ask_while_one_reads()) == [0, 0, 0, 0, 7, 1, 1]
+
+
+async def _value(value: int) -> int:
+    return value
+
+
+def test_a_look_that_fails_leaves_room_for_the_next(till: Till) -> None:
+    looks = live._Looks[int](till.engine)
+
+    async def fail(unit: UnitOfWork) -> int:
+        raise StorageUnavailable("the server has gone")
+
+    async def look() -> int:
+        for _ in range(2):
+            with pytest.raises(StorageUnavailable):
+                await looks.at(till.tenant(), 0, fail)
+        return await looks.at(till.tenant(), 0, lambda unit: _value(7))
+
+    assert asyncio.run(look()) == 7
 
 
 # Polls
@@ -279,10 +324,10 @@ def test_streams_that_open_at_once_keep_to_the_bound(server: Server, monkeypatch
 
 @pytest.mark.parametrize("path", ["/live", "/live/poll"])
 def test_live_pages_say_that_storage_is_unavailable(till: Till, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(*given: Any) -> Any:
+    def fail(*given: Any, **options: Any) -> Any:
         raise StorageUnavailable("the server has gone")
 
-    monkeypatch.setattr(live.Live, "_look", fail)
+    monkeypatch.setattr(live._Looks, "at", fail)
     answer = till.get(path)
 
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")

@@ -23,6 +23,8 @@ MAX_BODY_BYTES = 1024 * 1024
 """Bytes of a form, at most."""
 
 _MAX_FIELDS = 100
+_MAX_ADDRESS = 2000
+"""Characters of an address, which becomes a header: proxies refuse large ones."""
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -95,7 +97,8 @@ def return_address(form: Mapping[str, str]) -> str:
     """Return the address below the root of the console to which a form leads back; the overview for none."""
     address = form.get("return", "")
     steps = unquote(address.partition("?")[0]).replace("\\", "/").split("/")
-    return address if address.startswith("/") and not {".", ".."}.intersection(steps) else "/"
+    is_page = address.startswith("/") and len(address) <= _MAX_ADDRESS and not {".", ".."}.intersection(steps)
+    return address if is_page else "/"
 
 
 def _payload(button: Button, form: Mapping[str, str]) -> dict[str, Any]:

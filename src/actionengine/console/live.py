@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from hashlib import sha256
 from time import monotonic
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 from uuid import UUID, uuid4
 
 from starlette.requests import Request
@@ -96,6 +96,34 @@ class Cursor(NamedTuple):
         return f"{self.position}-{self.approvals}"
 
 
+class _Looks(Generic[T]):
+    """Looks at tenants, which the callers of a tenant share: one at a time, however slow the storage is. A caller that
+    asks meanwhile gets the last one."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._last: dict[UUID, tuple[float, T]] = {}
+        self._under_way: set[UUID] = set()
+
+    async def at(self, tenant: Tenant, max_age: float, read: Callable[[UnitOfWork], Awaitable[T]]) -> T:
+        """Return the last look at a tenant, or read again if it began `max_age` seconds ago."""
+        last = self._last.get(tenant.id)
+        if last is not None and (monotonic() - last[0] < max_age or tenant.id in self._under_way):
+            return last[1]
+        begun = monotonic()
+        self._under_way.add(tenant.id)
+        unit = self._engine.storage.unit_of_work(tenant, str(uuid4()), "async", read_only=True)
+        try:
+            found = await read(unit)
+        finally:
+            self._under_way.discard(tenant.id)
+            await unit.rollback()
+        if len(self._last) >= _MAX_TENANTS:
+            self._last.clear()
+        self._last[tenant.id] = (begun, found)
+        return found
+
+
 class _Stream(StreamingResponse):
     """A stream that has its place among the open ones from the moment in which it is made: others ask for theirs before
     its first byte is sent."""
@@ -124,8 +152,8 @@ class Live:
         self._engine = engine
         self._enter = enter
         self._streams: Counter[UUID] = Counter()
-        self._cursors: dict[UUID, tuple[float, Cursor]] = {}
-        self._outboxes: dict[UUID, tuple[float, tuple[QueueStatus, ...]]] = {}
+        self._cursors = _Looks[Cursor](engine)
+        self._outboxes = _Looks[tuple[QueueStatus, ...]](engine)
 
     async def variables(self, visit: Visit) -> Mapping[str, Any] | None:
         """Return the variables of `live.html` for a page that hears names; None where none can be heard. The cursor is
@@ -138,11 +166,7 @@ class Live:
         return {"url": visit.url, "cursor": cursor, "has_stream": not _is_wsgi(visit)}
 
     async def cursor(self, tenant: Tenant) -> Cursor:
-        """Return the present state of a tenant, as it was at most `LOOK_INTERVAL` ago."""
-        read_at, cursor = self._cursors.get(tenant.id, (float("-inf"), Cursor(0, "")))
-        if monotonic() - read_at < LOOK_INTERVAL / 2:
-            return cursor
-        read_at = monotonic()
+        """Return the present state of a tenant, as of the last look."""
 
         async def read(unit: UnitOfWork) -> Cursor:
             # No event is emitted for a request. Several are read, since one may commit after a newer one.
@@ -150,9 +174,7 @@ class Live:
             ids = "".join(record.id for record in newest)
             return Cursor(await unit.last_position(), sha256(ids.encode()).hexdigest()[:16])
 
-        cursor = await self._look(tenant, read)
-        _remember(self._cursors, tenant.id, (read_at, cursor))
-        return cursor
+        return await self._cursors.at(tenant, LOOK_INTERVAL / 2, read)
 
     async def poll(self, visit: Visit) -> Response:
         """Answer a poll: the names that have changed since the cursor of the page, and the next cursor."""
@@ -236,24 +258,10 @@ class Live:
         return any(queue.pending or queue.dead for queue in await self._outbox(tenant))
 
     async def _outbox(self, tenant: Tenant) -> tuple[QueueStatus, ...]:
-        read_at, statuses = self._outboxes.get(tenant.id, (float("-inf"), ()))
-        if monotonic() - read_at < LAG_INTERVAL:
-            return statuses
-        read_at = monotonic()
-
         async def read(unit: UnitOfWork) -> tuple[QueueStatus, ...]:
             return tuple(await unit.outbox_status())
 
-        statuses = await self._look(tenant, read)
-        _remember(self._outboxes, tenant.id, (read_at, statuses))
-        return statuses
-
-    async def _look(self, tenant: Tenant, read: Callable[[UnitOfWork], Awaitable[T]]) -> T:
-        unit = self._engine.storage.unit_of_work(tenant, str(uuid4()), "async", read_only=True)
-        try:
-            return await read(unit)
-        finally:
-            await unit.rollback()
+        return await self._outboxes.at(tenant, LAG_INTERVAL, read)
 
 
 def _watched(visit: Visit) -> tuple[Tenant, list[str]]:
@@ -275,9 +283,3 @@ def _server() -> object | None:
     Uvicorn waits for open responses, and tells them nothing."""
     owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return owner if hasattr(owner, "should_exit") else None
-
-
-def _remember(cache: dict[UUID, T], tenant_id: UUID, value: T) -> None:
-    if len(cache) >= _MAX_TENANTS:
-        cache.clear()
-    cache[tenant_id] = value
