@@ -41,6 +41,7 @@ ROLES: dict[str, list[str]] = {
         "invoices.*",
         "jobs.*",
         "payments.*",
+        "relay.*",
         "roles.*",
         "workflows.*",
     ],
