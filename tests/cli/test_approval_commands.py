@@ -159,3 +159,8 @@ def test_an_update_is_shown_by_its_changed_fields(capsys: pytest.CaptureFixture[
         '    {"n": 1}\n'
         "  and 3 more\n"
     )
+
+
+def test_an_empty_listing_names_its_status(desk: Desk) -> None:
+    assert desk.run("approvals", "list", "--status", "rejected").stdout == "no approval is rejected\n"
+    assert desk.run("approvals", "list", "--status", "any").stdout == "there are no approvals\n"

@@ -9,9 +9,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from markupsafe import Markup
 
 from actionengine import ActionError, Actor, PostgresStorage, RequestContext, Tenant, create_engine
 from actionengine.console import create_console
+from actionengine.console.rendering import _environment
 from tests.console.till import Till, by
 
 POLICY = (
@@ -116,3 +118,12 @@ def test_an_authorizer_that_cannot_answer_gets_a_page(till: Till, monkeypatch: p
 def test_the_title_is_the_hosts(till: Till) -> None:
     till.client = till.client_of(create_console(till.engine, till.identify, title="Acme <operations>"))
     assert "<title>Approvals · Acme &lt;operations&gt;</title>" in till.get("/approvals").text
+
+
+def test_a_list_in_a_definition_is_shown_as_json() -> None:
+    field = {"name": "urgency", "type": "choice", "choices": ["today", "this week"]}
+
+    macros: Any = _environment().get_template("diff.html").module
+    shown = Markup(macros.definition(field)).striptags()
+
+    assert shown == 'choice, choices: ["today", "this week"]'

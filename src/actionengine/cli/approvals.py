@@ -43,7 +43,8 @@ def list_approvals(
     """List approvals, the newest first, of one tenant or of all."""
     asked = {"status": None if status == "any" else status, "requested_by": requested_by}
     listing = operator.list_items("approvals.list", asked, limit=limit, cursor=after)
-    write_listing(operator, listing, _write_approval, "there are no approvals", "--after")
+    none = "there are no approvals" if status == "any" else f"no approval is {status}"
+    write_listing(operator, listing, _write_approval, none, "--after")
 
 
 @governed(approvals, "show", "approvals show $ID --tenant acme")
