@@ -39,6 +39,7 @@ CACHES = {
     "storage.sql.session._marks": "WeakKeyDictionary",
     "workflows.runtime.publisher._start_slots": "WeakKeyDictionary",
     # Texts of the library: its code determines the columns and conditions of a statement.
+    "console.rendering._environment": "cache",
     "storage.sql.rows.delete_statement": "cache",
     "storage.sql.rows.find_statement": "cache",
     "storage.sql.rows.insert_statement": "cache",
