@@ -165,3 +165,19 @@ def test_a_deep_tree_fits_the_terminal(
     assert all(id in shown for id in ids)
     assert shown.count("<- this one") == 1
     assert "left out: effects of execution 1" in shown
+
+
+def test_a_long_title_in_a_tree_is_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    titles = ["payments.refund", f"{'a' * 30}  {'b' * 40}", "jobs.book"]
+    fields: dict[str, Any] = {"kind": "execution", "status": None, "is_complete": True, "at": None, "actor": None}
+    nodes = tuple(
+        CauseNode(id=str(depth), parent=str(depth - 1) if depth else None, depth=depth, title=title, **fields)
+        for depth, title in enumerate(titles)
+    )
+
+    write_tree("acme", LogTree(id="0", root="0", nodes=nodes, truncated=()))
+
+    shown = capsys.readouterr().out
+    assert is_readable(shown, 60)
+    assert ("a" * 30 in shown, "b" * 40 in shown) == (True, True)

@@ -121,7 +121,7 @@ def test_the_title_is_the_hosts(till: Till) -> None:
 
 
 def test_a_list_in_a_definition_is_shown_as_json() -> None:
-    field = {"name": "urgency", "type": "choice", "choices": ["today", "this week"]}
+    field = {"name": "urgency", "type": "choice", "required": False, "choices": ["today", "this week"]}
 
     macros: Any = _environment().get_template("diff.html").module
     shown = Markup(macros.definition(field)).striptags()

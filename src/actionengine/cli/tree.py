@@ -22,8 +22,10 @@ def write_tree(tenant: str, tree: LogTree) -> None:
         lines = [f"{_title(node)}{'  <- this one' if node.id == tree.id else ''}", *_details(node)]
         for number, text in enumerate(lines):
             prefix = rest if number else first
-            for line in wrap(escape(text), len(prefix)):
-                write(prefix + line[len(prefix) :])
+            # The lines after a title are indented further than it.
+            indent = len(prefix) if len(wrap(escape(text), len(prefix))) == 1 else len(rest)
+            for line in wrap(escape(text), indent):
+                write(prefix + line[indent:])
                 prefix = rest
     for sentence in tree.truncated:
         write(*wrap(escape(f"left out: {sentence}")))
