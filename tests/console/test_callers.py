@@ -23,6 +23,8 @@ def test_a_forgotten_identify_is_a_configuration_error(till: Till) -> None:
         create_console(till.engine)
     with pytest.raises(ConfigurationError, match="identify is a function"):
         create_console(till.engine, "ann")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="needs an Engine first"):
+        create_console(till.identify, till.engine)  # type: ignore[arg-type]
 
 
 def test_an_unknown_caller_is_asked_to_sign_in(till: Till) -> None:

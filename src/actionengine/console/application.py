@@ -61,8 +61,10 @@ def create_console(
             changes the `Host` header. The forms of other origins are refused.
 
     Raises:
-        ConfigurationError: without an `identify` that can be called, and for an origin that is none.
+        ConfigurationError: without an engine or an `identify` that can be called, and for an origin that is none.
     """
+    if not isinstance(engine, Engine):
+        raise ConfigurationError(f"create_console(engine, identify) needs an Engine first, not {engine!r}")
     if identify is None:
         raise ConfigurationError(
             "create_console(engine, identify) needs identify: a function that returns the RequestContext of a request, "
