@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
 from time import monotonic
@@ -17,6 +17,7 @@ import pytest
 from examples.embedded_postgres import Database
 from pydantic import BaseModel
 from returns.result import Result, Success
+from sqlalchemy import Connection
 
 from actionengine import (
     Action,
@@ -218,6 +219,51 @@ def test_a_constraint_of_a_killed_run_is_removed(host: Host, monkeypatch: pytest
 
     assert [step.details.get("constraint", "")[:10] for step in made.steps] == ["ae_making_"]
     assert run_command("db", "check", "--url", host.database.app_url).returncode == 0
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_killed_run_of_make_refuses_no_row(host: Host, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    make(host.database, NOW, 0)
+    monkeypatch.setattr(partitions, "MAX_SCANNED_BYTES", 0)
+    late = MONTH.plus(2).start + timedelta(days=1)
+    for _ in range(steps):
+        with maintenance(host.database).begin() as connection:
+            partitions._run(connection, partitions.plan_make(connection, ["log"], 3, NOW).steps[0].statements)
+
+    row = write_log(host.database, host.tenant, late)
+    made = make(host.database, NOW, 3, ["log"])
+
+    assert attached(host.database, "ae_action_log") == [str(MONTH), str(MONTH.plus(1)), str(MONTH.plus(3))]
+    assert [note.split(":")[1] for note in made.notes] == [
+        f" {MONTH.plus(2)} gets no partition, because the default partition holds rows of it. They stay there"
+    ]
+    assert row.id in host.logged()
+    assert run_command("db", "check", "--url", host.database.app_url).returncode == 0
+
+
+def test_a_row_that_comes_after_the_scan_is_found(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(host.database, NOW, 0)
+    monkeypatch.setattr(partitions, "MAX_SCANNED_BYTES", 0)
+    late, real = MONTH.plus(1).start + timedelta(days=1), partitions._run
+
+    def run(connection: Connection, statements: Sequence[str]) -> None:
+        if any("ATTACH" in statement for statement in statements) and not found:
+            found.append(write_log(host.database, host.tenant, late).id)
+        real(connection, statements)
+
+    found: list[UUID] = []
+    monkeypatch.setattr(partitions, "_run", run)
+    # The rows that were there when the transaction began are not those that a lock reveals.
+    with psycopg.connect(host.database.owner_url, autocommit=True) as owner:
+        owner.execute("ALTER ROLE CURRENT_USER SET default_transaction_isolation = 'repeatable read'")
+    try:
+        make(host.database, NOW, 2, ["log"])
+    finally:
+        with psycopg.connect(host.database.owner_url, autocommit=True) as owner:
+            owner.execute("ALTER ROLE CURRENT_USER RESET default_transaction_isolation")
+
+    assert attached(host.database, "ae_action_log") == [str(MONTH), str(MONTH.plus(2))]
+    assert found[0] in host.logged()
 
 
 def test_a_run_that_is_killed_is_finished_by_the_next(host: Host) -> None:

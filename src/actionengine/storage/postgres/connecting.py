@@ -55,7 +55,8 @@ def resolve_names(dialect: Any, record: Any, arguments: Any, parameters: dict[st
 def bounded_transaction(url: URL, answer_timeout: float) -> Iterator[Connection]:
     """Open a transaction in a connection of its own, for an operator. A statement may take as long as the server works
     on it: after `answer_timeout` seconds of silence, the server is asked whether it does."""
-    engine = create_engine(url, connect_args=socket_options(url, answer_timeout))
+    # After it has waited for a lock, a statement has to see what was committed meanwhile.
+    engine = create_engine(url, connect_args=socket_options(url, answer_timeout), isolation_level="READ COMMITTED")
     waits: list[BoundedWait] = []
 
     def bound(connection: Any, record: Any) -> None:

@@ -46,7 +46,7 @@ SELECT c.relname, array_remove(ARRAY[
     CASE WHEN c.relispartition AND has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE') THEN
         'the role may use it directly' END,
     (
-        SELECT 'a run of `db partition make` was interrupted, and its constraint refuses rows: run it again ('
+        SELECT 'a run of `db partition make` was interrupted: run it again ('
             || string_agg(quote_ident(n.conname), ', ') || ')'
         FROM pg_constraint n WHERE n.conrelid = c.oid AND starts_with(n.conname::text, 'ae_making_')
     ),

@@ -45,6 +45,30 @@ WHERE d.defaclobjtype IN ('r', 'S') AND d.defaclrole = current_user::regrole AND
 ORDER BY 1
 """
 
+# Along the key: the first row of each tenant, and of this month.
+_HAS_ROWS = """EXISTS (
+    WITH RECURSIVE tenants (id) AS (
+        (SELECT tenant_id FROM public.{table} ORDER BY tenant_id LIMIT 1)
+        UNION ALL
+        SELECT (
+            SELECT next.tenant_id FROM public.{table} next WHERE next.tenant_id > tenants.id
+            ORDER BY next.tenant_id LIMIT 1
+        )
+        FROM tenants WHERE tenants.id IS NOT NULL
+    )
+    SELECT FROM tenants, LATERAL (
+        SELECT FROM public.{table} l WHERE l.tenant_id = tenants.id AND l.{key} >= {start} AND l.{key} < {end} LIMIT 1
+    ) found
+)"""
+# The policy of the owner shows rows in maintenance only.
+_REFUSE_ROWS = """DO $$ BEGIN
+    SET LOCAL app.maintenance = 'on';
+    IF {has_rows} THEN
+        RAISE check_violation USING MESSAGE = 'the default partition of {table} holds rows of {month}';
+    END IF;
+    SET LOCAL app.attaching = 'on';
+END $$"""
+
 
 def convert(connection: Connection, group: str) -> list[str]:
     """Return the statements after which the tables of a group are partitioned. Each existing table becomes the default
@@ -103,7 +127,8 @@ def _convert(connection: Connection, parent: str) -> Iterator[str]:
 
 def make(connection: Connection, group: str, months: Sequence[Month], proof: str | None) -> list[str]:
     """Return the statements that make the partitions of some months. Only the last ones lock what writers need, and
-    they scan no large table: there, the constraint `proof` of the default partitions says that no row moves."""
+    they scan no large table: there, the constraint `proof` of the default partitions says that no row moves, and the
+    key of the first table says that none has come since."""
     others = _others(connection)
     tables = GROUPS[group]
     statements: list[str] = []
@@ -120,6 +145,8 @@ def make(connection: Connection, group: str, months: Sequence[Month], proof: str
                 f"SELECT public.ae_set_statistics('public.{name}', 0)",
             ]
     statements.append(_lock(f"{parent}_default" for parent in tables))
+    if proof is not None:
+        statements += [_refuse_rows(tables[0], month) for month in months]
     for month in months:
         for parent in tables:
             statements.append(
@@ -136,12 +163,26 @@ def _others(connection: Connection) -> str:
     return ", ".join(dict.fromkeys(["PUBLIC", *(role for (role,) in connection.execute(text(_NEW_RIGHTS)))]))
 
 
+def has_rows(table: str, month: Month) -> str:
+    """Return the condition that a table has rows of a month, for the log or the events."""
+    return _HAS_ROWS.format(
+        table=table, key=KEYS[table], start=month.first_key(table), end=month.plus(1).first_key(table)
+    )
+
+
+def _refuse_rows(table: str, month: Month) -> str:
+    return _REFUSE_ROWS.format(has_rows=has_rows(table, month), table=table, month=month)
+
+
 def add_proof(group: str, name: str, months: Sequence[Month]) -> list[str]:
-    """Return the statements that add a constraint to the default partitions: no row is of these months."""
+    """Return the statements that add a constraint to the default partitions: no row is of these months.
+
+    It binds the transactions of this command only: one that is left behind refuses no row of a host.
+    """
     return [
         f"ALTER TABLE public.{parent}_default ADD CONSTRAINT {name} CHECK"
-        f" ({KEYS[parent]} < {months[0].first_key(parent)} OR {KEYS[parent]} >= {months[-1].plus(1).first_key(parent)})"
-        " NOT VALID"
+        f" ({KEYS[parent]} < {months[0].first_key(parent)} OR {KEYS[parent]} >= {months[-1].plus(1).first_key(parent)}"
+        " OR NOT public.ae_is_attaching()) NOT VALID"
         for parent in GROUPS[group]
     ]
 
@@ -149,7 +190,8 @@ def add_proof(group: str, name: str, months: Sequence[Month]) -> list[str]:
 def validate_proof(group: str, name: str) -> list[str]:
     """Return the statements that scan the default partitions for rows that break the constraint. Hosts write
     meanwhile."""
-    return [f"ALTER TABLE public.{parent}_default VALIDATE CONSTRAINT {name}" for parent in GROUPS[group]]
+    scans = [f"ALTER TABLE public.{parent}_default VALIDATE CONSTRAINT {name}" for parent in GROUPS[group]]
+    return ["SET LOCAL app.attaching = 'on'", *scans]
 
 
 def drop_proof(group: str, name: str) -> list[str]:

@@ -64,22 +64,6 @@ WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY(
 )
 ORDER BY 1
 """
-# Along the key: the first row of each tenant, and of these months.
-_HAS_ROWS = """
-WITH RECURSIVE tenants (id) AS (
-    (SELECT tenant_id FROM public.{table} ORDER BY tenant_id LIMIT 1)
-    UNION ALL
-    SELECT (
-        SELECT next.tenant_id FROM public.{table} next WHERE next.tenant_id > tenants.id ORDER BY next.tenant_id LIMIT 1
-    )
-    FROM tenants WHERE tenants.id IS NOT NULL
-)
-SELECT EXISTS (
-    SELECT FROM tenants, LATERAL (
-        SELECT FROM public.{table} l WHERE l.tenant_id = tenants.id AND l.{key} >= {start} AND l.{key} < {end} LIMIT 1
-    ) found
-)
-"""
 _CHECK_VIOLATION = "23514"
 _MAX_VIOLATIONS = 3
 _LAST_POSITION = "SELECT last_value FROM public.ae_event_position"
@@ -202,7 +186,7 @@ def _plan_group(connection: Connection, tables: _Tables, group: str, current: Mo
             continue
         if month in tables.months(first, "detached"):
             plan.notes.append(f"{group}: {month} was detached: rows of it go to the default partition")
-        elif _has_rows(connection, first, month):
+        elif connection.exec_driver_sql(f"SELECT {sql.has_rows(first, month)}").scalar():
             plan.notes.append(
                 f"{group}: {month} gets no partition, because the default partition holds rows of it. They stay there: "
                 "`actionengine retention run` deletes them in time"
@@ -290,13 +274,6 @@ def _make_next(
     _run(connection, step.statements)
     maintenance.record(connection, "partition.make", step.title, step.details)
     return step, plan.notes
-
-
-def _has_rows(connection: Connection, table: str, month: Month) -> bool:
-    statement = _HAS_ROWS.format(
-        table=table, key=KEYS[table], start=month.first_key(table), end=month.plus(1).first_key(table)
-    )
-    return bool(connection.exec_driver_sql(statement).scalar())
 
 
 def _refuse_dependents(connection: Connection, group: str) -> None:
