@@ -88,7 +88,7 @@ def test_approving_needs_the_hosts_engine(desk: Desk) -> None:
 
     done = desk.run("approvals", "approve", id, "--tenant", "acme", *APPROVER)
 
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert "--engine module:attribute" in done.stderr
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import getpass
 import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -147,8 +149,10 @@ def test_a_tenant_that_closes_during_the_command_is_named(desk: Desk, monkeypatc
         (("--engine", "json:__name__"), 2, "is not an Engine"),
         (("--engine", "tests.cli.desk:refund_async"), 1, ""),
         (("--engine", "tests.cli.test_governed:make_engine"), 2, "is not an Engine"),
+        (("--as", "human: "), 2, "--as is an actor"),
         (("--url", "sqlite:///nothing.db"), 1, "there is no file"),
         (("--url", "postgresql://operator@127.0.0.1:1/shop"), 6, "out of reach"),
+        (("--url", "sqlite:///host.db?mode=ro&uri=true"), 1, "without the option uri"),
         (("--url", "sqlite:///host.db", "--engine", "cli_host:engine"), 2, "leave out --url, or --engine"),
         (("--limit", "0"), 2, "--limit"),
     ],
@@ -159,6 +163,27 @@ def test_what_cannot_be_opened_is_told(desk: Desk, arguments: tuple[str, ...], c
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import sys; sys.exit(0)", "the host's code ended the program: sys.exit(0)"),
+        ("def engine(): raise SystemExit", "the host's code ended the program"),
+        ("raise KeyError('SETTING')", "host_module:engine cannot be imported: KeyError: 'SETTING'"),
+        ("def (", "host_module:engine cannot be imported: SyntaxError"),
+    ],
+)
+def test_a_host_that_cannot_be_imported_is_a_failure(desk: Desk, source: str, words: str) -> None:
+    Path("host_module.py").write_text(source)
+
+    try:
+        done = desk.run("approvals", "list", "--engine", "host_module:engine", "--json", ACTIONENGINE_URL="")
+    finally:
+        sys.modules.pop("host_module", None)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert words in json.loads(done.stderr)["error"]["message"]
 
 
 def test_a_command_needs_a_database_or_an_engine(desk: Desk) -> None:

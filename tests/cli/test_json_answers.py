@@ -46,6 +46,38 @@ def test_a_failure_is_json_on_stderr(run: Run) -> None:
     assert "there is no file" in error["message"]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "db partition make",
+        "db partition drop 2026-13",
+        "retention run --older-than tomorrow",
+        "retention run --older-than 0001-01-01T00:00:00+14:00",
+        "retention run --older-than 1d --of nothing",
+        "log search --since 0001-01-01T00:00:00+14:00",
+    ],
+)
+def test_a_mistake_in_a_value_is_json_too(desk: Desk, command: str) -> None:
+    done = desk.run(*command.split(), "--json")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert json.loads(done.stderr)["error"]["code"] == "usage"
+
+
+def test_a_script_is_a_json_document_too(run: Run) -> None:
+    printed = [run("db", "upgrade", "--sql", "--url", "sqlite:///any.db", *form) for form in ((), ("--json",))]
+
+    assert json.loads(printed[1].stdout) == {"sql": printed[0].stdout.removesuffix("\n")}
+
+
+def test_a_server_that_is_away_is_unavailable(run: Run) -> None:
+    for command in ("db partition list", "retention history", "tenant list", "db current"):
+        done = run(*command.split(), "--url", "postgresql://nobody@127.0.0.1:1/nothing", "--json")
+
+        assert (done.returncode, done.stdout) == (6, ""), done.stderr
+        assert json.loads(done.stderr)["error"]["code"] == "unavailable"
+
+
 def test_a_projection_answers_in_json(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     board = Projection(desk.engine, name="board", apply=lambda event, view: view.records().insert({}, event.id))
     monkeypatch.setitem(sys.modules, "boards", SimpleNamespace(board=board))

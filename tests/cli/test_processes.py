@@ -41,12 +41,17 @@ def test_exit_codes_and_output_of_each_group(desk: Desk) -> None:
     path = {"PYTHONPATH": str(Path(__file__).parents[2])}
     commands: dict[tuple[str, ...], int] = {
         ("approvals", "list"): 0,
+        ("approvals", "list", "--help"): 0,
         ("log", "search", "--tenant", "nobody"): 3,
         ("runs", "list", "--role", "auditor", "--json"): 4,
         ("relay", "redrive"): 1,
         ("approvals", "approve", id, "--tenant", "acme", "--permission", "*", "--engine", "host_module:engine"): 0,
     }
-    encoding: dict[tuple[str, ...], dict[str, str]] = {("approvals", "list"): {"PYTHONIOENCODING": "ascii"}}
+    ascii = {"PYTHONIOENCODING": "ascii"}
+    encoding: dict[tuple[str, ...], dict[str, str]] = {
+        ("approvals", "list"): ascii,
+        ("approvals", "list", "--help"): ascii,
+    }
     running = {
         command: start(desk, *command, **encoding.get(command, {}), **path)
         for command in commands

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
-from time import monotonic
+from time import monotonic, time
 from uuid import UUID
 
 import psycopg
@@ -285,6 +285,21 @@ def test_a_run_that_is_killed_is_finished_by_the_next(host: Host) -> None:
     host.book("after")
     assert host.deliver() == 2
     assert run_command("db", "check", "--url", host.database.app_url).returncode == 0
+
+
+@pytest.mark.parametrize(("hours", "words"), [(2, "2.0 h ahead of"), (-9000, "9000.0 h behind")])
+def test_a_clock_that_is_off_changes_nothing(
+    host: Host, monkeypatch: pytest.MonkeyPatch, hours: int, words: str
+) -> None:
+    make(host.database, NOW, 0)
+    before = catalog(host.database)
+    monkeypatch.setattr(work, "time", lambda: time() + hours * 3600)
+
+    for command in ("db partition make", "db partition drop --older-than 1d", "retention run --older-than 1d"):
+        done = run_command(*command.split(), "--url", host.database.owner_url)
+        assert done.returncode == 1
+        assert words in done.stderr
+    assert catalog(host.database) == before
 
 
 def test_tables_that_others_name_are_not_converted(host: Host) -> None:

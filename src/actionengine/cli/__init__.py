@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 
 
 def main() -> None:
@@ -13,4 +14,8 @@ def main() -> None:
         sys.exit(f"the command line needs {error.name}: pip install 'actionengine[cli,postgres]'")
     except KeyboardInterrupt:
         sys.exit(130)
+    for stream in (sys.stdout, sys.stderr):
+        # Not all terminals encode the letters of all languages.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()

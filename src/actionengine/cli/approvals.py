@@ -10,7 +10,7 @@ import typer
 from returns.result import Failure
 
 from actionengine.builtin.approvals import Approval, ApprovalState
-from actionengine.cli.errors import fail
+from actionengine.cli.errors import ExitCode, fail
 from actionengine.cli.governed import governed
 from actionengine.cli.operator import Operator
 from actionengine.cli.output import compact, with_tenant, write_json, write_listing
@@ -97,6 +97,7 @@ def approve(operator: Operator, id: Id, yes: Yes = False) -> None:
     if not operator.is_hosts_engine:
         fail(
             "approving executes the original action, which only the host's engine has: give --engine module:attribute",
+            ExitCode.USAGE,
         )
     tenant = operator.only_tenant()
     if not (yes or operator.json) and is_terminal():
@@ -122,7 +123,10 @@ def reject(operator: Operator, id: Id) -> None:
     if not operator.is_hosts_engine:
         state = operator.do(tenant, "approvals.get", {"approval_id": id})
         if str(state.requested_by).startswith("workflow:"):
-            fail("a run of a workflow waits for this approval: give the host's engine, as --engine module:attribute")
+            fail(
+                "a run of a workflow waits for this approval: give the host's engine, as --engine module:attribute",
+                ExitCode.USAGE,
+            )
     rejected = operator.do(tenant, "approvals.reject", {"approval_id": id, "comment": operator.reason})
     if operator.json:
         write_json(with_tenant(tenant.slug, rejected))

@@ -24,7 +24,7 @@ from actionengine.cli.common import (
     owner,
 )
 from actionengine.cli.dead_letters import relay
-from actionengine.cli.errors import Commands, answer_in_json, fail
+from actionengine.cli.errors import Commands, fail
 from actionengine.cli.events import events, projection
 from actionengine.cli.log import log
 from actionengine.cli.new import new
@@ -87,9 +87,9 @@ def upgrade_command(
     json: Json = False,
 ) -> None:
     """Upgrade the schema to the newest version, as its owner."""
-    answer_in_json(json)
     if sql:
-        print(upgrade_sql(dialect_of(url), app_role, relay_role, operator_role))
+        script = upgrade_sql(dialect_of(url), app_role, relay_role, operator_role)
+        write_answer(json, {"sql": script}, script)
         return
     if dialect_of(url) == "sqlite":
         with SQLiteStorage(url):
@@ -105,7 +105,6 @@ def upgrade_command(
 @db.command(epilog=example("db current --url sqlite:///app.db"))
 def current(url: Url, json: Json = False) -> None:
     """Print the version of the schema."""
-    answer_in_json(json)
     if is_missing(url):
         version = None
     else:
@@ -130,7 +129,6 @@ def check(
     json: Json = False,
 ) -> None:
     """Check the role, the schema, the signing key and the protection of tables, as a host does when it starts."""
-    answer_in_json(json)
     declared = None if metadata is None else imported_metadata(metadata)
     check_exists(url)
     if dialect_of(url) == "sqlite":
@@ -163,7 +161,6 @@ def protect_command(
     json: Json = False,
 ) -> None:
     """Protect a table of the host and its partitions, as its owner. The command can be repeated."""
-    answer_in_json(json)
     check_exists(url)
     with owner(url) as connection:
         protect(connection, table, schema, tenant_column, app_role)
@@ -173,7 +170,6 @@ def protect_command(
 @db.command("sign", epilog=example("db sign --url postgresql://owner@localhost/app"))
 def sign_command(url: Url, signing_key: SigningKey = None, json: Json = False) -> None:
     """Make the database verify the tenant of each transaction (PostgreSQL). Without a key, create one."""
-    answer_in_json(json)
     if dialect_of(url) == "sqlite":
         fail("SQLite verifies no signatures: it has no row-level security")
     key = signing_key or secrets.token_urlsafe(32)
@@ -189,7 +185,6 @@ def sign_command(url: Url, signing_key: SigningKey = None, json: Json = False) -
 @db.command("unsign", epilog=example("db unsign --signing-key the-key-before"))
 def unsign_command(url: Url, signing_key: SigningKey = None, json: Json = False) -> None:
     """Remove a signing key that no host uses any more."""
-    answer_in_json(json)
     if signing_key is None:
         fail("give the key to remove: --signing-key")
     with owner(url) as connection:
@@ -206,7 +201,6 @@ def create(
     json: Json = False,
 ) -> None:
     """Create a tenant and print its id."""
-    answer_in_json(json)
     with open_storage(url, signing_key) as storage:
         created = storage.create_tenant(slug=slug, name=name)
     write_answer(json, _as_json(created), str(created.id))
@@ -215,7 +209,6 @@ def create(
 @tenant.command(epilog=example("tenant delete acme"))
 def delete(slug: str, url: Url, signing_key: SigningKey = None, json: Json = False) -> None:
     """Delete a tenant: no action is executed for it any more. Its rows stay."""
-    answer_in_json(json)
     with open_storage(url, signing_key) as storage:
         if not storage.delete_tenant(slug=slug):
             fail(f"there is no tenant {slug!r}")
@@ -225,7 +218,6 @@ def delete(slug: str, url: Url, signing_key: SigningKey = None, json: Json = Fal
 @tenant.command("list", epilog=example("tenant list --json"))
 def list_tenants(url: Url, signing_key: SigningKey = None, json: Json = False) -> None:
     """List the tenants."""
-    answer_in_json(json)
     found: list[Tenant] = []
     with open_storage(url, signing_key) as storage:
         while page := storage.list_tenants(after=found[-1].slug if found else None, limit=MAX_PAGE):
@@ -246,7 +238,6 @@ def purge(
     json: Json = False,
 ) -> None:
     """Remove the expired idempotency keys, and counters of budgets whose window is over, in batches."""
-    answer_in_json(json)
     purged = 0
     with open_storage(url, signing_key) as storage:
         while found := storage.purge_expired_keys(limit=batch):

@@ -14,11 +14,11 @@ from sqlalchemy import Connection, MetaData, create_engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from actionengine.cli.errors import fail
+from actionengine.cli.errors import answer_in_json, fail, message_of
 from actionengine.masking.redaction import redact_address
 from actionengine.storage.outbox import MAX_COUNTED_LAG
 from actionengine.storage.sql.storage import SQLStorage
-from actionengine.storage.sqlite.storage import SQLiteStorage
+from actionengine.storage.sqlite.storage import SQLiteStorage, sqlite_url
 
 Url = Annotated[
     str,
@@ -31,7 +31,16 @@ SigningKey = Annotated[
     str | None, typer.Option(envvar="ACTIONENGINE_SIGNING_KEY", help="The key that the database verifies, if any.")
 ]
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document; errors are JSON on stderr.")]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        # Also the errors of the other options are JSON then.
+        is_eager=True,
+        callback=answer_in_json,
+        help="Print one JSON document; errors are JSON on stderr.",
+    ),
+]
 
 
 def example(*commands: str) -> str:
@@ -62,7 +71,9 @@ def open_storage(url: str, signing_key: str | None, behind_pooler: bool = True) 
 
 
 def check_exists(url: str) -> None:
-    """End the program if a URL names a SQLite file that does not exist."""
+    """End the program if a URL names a SQLite file that does not exist, or no file."""
+    if dialect_of(url) == "sqlite":
+        sqlite_url(parsed(url))
     if is_missing(url):
         fail(f"there is no file {parsed(url).database!r}: run `actionengine db upgrade` first")
 
@@ -106,6 +117,8 @@ def imported(name: str) -> Any:
         return getattr(import_module(module), attribute) if separator else None
     except (ImportError, AttributeError) as error:
         fail(f"{name} cannot be imported: {error}")
+    except Exception as error:
+        raise ImportError(f"{name} cannot be imported: {message_of(error)}") from error
 
 
 def imported_metadata(name: str) -> MetaData:

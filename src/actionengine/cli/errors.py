@@ -6,11 +6,13 @@ import errno
 import json
 import logging
 import os
+import sqlite3
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
+from importlib import import_module
 from typing import Any, NoReturn
 
 import typer
@@ -20,6 +22,7 @@ from typer.core import TyperGroup
 from actionengine.cli.terminal import escape
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.masking.redaction import redact, secrets_in
+from actionengine.storage.errors import StorageUnavailable
 
 _secrets: set[str] = set()
 """The secrets of this invocation, for all of its threads."""
@@ -84,7 +87,11 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         with report_errors(), _redacted_log():
-            result = super().invoke(ctx)
+            try:
+                result = super().invoke(ctx)
+            except SystemExit as error:
+                # An engine's module can end the program: the command is not done then, whatever the exit code is.
+                fail(f"the host's code ended the program: sys.exit({error.code!r})")
             # A reader that has gone away is noticed here, and not by the interpreter at its end.
             sys.stdout.flush()
             return result
@@ -92,7 +99,7 @@ class Commands(TyperGroup):
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """Report an error in a line, and end the program with the exit code 1."""
+    """Report an error in a line, and end the program with its exit code."""
     try:
         yield
     except (typer.Exit, typer.Abort):
@@ -110,7 +117,17 @@ def report_errors() -> Iterator[None]:
             raise usage(shown(said), ctx=getattr(error, "ctx", None)) from None
         if os.environ.get(TRACEBACK):
             typer.echo(shown("".join(traceback.format_exception(error))), err=True)
-        fail(message_of(error))
+        fail(message_of(error), ExitCode.UNAVAILABLE if _is_unavailable(error) else ExitCode.FAILED)
+
+
+def _is_unavailable(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return _is_unavailable(error.exceptions[0])
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        name = "sqlite" if isinstance(error.orig, sqlite3.Error) else "postgres"
+        translated = import_module(f"actionengine.storage.{name}.errors").to_storage_error(error.orig)
+        return isinstance(translated, StorageUnavailable)
+    return isinstance(error, StorageUnavailable)
 
 
 def message_of(error: BaseException) -> str:
@@ -160,9 +177,10 @@ def exit_code(error: ActionError) -> ExitCode:
     return _EXIT_CODES.get(error.code, ExitCode.FAILED)
 
 
-def answer_in_json(is_json: bool) -> None:
-    """Print the errors of this invocation as JSON from now on, if it was asked for JSON."""
+def answer_in_json(is_json: bool) -> bool:
+    """Print the errors of this invocation as JSON from now on, if it was asked for JSON. Return that."""
     _Output.is_json = is_json
+    return is_json
 
 
 def _write_json(code: str, message: str, details: Mapping[str, Any], tenant: str | None) -> None:

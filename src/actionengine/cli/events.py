@@ -10,7 +10,7 @@ from returns.result import Failure
 from sqlalchemy.exc import ProgrammingError
 
 from actionengine.cli.common import Json, SigningKey, Url, counted, example, imported, open_storage, owner
-from actionengine.cli.errors import answer_in_json, fail
+from actionengine.cli.errors import fail
 from actionengine.cli.output import write_answer
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.context import Tenant
@@ -47,7 +47,6 @@ def events(
 @projection.command(epilog=example("projection rebuild app.views:board --tenant acme"))
 def rebuild(name: Named, tenant: Slug, json: Json = False) -> None:
     """Rebuild a projection beside the live one, and switch to it. An interrupted rebuild continues when repeated."""
-    answer_in_json(json)
     found = _projection(name)
     with nullcontext() if json else progress_bar(f"{found.name} of {tenant}") as show:
         answer = found.rebuild(_tenant(found.storage, tenant), show)
@@ -59,7 +58,6 @@ def rebuild(name: Named, tenant: Slug, json: Json = False) -> None:
 @projection.command(epilog=example("projection status app.views:board --tenant acme"))
 def status(name: Named, tenant: Slug, json: Json = False) -> None:
     """Print the position of a projection."""
-    answer_in_json(json)
     found = _projection(name)
     answer = found.status(_tenant(found.storage, tenant))
     if isinstance(answer, Failure):

@@ -16,7 +16,7 @@ from actionengine.bootstrap import create_engine
 from actionengine.builtin.operators import OPERATOR, OPERATOR_PERMISSIONS
 from actionengine.cli.common import Json, SigningKey, check_driver, check_exists, dialect_of, example, imported
 from actionengine.cli.completion import complete_tenant
-from actionengine.cli.errors import ExitCode, answer_in_json, fail, refuse
+from actionengine.cli.errors import ExitCode, fail, refuse
 from actionengine.cli.operator import Operator
 from actionengine.context import Actor, ActorType, Tenant
 from actionengine.engine import BlockingEngine, Engine
@@ -107,7 +107,6 @@ def open_operator(
     json: Json = False,
 ) -> Iterator[Operator]:
     """Open the engine of a command for its operator, and close it in the end."""
-    answer_in_json(json)
     acting = acting_actor(actor, role, permission or ())
     if engine is not None and url is not None:
         sources = {name: context.get_parameter_source(name).name for name in ("engine", "url")}  # type: ignore[union-attr]
@@ -138,7 +137,7 @@ def acting_actor(name: str | None, roles: Sequence[str] | None, permissions: Ite
     The role `operator` gives its permissions, whatever roles a tenant has.
     """
     type, colon, id = (name if name is not None else f"human:{_login_name()}").partition(":")
-    if not colon or type not in ACTORS or not id:
+    if not colon or type not in ACTORS or not id.strip():
         fail(f"--as is an actor as human:ada, integration:billing or ai:bot, not {name!r}", ExitCode.USAGE)
     held = tuple(roles) if roles else () if type == "ai" else (OPERATOR,)
     given = (*permissions, *(OPERATOR_PERMISSIONS if OPERATOR in held else ()))

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from actionengine.cli.common import check_exists, owner
-from actionengine.cli.errors import ExitCode, answer_in_json, fail, refuse
+from actionengine.cli.errors import ExitCode, fail, refuse
 from actionengine.cli.governed import acting_actor
 from actionengine.errors import ActionError
 from actionengine.storage.sql.maintenance.work import Maintenance
@@ -36,9 +36,8 @@ _HOURS = {"h": 1, "d": 24, "w": 168}
 
 
 @contextmanager
-def maintaining(url: str, actor: str | None, reason: str | None, json: bool) -> Iterator[Maintenance]:
+def maintaining(url: str, actor: str | None, reason: str | None) -> Iterator[Maintenance]:
     """Give the transactions of a command for its actor. Report its refusals."""
-    answer_in_json(json)
     if len(reason or "") > MAX_REASON_LENGTH:
         fail(f"--reason has at most {MAX_REASON_LENGTH:,} characters", ExitCode.USAGE)
     check_exists(url)
@@ -63,12 +62,12 @@ def time_before(age: str, now: datetime) -> datetime:
     found = _AGE.fullmatch(age)
     try:
         time = _earlier(now, int(found[1]), found[2]) if found is not None else datetime.fromisoformat(age)
+        time = time.astimezone(UTC) if time.tzinfo is not None else time.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         fail(f"{age!r} is no age and no time: give one as 13mo, 90d, 4w, 2y, 12h, or 2027-01-01", ExitCode.USAGE)
-    time = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
     if time >= now:
         fail(f"{age!r} is not in the past", ExitCode.USAGE)
-    return time.astimezone(UTC)
+    return time
 
 
 def _earlier(now: datetime, number: int, unit: str) -> datetime:

@@ -59,7 +59,7 @@ def make(
     """
     _check_dialect(url)
     groups, now = chosen(of, tuple(GROUPS)), datetime.now(UTC)
-    with maintaining(url, actor, reason, json) as maintenance:
+    with maintaining(url, actor, reason) as maintenance:
         plan = make_partitions(maintenance, groups, months, now, dry_run=dry_run)
         _write_steps(plan.steps, plan.notes, dry_run, json, "all partitions are there")
 
@@ -68,7 +68,7 @@ def make(
 def list_command(url: OwnerUrl, json: Json = False) -> None:
     """List the partitions with their estimated rows and their bytes, also the detached ones."""
     _check_dialect(url)
-    with maintaining(url, None, None, json) as maintenance, maintenance.begin() as connection:
+    with maintaining(url, None, None) as maintenance, maintenance.begin() as connection:
         found = list_partitions(connection)
     if json:
         write_json({"items": [_as_json(each) for each in found]})
@@ -101,7 +101,7 @@ def detach(
     """
     _check_dialect(url)
     groups, now, ignored = chosen(of, tuple(GROUPS)), datetime.now(UTC), ignore_projection or ()
-    with maintaining(url, actor, reason, json) as maintenance:
+    with maintaining(url, actor, reason) as maintenance:
         done: list[Step] = []
         for each in _months(maintenance, groups, month, older_than, now):
             done += detach_partitions(maintenance, groups, each, now, ignored, dry_run=dry_run)
@@ -126,7 +126,7 @@ def drop(
     """
     _check_dialect(url)
     groups, now, ignored = chosen(of, tuple(GROUPS)), datetime.now(UTC), ignore_projection or ()
-    with maintaining(url, actor, reason, json) as maintenance:
+    with maintaining(url, actor, reason) as maintenance:
         done: list[Step] = []
         for each in _months(maintenance, groups, month, older_than, now):
             if older_than is not None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from actionengine.cli.common import Json, SigningKey, Url, counted, example, open_storage
-from actionengine.cli.errors import answer_in_json, shown
+from actionengine.cli.errors import shown
 from actionengine.cli.output import write_json
 from actionengine.cli.terminal import age, width, write, write_block
 from actionengine.concurrency.run_sync import run_sync
@@ -90,7 +90,6 @@ def run(
 def status(url: Url, signing_key: SigningKey = None, json: Json = False) -> None:
     """Show the undelivered events of each queue with their age, the relays, and the backlog of approvals, over all
     tenants."""
-    answer_in_json(json)
     with open_storage(url, signing_key) as storage:
         found = {queue: run_sync(storage.outbox("sync", queue).status()) for queue in QUEUES}
         backlog = run_sync(storage.backlog("sync"))

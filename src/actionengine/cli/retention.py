@@ -74,7 +74,7 @@ def run(
     """
     kinds, before = chosen(of, KINDS), time_before(older_than, datetime.now(UTC))
     results = []
-    with maintaining(url, actor, reason, json) as maintenance:
+    with maintaining(url, actor, reason) as maintenance:
         for kind in kinds:
             if kind == "keys":
                 rows, kept = _purge_keys(maintenance, url, signing_key, batch, dry_run), 0
@@ -101,7 +101,7 @@ def history(
     json: Json = False,
 ) -> None:
     """Show what retention, partitions and purges have removed: who, when, why, and how much."""
-    with maintaining(url, None, None, json) as maintenance, maintenance.begin() as connection:
+    with maintaining(url, None, None) as maintenance, maintenance.begin() as connection:
         found = read_done(connection, limit)
     if json:
         write_json({"items": [each._asdict() for each in found]})
@@ -137,7 +137,7 @@ def purge_tenant(
     The directory keeps the tenant, closed, so that its slug stays taken.
     """
     declared = None if metadata is None else imported_metadata(metadata)
-    with maintaining(url, actor, reason, json) as maintenance:
+    with maintaining(url, actor, reason) as maintenance:
         with maintenance.begin() as connection:
             id = find_closed_tenant(connection, tenant)
             if not undelivered:

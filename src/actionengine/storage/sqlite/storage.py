@@ -77,7 +77,7 @@ class SQLiteStorage(SQLStorage):
         if path is None and given is None:
             raise ConfigurationError("SQLiteStorage needs a path, an engine or an async_engine")
         database = SQLiteDatabase(
-            given.url if path is None and given is not None else _validate_path(path),
+            given.url if path is None and given is not None else sqlite_url(path),
             busy_timeout=busy_timeout,
             synchronous=synchronous,
             pool_options={"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": pool_timeout},
@@ -147,7 +147,8 @@ class SQLiteStorage(SQLStorage):
         return purged
 
 
-def _validate_path(path: str | Path | URL | None) -> URL:
+def sqlite_url(path: str | Path | URL | None) -> URL:
+    """Return the URL of a SQLite file. Raise `ConfigurationError` for anything else."""
     text = path if isinstance(path, URL) else str(path)
     if isinstance(text, str) and "://" not in text:
         text = f"sqlite:///{text}"
@@ -163,6 +164,9 @@ def _validate_path(path: str | Path | URL | None) -> URL:
         )
     if not url.database or url.database == ":memory:":
         raise ConfigurationError("SQLiteStorage keeps a file: for memory there is InMemoryStorage")
+    if "uri" in url.query:
+        # The driver would take the options for a part of the file's name, and make a new file.
+        raise ConfigurationError("SQLiteStorage takes the path of a file, without the option uri")
     folder = Path(url.database).parent
     if not folder.is_dir():
         raise ConfigurationError(f"the folder {str(folder)!r} for the database does not exist: make it first")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from time import sleep
+from time import sleep, time
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
@@ -25,12 +25,15 @@ Transactions = Callable[[], AbstractContextManager[Connection]]
 LOCK_TIMEOUT = 0.5
 """Seconds that maintenance waits for a lock on a table: the statements of hosts wait behind it."""
 
+MAX_CLOCK_DIFFERENCE = 3600
+"""Seconds between the clock of an operator's machine and the server's. A wrong month would be made or removed."""
+
 ATTEMPTS = 20
 ATTEMPT_INTERVAL = 0.25
 """Seconds between two attempts to get the locks."""
 
 _OWNER = """
-SELECT o.rolname, current_user, pg_has_role(c.relowner, 'MEMBER')
+SELECT o.rolname, current_user, pg_has_role(c.relowner, 'MEMBER'), extract(epoch FROM clock_timestamp())::float8
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
 WHERE c.oid = pg_catalog.to_regclass('public.ae_schema')
 """
@@ -185,13 +188,18 @@ def _become_owner(connection: Connection) -> None:
     found = connection.exec_driver_sql(_OWNER).fetchall()
     if not found:
         raise ConfigurationError("the database has no actionengine schema: run `actionengine db upgrade`")
-    ((owner, role, may_become),) = found
+    ((owner, role, may_become, servers_time),) = found
     if not may_become:
         raise ConfigurationError(
             f"the role {role!r} does not own the tables: connect as {owner!r}, the role that runs `actionengine db "
             "upgrade`"
         )
     _check_version(connection)
+    if abs(difference := time() - servers_time) > MAX_CLOCK_DIFFERENCE:
+        raise ConfigurationError(
+            f"the clock of this machine is {abs(difference) / 3600:.1f} h {'ahead of' if difference > 0 else 'behind'} "
+            "the server's, and maintenance goes by the time: set the one that is wrong"
+        )
     if owner != role:
         # A superuser's new tables would be its own.
         connection.exec_driver_sql(f"SET LOCAL ROLE {quoted(owner)}")
