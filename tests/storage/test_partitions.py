@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
 from time import monotonic, time
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -239,6 +240,23 @@ def test_a_killed_run_of_make_refuses_no_row(host: Host, monkeypatch: pytest.Mon
     ]
     assert row.id in host.logged()
     assert run_command("db", "check", "--url", host.database.app_url).returncode == 0
+
+
+def test_the_scan_before_replaces_the_one_under_the_lock(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(host.database, NOW, 0, ["log"])
+    monkeypatch.setattr(partitions, "MAX_SCANNED_BYTES", 0)
+    notices: list[str] = []
+    for _ in range(3):
+        with maintenance(host.database).begin() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+            connection.exec_driver_sql("SET LOCAL client_min_messages = debug1")
+            partitions._run(connection, partitions.plan_make(connection, ["log"], 1, NOW).steps[0].statements)
+
+    implied = [each for each in notices if "default partition" in each and "is implied by existing constraints" in each]
+    assert len(implied) == len(GROUPS["log"])
+    scanned = [each for each in notices if each.startswith("verifying table") and each.endswith('_default"')]
+    assert len(scanned) == len(GROUPS["log"])
 
 
 def test_a_row_that_comes_after_the_scan_is_found(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
