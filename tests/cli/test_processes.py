@@ -31,6 +31,24 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, error
 
 
+def test_a_crash_is_one_line_of_json(desk: Desk) -> None:
+    Path("host_module.py").write_text(
+        "import logging\n"
+        "from actionengine import SQLiteStorage\n"
+        "from tests.cli.desk import make_host\n"
+        "logging.getLogger('host').error('started', stack_info=True)\n"
+        f"def engine():\n    return make_host(SQLiteStorage({desk.url!r}))\n"
+    )
+    path = {"PYTHONPATH": str(Path(__file__).parents[2]), "ACTIONENGINE_URL": ""}
+
+    code, out, error = finish(
+        start(desk, "approvals", "show", "nothing", "--engine", "host_module:engine", "--json", **path)
+    )
+
+    assert (code, out) == (3, "")
+    assert json.loads(error)["error"]["code"] == "not_found"
+
+
 def test_exit_codes_and_output_of_each_group(desk: Desk) -> None:
     id = desk.ask_for_refund(reason="東京 \x1b[2J")
     Path("host_module.py").write_text(

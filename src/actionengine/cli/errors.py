@@ -212,16 +212,23 @@ class _RedactingFormatter(logging.Formatter):
         return shown(super().format(record))
 
 
+def _is_logged(record: logging.LogRecord) -> bool:
+    return not _Output.is_json or bool(os.environ.get(TRACEBACK))
+
+
 @contextmanager
 def _redacted_log() -> Iterator[None]:
-    """Keep the secrets out of the log too, which goes to stderr unless a module configures it."""
+    """Keep the secrets out of the log too, which goes to stderr unless a module configures it. With `--json`, only the
+    error of the command is there."""
     handler = logging.lastResort
     if handler is None:
         yield
         return
     former = handler.formatter
     handler.setFormatter(_RedactingFormatter())
+    handler.addFilter(_is_logged)
     try:
         yield
     finally:
         handler.setFormatter(former)
+        handler.removeFilter(_is_logged)
