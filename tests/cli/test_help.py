@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from actionengine import __version__
 from actionengine.cli.commands import app
 from tests.cli.desk import Desk
 from tests.command_line import run_command
@@ -80,3 +81,9 @@ def test_each_command_that_answers_can_answer_in_json() -> None:
 
     # These run until they are stopped, print lines of JSON anyway, or write files.
     assert without == {"relay run", "runner work", "events", "new", "workflows upgrade"}
+
+
+def test_the_version_is_printed() -> None:
+    done = run_command("--version")
+
+    assert (done.returncode, done.stdout) == (0, f"actionengine {__version__}\n")

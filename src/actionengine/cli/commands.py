@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from actionengine import __version__
 from actionengine.cli.approvals import approvals
 from actionengine.cli.budgets import budgets
 from actionengine.cli.changes import changes
@@ -65,8 +66,18 @@ app.command(epilog=example("events --tenant acme --type jobs.booked"))(events)
 app.command(epilog=example("new shop --framework flask"))(new)
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"actionengine {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def actionengine() -> None:
+def actionengine(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
     """Operate the databases of actionengine, the governed pipeline for every change of state."""
 
 
