@@ -39,6 +39,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.context import ACTOR_TYPES
 from actionengine.testing import Backend, run_in_mode
 from tests.conftest import EngineOf, Execute, log_of, make_action
@@ -138,6 +139,9 @@ def test_the_business_shows_each_actor_what_it_may_do(
         service_name, action = name.split(".")
         permission = idle_business.can(context, service_name, action, "job/1").unwrap()
         assert permission.allowed is (name in executed), (name, permission.reason)
+    pairs = [(service, action) for service, _, action in (name.partition(".") for name in declared)]
+    several = run_sync(idle_business.can_each(context, pairs, "job/1", "sync")).unwrap()
+    assert {".".join(pair) for pair, each in zip(pairs, several, strict=True) if each.allowed} == executed
 
 
 def test_built_in_actions_are_shown_as_they_are_executed(idle_business: Engine) -> None:

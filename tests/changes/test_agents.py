@@ -204,6 +204,7 @@ NEEDED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "changes.create": ("author", {"project_id": "P", "title": "a change"}),
     "changes.get": ("read", {"change_id": "C"}),
     "changes.list": ("read", {}),
+    "changes.transitions": ("read", {"change_id": "C"}),
     "changes.add_target": (
         "author",
         {"change_id": "C", "type": "record_type", "selector": {"record_type_key": "job"}},

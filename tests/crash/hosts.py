@@ -79,7 +79,7 @@ class Journal(NamedTuple):
     @classmethod
     def read(cls, path: Path) -> Journal:
         journal = cls([], {}, {})
-        for line in path.read_text().splitlines():
+        for line in path.read_text().splitlines() if path.exists() else ():
             word, key, *rest = json.loads(line)
             if word == "asked":
                 journal.asked.append(key)

@@ -105,14 +105,15 @@ def kill_one_of_two(
     run = uuid4().hex
     pid = starter.start(order_of(sql_database, mode, tenant, paths[0], run))
     other_pid = other_starter.start(order_of(sql_database, mode, tenant, paths[1], run))
-    kill_in_the_middle(pid, paths[0], dice)
-    starter.see_it_killed()
-    at_the_kill = Journal.read(paths[0])
+    try:
+        kill_in_the_middle(pid, paths[0], dice)
+        starter.see_it_killed()
+        at_the_kill = Journal.read(paths[0])
 
-    wait_until(lambda: set(at_the_kill.asked) <= set(Journal.read(paths[1]).acknowledged))
-
-    os.kill(other_pid, signal.SIGKILL)
-    other_starter.see_it_killed()
+        wait_until(lambda: set(at_the_kill.asked) <= set(Journal.read(paths[1]).acknowledged))
+    finally:
+        os.kill(other_pid, signal.SIGKILL)
+        other_starter.see_it_killed()
     for path in paths:
         sql_database.settle(path.name)
     check_the_end(sql_database, mode, tenant, [Journal.read(path) for path in paths])

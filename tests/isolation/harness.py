@@ -51,6 +51,7 @@ GUARDED = (*TENANT_TABLES, HOST_TABLE)
 
 CHANGING = (
     "INSERT INTO ae_document_keys VALUES (:tenant_id, 'ae_roles', 'r', :marker)",
+    "INSERT INTO ae_action_log_words VALUES (:tenant_id, :marker, gen_random_uuid())",
     "INSERT INTO ae_projects (tenant_id, id, name, require_review, created_at)"
     " VALUES (:tenant_id, 'p', :marker, false, now())",
     "INSERT INTO ae_record_types (tenant_id, id, project_id, key, name, schema, initial_schema, version, status,"

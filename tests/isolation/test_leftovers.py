@@ -55,7 +55,7 @@ def works(harness: SQLHarness, party: Party, mode: Mode) -> None:
         "ae_action_log": 3,
         "ae_action_log_subjects": 5,
         "ae_action_log_principals": 3,
-        "ae_action_log_words": 3,
+        "ae_action_log_words": 4,
         "ae_events": 3,
         "ae_outbox": 3,
         **dict.fromkeys(CHANGE_CONTROL, 1),
