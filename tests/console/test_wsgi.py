@@ -73,6 +73,7 @@ FORM = {
         ({"SERVER_PORT": "odd"}, 200),
         ({"SERVER_PORT": ""}, 200),
         ({"REMOTE_ADDR": "::1", "REMOTE_PORT": "odd"}, 200),
+        ({"REMOTE_ADDR": "::1", "REMOTE_PORT": 4711}, 200),
         ({"SCRIPT_NAME": "/\xff"}, 200),
         ({"PATH_INFO": "/\xff"}, 404),
     ],

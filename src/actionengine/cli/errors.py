@@ -6,13 +6,11 @@ import errno
 import json
 import logging
 import os
-import sqlite3
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
-from importlib import import_module
 from typing import Any, NoReturn
 
 import typer
@@ -22,7 +20,6 @@ from typer.core import TyperGroup
 from actionengine.cli.terminal import escape
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.masking.redaction import redact, secrets_in
-from actionengine.storage.errors import StorageUnavailable
 
 _secrets: set[str] = set()
 """The secrets of this invocation, for all of its threads."""
@@ -117,17 +114,7 @@ def report_errors() -> Iterator[None]:
             raise usage(shown(said), ctx=getattr(error, "ctx", None)) from None
         if os.environ.get(TRACEBACK):
             typer.echo(shown("".join(traceback.format_exception(error))), err=True)
-        fail(message_of(error), ExitCode.UNAVAILABLE if _is_unavailable(error) else ExitCode.FAILED)
-
-
-def _is_unavailable(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return _is_unavailable(error.exceptions[0])
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        name = "sqlite" if isinstance(error.orig, sqlite3.Error) else "postgres"
-        translated = import_module(f"actionengine.storage.{name}.errors").to_storage_error(error.orig)
-        return isinstance(translated, StorageUnavailable)
-    return isinstance(error, StorageUnavailable)
+        fail(message_of(error))
 
 
 def message_of(error: BaseException) -> str:

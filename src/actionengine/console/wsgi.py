@@ -93,7 +93,7 @@ def _cleaned(environ: dict[str, Any]) -> dict[str, Any]:
     page: paths are UTF-8, the query is ASCII, and lengths and ports are numbers."""
     query = quote(environ.get("QUERY_STRING", "").encode("latin-1"), safe=printable)
     paths = {name: _as_utf8(environ.get(name, "")) for name in ("SCRIPT_NAME", "PATH_INFO")}
-    numbers = {name: "0" for name in _NUMBERS if not _NUMBER.fullmatch(environ.get(name, "0"))}
+    numbers = {name: "0" for name in _NUMBERS if not _NUMBER.fullmatch(str(environ.get(name, "0")))}
     return {**environ, **paths, **numbers, "QUERY_STRING": query, "wsgi.input": _Body(environ["wsgi.input"])}
 
 
