@@ -61,11 +61,11 @@ LEFT_TO_SOAK = ({"sqlite", "async"}, {"postgres", "sync"}, {"postgresql", "sync"
 
 
 LONGEST_FILES = (
+    "crash/test_silent_network.py",
     "examples/test_hosts_under_load.py",
     "events/test_relay_faults.py",
     "durable/test_queue_runner.py",
     "examples/test_demo.py",
-    "crash/test_silent_network.py",
     "workflows_crash/test_several_workers.py",
     "storage/test_postgres.py",
     "console/test_pages.py",

@@ -231,7 +231,7 @@ def test_budgets_in_opposite_orders_do_not_block(
 def test_a_wait_for_a_counter_is_bounded(
     mode: str, kind: str, bound: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    timeout = 0.3 if bound == "timeout" else None
+    timeout = 1.0 if bound == "timeout" else None
     service = create_service(
         name="payments",
         description="",

@@ -34,7 +34,7 @@ def test_a_longer_timeout_inside_gives_no_more_time(
 
     hook = (HookDefinition("work", "slow"),)
     hooks = None if where == "nested" else ActionHooks(**{where: hook})
-    engine = engine_of(make_action("go", go, timeout=0.2, hooks=hooks), make_action("slow", slow, timeout=own))
+    engine = engine_of(make_action("go", go, timeout=0.5, hooks=hooks), make_action("slow", slow, timeout=own))
     started = monotonic()
     try:
         error = execute(engine, "work.go", {}).failure()
@@ -42,7 +42,7 @@ def test_a_longer_timeout_inside_gives_no_more_time(
         took = monotonic() - started
         released.set()
     assert error.code is (ErrorCode.TIMEOUT if where == "nested" else ErrorCode.HOOK_FAILED)
-    assert re.search("exceeded (its timeout of|the timeout of work.go,) 0.2 s", error.message)
+    assert re.search("exceeded (its timeout of|the timeout of work.go,) 0.5 s", error.message)
     assert took < HANGS / 2
 
 

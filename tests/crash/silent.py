@@ -16,11 +16,11 @@ from actionengine.testing import Backend
 from tests.crash.ledger import request_of
 from tests.faulty_proxy import FaultyProxy
 
-ANSWER = 0.6
+ANSWER = 1.0
 """Seconds of `answer_timeout`."""
 
 GUARD = 30.0
-"""Seconds within which a caller gets an answer here: its bound is 2 x (2 s for a connection + 2 x 0.6 s)."""
+"""Seconds within which a caller gets an answer here: its bound is 2 x (2 s for a connection + 2 x 1 s)."""
 
 
 def storage_through(proxy: FaultyProxy, database: Database, **options: Any) -> PostgresStorage:
