@@ -10,33 +10,18 @@ from uuid import UUID
 from actionengine.storage.postgres import statements as sql
 from actionengine.storage.postgres.rows import array, log_row
 from actionengine.storage.rows import EmittedEvent, LogRow
-from actionengine.storage.sql.action_log import Examined, Walk
+from actionengine.storage.sql.action_log import Examined, LogWalks, WalkStatements
 from actionengine.storage.sql.rows import names_in
 from actionengine.storage.sql.transaction import Transaction
 
+_WALKS = WalkStatements(sql.FIND_LOG, sql.FIND_LOG_BESIDE, sql.COUNT_LOG)
 
-class PostgresLog:
+
+class PostgresLog(LogWalks):
     """The statements that read the action log."""
 
     def __init__(self, transaction: Transaction) -> None:
-        self._query = transaction.query
-        self._tenant_id = transaction.tenant.id
-
-    def find(self, walk: Walk, limit: int) -> list[Examined]:
-        """Walk over so many rows, newest first."""
-        beside = sql.FIND_LOG_BESIDE.get(walk.column or "")
-        parameters = self._parameters(walk, limit)
-        if beside is not None:
-            rows = self._query(beside, (*parameters, self._tenant_id))
-        else:
-            rows = self._query(sql.FIND_LOG[walk.column], parameters)
-        return [_examined(*row) for row in rows]
-
-    def count(self, walk: Walk, limit: int) -> int:
-        """Return the number of rows of a walk, up to a limit."""
-        assert walk.column is not None
-        ((number,),) = self._query(sql.COUNT_LOG[walk.column], self._parameters(walk, limit))
-        return int(number)
+        super().__init__(transaction, _WALKS, _same, _examined)
 
     def having(self, column: str, value: str, ids: Sequence[UUID]) -> list[UUID]:
         """Return those of the rows that have a subject, or a word of the reason."""
@@ -62,9 +47,9 @@ class PostgresLog:
         rows = self._query(sql.FIND_EMITTED[link], (array(values), self._tenant_id, limit, limit))
         return [_emitted(*row) for row in rows]
 
-    def _parameters(self, walk: Walk, limit: int) -> tuple[Any, ...]:
-        values = (walk.value,) if walk.column is not None else ()
-        return (self._tenant_id, *values, walk.above, walk.lowest, limit)
+
+def _same(id: UUID) -> UUID:
+    return id
 
 
 def _examined(*columns: Any) -> Examined:

@@ -6,10 +6,11 @@ reads only the columns of the other filters. The second reads the rows of the pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from textwrap import indent
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import UUID
 
 from actionengine.storage.pages import Page, page_of
@@ -18,6 +19,7 @@ from actionengine.storage.tables import Kind
 
 if TYPE_CHECKING:
     from actionengine.storage.sql.rows import RowsDialect
+    from actionengine.storage.sql.transaction import Transaction
 
 MAX_EXAMINED = 1000
 """The most rows of the log that are examined for a page. It ends after these, even if few of them match."""
@@ -92,6 +94,54 @@ class LogReader(Protocol):
 
     def emitted(self, link: str, values: Sequence[str], limit: int) -> Sequence[EmittedEvent]:
         """Return events by any of these values of a column, oldest first: so many of each, and of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class WalkStatements:
+    """The statements of the first step, by the column of the walk: along the log, along a table beside it, and the
+    number of rows."""
+
+    find: Mapping[str | None, str]
+    find_beside: Mapping[str, str]
+    count: Mapping[str, str]
+
+
+class LogWalks:
+    """The first step of one transaction. A backend gives its statements and the form of its ids (`as_id`), and reads
+    their rows by `examined`."""
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        statements: WalkStatements,
+        as_id: Callable[[UUID], Any],
+        examined: Callable[..., Examined],
+    ) -> None:
+        self._query = transaction.query
+        self._statements = statements
+        self._as_id = as_id
+        self._examined = examined
+        self._tenant_id = as_id(transaction.tenant.id)
+
+    def find(self, walk: Walk, limit: int) -> list[Examined]:
+        """Walk over so many rows, newest first."""
+        beside = self._statements.find_beside.get(walk.column or "")
+        parameters = self._parameters(walk, limit)
+        if beside is not None:
+            rows = self._query(beside, (*parameters, self._tenant_id))
+        else:
+            rows = self._query(self._statements.find[walk.column], parameters)
+        return [self._examined(*row) for row in rows]
+
+    def count(self, walk: Walk, limit: int) -> int:
+        """Return the number of rows of a walk, up to a limit."""
+        assert walk.column is not None
+        ((number,),) = self._query(self._statements.count[walk.column], self._parameters(walk, limit))
+        return int(number)
+
+    def _parameters(self, walk: Walk, limit: int) -> tuple[Any, ...]:
+        values = (walk.value,) if walk.column is not None else ()
+        return (self._tenant_id, *values, self._as_id(walk.above), self._as_id(walk.lowest), limit)
 
 
 def find_log(log: LogReader, link: LogLink, values: Sequence[str], limit: int) -> Page[LogRow]:

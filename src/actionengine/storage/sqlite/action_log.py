@@ -10,35 +10,20 @@ from uuid import UUID
 from pydantic_core import to_json
 
 from actionengine.storage.rows import EmittedEvent, LogRow
-from actionengine.storage.sql.action_log import Examined, Walk
+from actionengine.storage.sql.action_log import Examined, LogWalks, WalkStatements
 from actionengine.storage.sql.rows import names_in
 from actionengine.storage.sql.transaction import Transaction
 from actionengine.storage.sqlite import statements as sql
 from actionengine.storage.sqlite.rows import log_row
 
+_WALKS = WalkStatements(sql.FIND_LOG, sql.FIND_LOG_BESIDE, sql.COUNT_LOG)
 
-class SQLiteLog:
+
+class SQLiteLog(LogWalks):
     """The statements that read the action log."""
 
     def __init__(self, transaction: Transaction) -> None:
-        self._query = transaction.query
-        self._tenant_id = str(transaction.tenant.id)
-
-    def find(self, walk: Walk, limit: int) -> list[Examined]:
-        """Walk over so many rows, newest first."""
-        beside = sql.FIND_LOG_BESIDE.get(walk.column or "")
-        parameters = self._parameters(walk, limit)
-        if beside is not None:
-            rows = self._query(beside, (*parameters, self._tenant_id))
-        else:
-            rows = self._query(sql.FIND_LOG[walk.column], parameters)
-        return [_examined(*row) for row in rows]
-
-    def count(self, walk: Walk, limit: int) -> int:
-        """Return the number of rows of a walk, up to a limit."""
-        assert walk.column is not None
-        ((number,),) = self._query(sql.COUNT_LOG[walk.column], self._parameters(walk, limit))
-        return int(number)
+        super().__init__(transaction, _WALKS, str, _examined)
 
     def having(self, column: str, value: str, ids: Sequence[UUID]) -> list[UUID]:
         """Return those of the rows that have a subject, or a word of the reason."""
@@ -63,10 +48,6 @@ class SQLiteLog:
         """Return events by a column, oldest first."""
         rows = self._query(sql.FIND_EMITTED[link], (_array(values), *(self._tenant_id,) * 2, limit, limit))
         return [EmittedEvent(*row)._replace(occurred_at=datetime.fromisoformat(row[-1])) for row in rows]
-
-    def _parameters(self, walk: Walk, limit: int) -> tuple[Any, ...]:
-        values = (walk.value,) if walk.column is not None else ()
-        return (self._tenant_id, *values, str(walk.above), str(walk.lowest), limit)
 
 
 def _array(items: Iterable[object]) -> str:
